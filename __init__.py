@@ -1,0 +1,66 @@
+"""polyllama: describe a Llama once, run it anywhere.
+
+>>> from polyllama import Llama
+>>> llm = Llama.load("tiny", backend="reference")
+>>> len(llm.generate("Once upon a time", max_new_tokens=8).token_ids)
+8
+
+Importing this package loads nothing heavy: every public name is fetched from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core.config import LlamaConfig, RopeParameters
+    from .core.errors import PolyllamaError, PolyllamaWarning
+    from .core.generation import Generation
+    from .core.hookspecs import hookimpl
+    from .core.model import Llama, LlamaForCausalLM, LlamaModel
+    from .core.tokenizer import LlamaTokenizer, LlamaTokenizerFast
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Llama": "core.model",
+    "LlamaForCausalLM": "core.model",
+    "LlamaModel": "core.model",
+    "LlamaConfig": "core.config",
+    "RopeParameters": "core.config",
+    "LlamaTokenizer": "core.tokenizer",
+    "LlamaTokenizerFast": "core.tokenizer",
+    "Generation": "core.generation",
+    "PolyllamaError": "core.errors",
+    "PolyllamaWarning": "core.errors",
+    "hookimpl": "core.hookspecs",
+}
+
+__all__ = [
+    "Generation",
+    "Llama",
+    "LlamaConfig",
+    "LlamaForCausalLM",
+    "LlamaModel",
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "PolyllamaError",
+    "PolyllamaWarning",
+    "RopeParameters",
+    "__version__",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'polyllama' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The frameworks a graph can run on, one folder each."""

@@ -1,0 +1,67 @@
+"""The reference backend: the spec running itself in NumPy, float64 by default. The truth others are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...core.backend import Availability, RealizeOptions
+from ...core.errors import BackendError
+from ...core.forward import Engine
+from ...core.spec_model import SpecModel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...core.config import LlamaConfig
+    from ...core.graph import Graph
+    from ...core.task import Task
+
+DTYPES = ("float64", "float32")
+
+
+class ReferenceBackend:
+    """NumPy, every node by its own definition. Slow and exact."""
+
+    name = "reference"
+
+    def availability(self) -> Availability:
+        """NumPy is a dependency, so always."""
+        return Availability(True, devices=("cpu",))
+
+    def realize(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        options: RealizeOptions,
+        *,
+        config: LlamaConfig,
+        task: Task,
+    ) -> SpecModel:
+        """Copy the weights into the asked dtype (``"auto"`` is float64) and run the graph's own definitions."""
+        import array_api_compat.numpy as xp
+        import numpy as np
+
+        dtype = "float64" if options.dtype == "auto" else options.dtype
+        if dtype not in DTYPES:
+            raise BackendError(
+                f"the reference backend computes in {' or '.join(DTYPES)}, not in {dtype}",
+                hint="leave dtype at 'auto', or take another backend",
+            )
+
+        def as_array(array: np.ndarray) -> np.ndarray:
+            return array
+
+        native: dict[str, Any] = {p.name: np.asarray(weights[p.name]).astype(dtype) for p in graph.parameters()}
+        engine = Engine(xp, native, as_frequencies=lambda f: f.astype(dtype), to_host=as_array)
+        return SpecModel(
+            graph,
+            config,
+            task,
+            engine,
+            dtype=dtype,
+            stored_dtype=getattr(weights, "dtype", dtype),
+            device="cpu",
+            as_array=as_array,
+            to_numpy=as_array,
+        )

@@ -1,0 +1,62 @@
+"""Keys and values in buffers that are written in place and grow by doubling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ...core.cache import Cache
+
+SMALLEST_BUFFER = 64
+"""Slots of a first buffer when nobody said how many will be needed."""
+
+
+class TorchCache(Cache):
+    """Per attention two buffers ``[B, G, capacity, D]``; what comes back are views of their used part."""
+
+    def __init__(self, batch: int | None = None, capacity: int | None = None) -> None:
+        super().__init__(batch, capacity)
+        self.buffers: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def update(self, name: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        start, stop = self.length, self.length + keys.shape[2]
+        buffers = self.buffers.get(name)
+        if torch.is_grad_enabled() and (keys.requires_grad or values.requires_grad):
+            # Writing in place would rewrite what autograd has saved.
+            if buffers is not None and start:
+                keys = torch.cat([buffers[0][:, :, :start], keys], dim=2)
+                values = torch.cat([buffers[1][:, :, :start], values], dim=2)
+            self.buffers[name] = (keys, values)
+            return keys, values
+        if buffers is None or buffers[0].shape[2] < stop:
+            buffers = self._grow(buffers, keys, values, stop)
+            self.buffers[name] = buffers
+        key_buffer, value_buffer = buffers
+        key_buffer[:, :, start:stop] = keys
+        value_buffer[:, :, start:stop] = values
+        return key_buffer[:, :, :stop], value_buffer[:, :, :stop]
+
+    def _grow(
+        self, old: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, needed: int
+    ) -> tuple[Tensor, Tensor]:
+        before = 0 if old is None else old[0].shape[2]
+        capacity = max(needed, self.capacity or 0, 2 * before, SMALLEST_BUFFER)
+        grown = []
+        for index, new in enumerate((keys, values)):
+            buffer = new.new_empty((new.shape[0], new.shape[1], capacity, new.shape[3]))
+            if old is not None:
+                buffer[:, :, : self.length] = old[index][:, :, : self.length]
+            grown.append(buffer)
+        return grown[0], grown[1]
+
+    def reset(self) -> None:
+        self.length, self.mask = 0, None
+
+    def _take(self, array: Tensor, rows: Sequence[int]) -> Tensor:
+        return array[torch.tensor(rows, device=array.device)]
+
+    def _select(self, source: Self, rows: Sequence[int]) -> None:
+        self.buffers = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.buffers.items()}

@@ -1,0 +1,355 @@
+"""A realized graph on torch: the module users train, and the model that generation runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor, nn
+
+from ...core.backend import RealizeOptions
+from ...core.checkpoint.base import TensorInfo
+from ...core.errors import BackendError, BackendUnavailableError, InputError
+from ...core.forward import Engine, Request, forward, length_ropes
+from ...core.inputs import check_cache, check_embeds_shape, check_ids, check_keep, read_inputs
+from ...core.llama import build_graph
+from .cache import TorchCache
+from .modules import TorchContext, attach_node
+from .tensors import dtype_name, dtype_of, from_numpy, to_numpy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...core.config import LlamaConfig
+    from ...core.graph import Graph
+    from ...core.outputs import ModelOutput
+    from ...core.task import Task
+
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+
+
+class LlamaModule(nn.Module):
+    """A Llama as an ordinary ``nn.Module``.
+
+    ``state_dict()`` has the keys and shapes of the Hugging Face checkpoint; leaves are ``nn.Linear`` and
+    ``nn.Embedding``, so optimizers, ``torch.compile``, hooks and adapter libraries work as on any module.
+
+    Args:
+        graph: the spec to build, from :func:`polyllama.core.llama.build_graph`.
+        attn_implementation: ``"sdpa"`` (torch's fused kernels; eager where attentions are asked for) or ``"eager"``.
+    """
+
+    def __init__(self, graph: Graph, config: LlamaConfig, task: Task, attn_implementation: str = "sdpa") -> None:
+        super().__init__()
+        if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
+            raise BackendError(
+                f"attn_implementation {attn_implementation!r} is not known",
+                hint=f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}",
+            )
+        self.graph, self.config, self.task = graph, config, task
+        attach_node(self, "", graph.decoder)
+        if graph.head is not None:
+            attach_node(self, "", graph.head)
+        self._tie()
+        self._ropes = length_ropes(graph)
+        # The engine reads parameters through the module, so that whatever replaces them later is what runs.
+        self._engine = Engine(
+            xp,
+            _ParametersByName(self),
+            as_frequencies=self._frequencies,
+            to_host=to_numpy,
+            context=functools.partial(TorchContext, root=self, attn_implementation=attn_implementation),
+        )
+
+    def _tie(self) -> None:
+        for node in self.graph.walk():
+            tied = getattr(node, "tied_to", None)
+            if tied is not None:
+                self.get_submodule(node.name).weight = self.get_submodule(tied).weight  # type: ignore[attr-defined]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding is, and so the inputs must be."""
+        return self._embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        return self._embedding.dtype
+
+    @property
+    def _embedding(self) -> Tensor:
+        return self.get_input_embeddings().weight  # type: ignore[return-value]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.get_submodule(self.graph.decoder.embed.name)
+
+    def _frequencies(self, array: np.ndarray) -> Tensor:
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return torch.from_numpy(array).to(self.device, wide)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TorchCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        cache_position: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **loss_options: Any,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """One pass over tensors on this module's device.
+
+        Args:
+            input_ids: ``[B, S]`` token ids; or `inputs_embeds` ``[B, S, hidden_size]``, exactly one of them.
+            attention_mask: ``[B, past + S]``, 1 where attended, padding on either side; or ``[B or 1, 1, S, past + S]``.
+            position_ids: ``[B or 1, S]``; by default the count of attended tokens before each.
+            past_key_values: the cache of an earlier output.
+            labels: ``[B, S]`` token ids, -100 ignored; shifted inside.
+            use_cache: whether a cache comes out; by default as ``config.use_cache`` says, but not while training.
+            return_dict: ``False`` gives a plain tuple.
+            cache_position: accepted as the documentation has it, and checked: the cache knows its own length.
+            logits_to_keep: logits for only the last so many positions, or for the given ones; 0 for all.
+            loss_options: ``num_items_in_batch``.
+
+        Returns:
+            The task's output, e.g. :class:`~polyllama.core.outputs.CausalLMOutput`.
+        """
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        cache = past_key_values if past_key_values is not None else TorchCache() if use_cache else None
+        if not torch.compiler.is_compiling():
+            self._check(input_ids, inputs_embeds, cache, cache_position, loss_options)
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        keep = logits_to_keep
+        if isinstance(keep, int):
+            keep = check_keep(keep, self.task, inputs.shape[1] if inputs is not None else 0)  # type: ignore[assignment]
+        engine = self._engine
+        engine.device = self.device
+        request = Request(
+            input_ids=input_ids,
+            inputs_embeds=None if inputs_embeds is None else inputs_embeds.to(self.dtype),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            logits_to_keep=keep,
+            loss_options={k: v for k, v in loss_options.items() if k != "observe"},
+            observe=loss_options.get("observe"),
+        )
+        output = forward(engine, self.graph, self.task, request, cache, self._ropes)
+        output.to_numpy = as_float32
+        return output if return_dict else output.to_tuple()
+
+    def _check(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        cache: TorchCache | None,
+        cache_position: Tensor | None,
+        loss_options: Mapping[str, Any],
+    ) -> None:
+        """What can be checked without waiting for a device: shapes everywhere, id ranges on the CPU."""
+        unknown = set(loss_options) - {"num_items_in_batch", "observe"}
+        if unknown:
+            raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+        check_cache(cache)
+        if input_ids is not None and input_ids.device.type == "cpu":
+            check_ids(input_ids.numpy(), self.config.vocab_size)
+        elif input_ids is not None and input_ids.ndim != 2:
+            raise InputError(f"input_ids has shape {list(input_ids.shape)}, wanted [batch, sequence]")
+        if inputs_embeds is not None:
+            check_embeds_shape(tuple(inputs_embeds.shape), self.config.hidden_size)
+        if cache_position is not None:
+            past = cache.length if cache is not None else 0
+            if cache_position.numel() and int(cache_position.reshape(-1)[0]) != past:
+                raise InputError(
+                    f"cache_position starts at {int(cache_position.reshape(-1)[0])}, the cache holds {past} tokens",
+                    hint="leave it out: the cache knows its own length",
+                )
+
+
+class _ParametersByName(Mapping[str, Tensor]):
+    """A module's parameters by checkpoint name, looked up when asked for."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._find = module.get_parameter
+        self._names = lambda: (name for name, _ in module.named_parameters())
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self._find(name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._names())
+
+
+def as_float32(tensor: Tensor) -> np.ndarray:
+    """A tensor as float32 NumPy."""
+    return to_numpy(tensor.detach().float())
+
+
+class TorchModel:
+    """The module as generation and the facade see it: lists, NumPy or tensors in, tensors out, no gradients.
+
+    Gradients are recorded while ``module.train()`` is on, so that a training loop may also go through the facade.
+    """
+
+    def __init__(self, module: LlamaModule) -> None:
+        self.module = module
+        self.config, self.graph, self.task = module.config, module.graph, module.task
+
+    @property
+    def dtype(self) -> str:
+        """Name of the parameters' dtype."""
+        return dtype_name(self.module.dtype)
+
+    @property
+    def device(self) -> str:
+        """Where it runs, as torch writes it."""
+        return str(self.module.device)
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        logits_to_keep: Any = 0,
+        **options: Any,
+    ) -> ModelOutput:
+        """See :meth:`polyllama.core.model.Llama.forward`."""
+        arguments = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "labels": labels,
+            "logits_to_keep": logits_to_keep,
+        }
+        if not any(isinstance(value, Tensor) and (value.device.type != "cpu" or value.requires_grad)
+                   for value in arguments.values()):
+            # Everything is on the host: check it all before any of it moves.
+            given = read_inputs(self.config, self.task, past_key_values, **arguments)
+            arguments = {name: self._tensor(getattr(given, name)) for name in arguments}
+        with torch.set_grad_enabled(self.module.training and torch.is_grad_enabled()):
+            output: ModelOutput = self.module(
+                **arguments,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                **options,
+            )
+        return output
+
+    def _tensor(self, value: Any) -> Any:
+        if value is None or isinstance(value, int):
+            return value
+        return from_numpy(value).to(self.module.device)
+
+    def new_cache(self, batch: int | None = None, capacity: int | None = None) -> TorchCache:
+        """An empty cache with room for `capacity` tokens."""
+        return TorchCache(batch, capacity)
+
+    def to_numpy(self, array: Tensor) -> np.ndarray:
+        """A tensor as float32 NumPy."""
+        return as_float32(array)
+
+    def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
+        """Every parameter as it is now, in the module's dtype."""
+        for parameter in self.graph.parameters():
+            tensor = self.module.get_parameter(parameter.name)
+            info = TensorInfo(parameter.name, dtype_name(tensor.dtype), tuple(tensor.shape))
+            yield info, functools.partial(to_numpy, tensor)
+
+
+def build_module(config: LlamaConfig, task: Task, *, dtype: str = "float32", seed: int = 0) -> LlamaModule:
+    """A freshly initialized module to train: normal weights of ``config.initializer_range``, norms one, biases zero.
+
+    >>> from polyllama import LlamaConfig
+    >>> from polyllama.plugins.tasks.causal_lm import CausalLM
+    >>> config = LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+    ...                      num_attention_heads=2)
+    >>> module = build_module(config, CausalLM())
+    >>> module(input_ids=torch.tensor([[1, 2, 3]])).logits.shape
+    torch.Size([1, 3, 32])
+    """
+    graph = build_graph(config, task)
+    module = LlamaModule(graph, config, task).to(dtype_of(dtype))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for spec in graph.parameters():
+            parameter = module.get_parameter(spec.name)
+            if spec.role == "norm":
+                parameter.fill_(1.0)
+            elif spec.role.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, config.initializer_range, generator=generator)
+    return module
+
+
+def realize(
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    options: RealizeOptions,
+    *,
+    config: LlamaConfig,
+    task: Task,
+) -> TorchModel:
+    """Build the module on no device at all, then hand it each tensor where and as it is wanted."""
+    device = torch.device(options.device or _best_device())
+    _check_device(device)
+    dtype = None if options.dtype == "auto" else dtype_of(options.dtype)
+    if dtype is None:
+        stored = getattr(weights, "dtype", None) or "float32"
+        dtype = dtype_of(config.dtype or stored)
+    with torch.device("meta"):
+        module = LlamaModule(graph, config, task)
+    for parameter in graph.parameters():
+        tensor = from_numpy(weights[parameter.name]).to(device=device, dtype=dtype)
+        path, _, leaf = parameter.name.rpartition(".")
+        setattr(module.get_submodule(path), leaf, nn.Parameter(tensor))
+    module._tie()
+    return TorchModel(module.eval())
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: torch.device) -> None:
+    """What the cheap look before importing torch could not know."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailableError(
+            f"torch {torch.__version__} sees no CUDA device", hint="use device='cpu', or install a CUDA build and driver"
+        )
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise BackendUnavailableError(f"there is no {device}: torch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BackendUnavailableError("torch sees no MPS device", hint="use device='cpu'")

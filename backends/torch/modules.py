@@ -1,0 +1,291 @@
+"""The graph's nodes as ``nn.Module``s, named and nested by checkpoint path.
+
+Leaves take ``(x)``, so that adapters and hooks written for plain torch layers fit; composites take ``(x, ctx)``. A node
+that has no module here runs by its own definition in :class:`SpecModule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core import graph as spec
+from ...core.context import Context
+from ...core.errors import BackendError
+from ...core.rope import Rope
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+"""Fused forms of common activations; the others run by the spec's definition."""
+
+
+class TorchContext(Context):
+    """Runs children as the modules of `root`, and knows torch's fused forms."""
+
+    def __init__(self, *args: Any, root: nn.Module, attn_implementation: str = "sdpa", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.root = root
+        self.eager = attn_implementation == "eager" or self.attentions is not None
+        self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def run(self, node: spec.Node, x: Tensor) -> Tensor:
+        y: Tensor
+        if isinstance(node, Rope):
+            y = rotate(x, *self.rotation(node))
+        elif isinstance(node, spec.Decoder):
+            # The bare trunk has no prefix: its decoder is the root itself.
+            y = run_decoder(self.root.get_submodule(node.name), node, x, self)
+        else:
+            module = self.root.get_submodule(node.name)  # type: ignore[attr-defined]
+            y = module(x, self) if isinstance(module, Composite) else module(x)
+        if self.observe is not None:
+            self.observe(node, y)
+        return y
+
+    def child(self, module: nn.Module, node: spec.Node, x: Tensor) -> Tensor:
+        """Run a child module whose node is `node`."""
+        y: Tensor = module(x, self) if isinstance(module, Composite) else module(x)
+        if self.observe is not None:
+            self.observe(node, y)
+        return y
+
+    def widen(self, x: Tensor) -> Tensor:
+        return x if x.dtype == torch.float64 else x.float()
+
+    def activate(self, name: str, x: Tensor) -> Tensor:
+        fused = ACTIVATIONS.get(name)
+        y: Tensor = fused(x) if fused is not None else super().activate(name, x)
+        return y
+
+    def dropout(self, x: Tensor, p: float) -> Tensor:
+        return F.dropout(x, p, training=self.root.training)
+
+    def rotation(self, rope: Rope) -> tuple[Tensor, Tensor]:
+        """``[cos, cos]`` and ``[-sin, sin]`` ``[B or 1, 1, S, rotary_dim]``, so that a rotation is two products."""
+        known = self._rotations.get(id(rope))
+        if known is None:
+            cos, sin = self.rotary(rope)
+            known = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+            self._rotations[id(rope)] = known
+        return known
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on ``[B, H, S, D]``; computed in the tables' precision, given back in `x`'s."""
+    rotary = cos.shape[-1]
+    turned = x if rotary == x.shape[-1] else x[..., :rotary]
+    swapped = torch.cat([turned[..., rotary // 2 :], turned[..., : rotary // 2]], dim=-1)
+    y = (turned * cos).addcmul_(swapped, sin) if not torch.is_grad_enabled() else turned * cos + swapped * sin
+    y = y.to(x.dtype)
+    return y if rotary == x.shape[-1] else torch.cat([y, x[..., rotary:]], dim=-1)
+
+
+class Composite(nn.Module):
+    """A module that needs the pass's context: ``forward(x, ctx)``."""
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm by the spec's rule: float32 inside, cast back, then scaled."""
+
+    def __init__(self, node: spec.RMSNorm) -> None:
+        super().__init__()
+        self.eps = node.eps
+        self.weight = nn.Parameter(torch.ones(node.dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., dim] -> [..., dim]``."""
+        if x.dtype in (torch.float32, torch.float64):
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class Attention(Composite):
+    """Scaled dot product attention with torch's fused kernels; eager where the probabilities are asked for."""
+
+    def __init__(self, node: spec.Attention) -> None:
+        super().__init__()
+        self.node = node
+        self._children = tuple(_relative(node, child) for child in (node.q, node.k, node.v, node.o))
+        self.heads = node.num_heads, node.num_kv_heads, node.head_dim
+
+    def forward(self, x: Tensor, ctx: TorchContext) -> Tensor:
+        """``[B, S, E] -> [B, S, E]``."""
+        node = self.node
+        if ctx.eager or ctx.observe is not None:
+            y: Tensor = node.apply(ctx.xp, ctx.weights, x, ctx)
+            return y
+        batch, length, _ = x.shape
+        num_heads, num_kv_heads, head_dim = self.heads
+        q_proj, k_proj, v_proj, o_proj = (self.get_submodule(name) for name in self._children)
+        q = q_proj(x).view(batch, length, num_heads, head_dim).transpose(1, 2)  # [B, H, S, D]
+        k = k_proj(x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)  # [B, G, S, D]
+        v = v_proj(x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)
+        cos, sin = ctx.rotation(node.rope)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if ctx.cache is not None:
+            k, v = ctx.cache.update(node.name, k, v)
+        mask, causal = _sdpa_mask(ctx, length, k)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=node.dropout if self.training else 0.0,
+            is_causal=causal,
+            scale=head_dim**-0.5,
+            enable_gqa=num_heads != num_kv_heads,
+        )
+        projected: Tensor = o_proj(y.transpose(1, 2).reshape(batch, length, num_heads * head_dim))
+        return projected
+
+
+def _sdpa_mask(ctx: TorchContext, length: int, keys: Tensor) -> tuple[Tensor | None, bool]:
+    """The mask to hand to torch's kernel, and whether plain causal masking says it all."""
+    if ctx.mask is not None:
+        return ctx.mask, False
+    if length == 1:
+        return None, False
+    if keys.shape[2] == length:
+        return None, True
+    # torch aligns its causal mask at the top left; new tokens after cached ones need it at the bottom right.
+    ctx.mask = torch.ones(length, keys.shape[2], dtype=torch.bool, device=keys.device).tril(keys.shape[2] - length)[
+        None, None
+    ]
+    return ctx.mask, False
+
+
+class GatedMLP(Composite):
+    """``down(activation(gate(x)) * up(x))``."""
+
+    def __init__(self, node: spec.GatedMLP) -> None:
+        super().__init__()
+        self.node = node
+        self._children = tuple(_relative(node, child) for child in (node.gate, node.up, node.down))
+
+    def forward(self, x: Tensor, ctx: TorchContext) -> Tensor:
+        """``[B, S, E] -> [B, S, E]``."""
+        node = self.node
+        gate, up, down = (self.get_submodule(name) for name in self._children)
+        inner = ctx.activate(node.activation, ctx.child(gate, node.gate, x)) * ctx.child(up, node.up, x)
+        return ctx.child(down, node.down, inner)
+
+
+class DecoderLayer(Composite):
+    """Attention and MLP, each on a normed input and added back."""
+
+    def __init__(self, node: spec.DecoderLayer) -> None:
+        super().__init__()
+        self.node = node
+        parts = (node.attention_norm, node.attention, node.mlp_norm, node.mlp)
+        self._children = tuple(_relative(node, child) for child in parts)
+
+    def forward(self, x: Tensor, ctx: TorchContext) -> Tensor:
+        """``[B, S, E] -> [B, S, E]``."""
+        node = self.node
+        attention_norm, attention, mlp_norm, mlp = (self.get_submodule(name) for name in self._children)
+        x = x + ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x))
+        return x + ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x))
+
+
+class Decoder(nn.Module):
+    """Holds the trunk's modules; :func:`run_decoder` runs them."""
+
+    def __init__(self, node: spec.Decoder) -> None:
+        super().__init__()
+        self.node = node
+
+
+def run_decoder(container: nn.Module, node: spec.Decoder, x: Tensor, ctx: TorchContext) -> Tensor:
+    """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
+    for layer in node.layers:
+        ctx.keep_hidden(x)
+        x = ctx.child(container.get_submodule(_relative(node, layer)), layer, x)
+    x = ctx.child(container.get_submodule(_relative(node, node.norm)), node.norm, x)
+    ctx.keep_hidden(x)
+    return x
+
+
+class SpecModule(Composite):
+    """Any other node: holds its parameters and runs the node's own definition."""
+
+    def __init__(self, node: spec.Node) -> None:
+        super().__init__()
+        self.node = node
+        self.prefix = f"{node.name}."  # type: ignore[attr-defined]
+        for parameter in node.own_parameters():
+            self.register_parameter(parameter.name.removeprefix(self.prefix), nn.Parameter(torch.empty(parameter.shape)))
+
+    def forward(self, x: Tensor, ctx: TorchContext) -> Tensor:
+        """Whatever the node says."""
+        own = {self.prefix + name: p for name, p in self.named_parameters(recurse=False)}
+        y: Tensor = self.node.apply(ctx.xp, {**own} or ctx.weights, x, ctx)
+        return y
+
+
+def _linear(node: spec.Linear) -> nn.Module:
+    return nn.Linear(node.in_features, node.out_features, bias=node.bias)
+
+
+def _embedding(node: spec.Embedding) -> nn.Module:
+    return nn.Embedding(node.num_embeddings, node.dim)
+
+
+MODULES: Mapping[type[spec.Node], Callable[[Any], nn.Module]] = {
+    spec.Embedding: _embedding,
+    spec.Linear: _linear,
+    spec.RMSNorm: RMSNorm,
+    spec.Attention: Attention,
+    spec.GatedMLP: GatedMLP,
+    spec.DecoderLayer: DecoderLayer,
+    spec.Decoder: Decoder,
+}
+"""What is native here; every other node type becomes a :class:`SpecModule`."""
+
+
+def attach_node(container: nn.Module, base: str, node: spec.Node) -> None:
+    """Build the module of `node` and all below it, and hang it into `container`, whose own path is `base`."""
+    name = getattr(node, "name", None)
+    if name is None:  # a rope: nothing to hold
+        return
+    if name == base:
+        module = container
+    else:
+        module = MODULES.get(type(node), SpecModule)(node)
+        _hang(container, name.removeprefix(f"{base}.") if base else name, module)
+    for _, child in node.children():
+        attach_node(module, name, child)
+
+
+def _hang(container: nn.Module, path: str, module: nn.Module) -> None:
+    """Register `module` under a dotted path, with a ``ModuleList`` wherever a part is a number."""
+    *parents, last = path.split(".")
+    for position, part in enumerate(parents):
+        following = [*parents, last][position + 1]
+        if part not in dict(container.named_children()):
+            container.add_module(part, nn.ModuleList() if following.isdigit() else nn.Module())
+        container = container.get_submodule(part)
+    if isinstance(container, nn.ModuleList):
+        if int(last) != len(container):
+            raise BackendError(f"graph: {path} is out of order", hint="layers must be listed by number")
+        container.append(module)
+    else:
+        container.add_module(last, module)
+
+
+def _relative(parent: spec.Node, child: spec.Node) -> str:
+    """The path of `child` below `parent`."""
+    base, name = parent.name, child.name  # type: ignore[attr-defined]
+    return str(name.removeprefix(f"{base}.")) if base else str(name)

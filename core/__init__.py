@@ -1,0 +1,1 @@
+"""The graph spec, config, checkpoints, tokenizers and generation: everything that knows no framework."""

@@ -1,0 +1,233 @@
+"""What a backend is, and how one is chosen."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .errors import BackendError, BackendUnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .cache import Cache
+    from .checkpoint import TensorInfo
+    from .config import LlamaConfig
+    from .graph import Array, Graph
+    from .outputs import ModelOutput
+    from .task import Task
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can run here: `devices` it has, best first; `reason` says why not (or what to know)."""
+
+    usable: bool
+    reason: str | None = None
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RealizeOptions:
+    """How a backend is asked to realize a graph.
+
+    Attributes:
+        dtype: ``"auto"`` (the backend decides, as a rule the checkpoint's own) or a dtype name.
+        device: one of the backend's devices, or ``None`` for its best.
+    """
+
+    dtype: str = "auto"
+    device: str | None = None
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A realized graph: what generation, the facade and the task heads work with."""
+
+    config: LlamaConfig
+    graph: Graph
+    dtype: str
+    device: str
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        logits_to_keep: Any = 0,
+        **options: Any,
+    ) -> ModelOutput:
+        """Native arrays (or nested lists, or NumPy) in, native arrays out."""
+        ...
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty cache for `batch` rows; `capacity` tokens are planned for, more may come."""
+        ...
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """A native array as float32 NumPy."""
+        ...
+
+    def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
+        """Every parameter, described, with a function that gives it: what saving writes, one at a time."""
+        ...
+
+
+class Backend(Protocol):
+    """What a plugin registers: it says whether it can run, and realizes graphs."""
+
+    name: str
+
+    def availability(self) -> Availability:
+        """Cheap, never raises, imports nothing heavy."""
+        ...
+
+    def realize(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        options: RealizeOptions,
+        *,
+        config: LlamaConfig,
+        task: Task,
+    ) -> Model:
+        """Turn a graph and its weights into something that runs."""
+        ...
+
+
+class BackendSource(Protocol):
+    """How the plugin manager describes a backend."""
+
+    name: str
+
+    def load(self) -> Any:
+        """Import the backend class (or instance)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Considered:
+    """One row of the answer to "why this backend?"."""
+
+    name: str
+    taken: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend and device that were taken, and why each other one was not."""
+
+    backend: Backend
+    device: str | None
+    considered: tuple[Considered, ...] = ()
+
+
+AUTO_ORDER = ("torch:cuda", "mlx", "cpu", "torch:cpu", "jax", "reference")
+"""The order in which ``auto`` looks; MLX only on Apple silicon. Third-party backends are taken by name only."""
+
+ALIASES = {"cuda": "torch:cuda"}
+
+
+def choose_backend(
+    name: str | None, backends: Mapping[str, BackendSource], device: str | None = None
+) -> Choice:
+    """Find the backend for `name`: ``"torch"``, ``"torch:cuda"``, ``"cuda"``, ``"auto"`` or ``None`` (auto).
+
+    Raises:
+        BackendError: no backend has this name, or name and `device` contradict.
+        BackendUnavailableError: it is known but cannot run here; says why and what can.
+    """
+    name = ALIASES.get(name or "auto", name or "auto")
+    if name == "auto":
+        return _choose_automatically(backends, device)
+    base, _, wanted = name.partition(":")
+    if wanted and device and wanted != device:
+        raise BackendError(f"backend {name!r} and device {device!r} contradict", hint="give one of the two")
+    source = backends.get(base)
+    if source is None:
+        raise BackendError(
+            f"no backend is called {base!r}",
+            hint=f"there are: {', '.join(sorted(backends))}; `polyllama plugins` shows what failed to load",
+        )
+    backend = load_backend(source)
+    wanted = wanted or device or ""
+    refusal = _refusal(backend, wanted or None)
+    if refusal is not None:
+        others = ", ".join(_usable(backends, but=base)) or "none"
+        raise BackendUnavailableError(f"backend {name!r} cannot run here: {refusal}", hint=f"usable here: {others}")
+    return Choice(backend, wanted or None, (Considered(name, True, "asked for by name"),))
+
+
+def load_backend(source: BackendSource) -> Backend:
+    """Import a backend from its descriptor; a class is instantiated."""
+    loaded = source.load()
+    backend = loaded() if isinstance(loaded, type) else loaded
+    missing = [part for part in ("name", "availability", "realize") if not hasattr(backend, part)]
+    if missing:
+        raise BackendError(f"backend {source.name!r} has no {', '.join(missing)}", hint="see docs/architecture.md")
+    return backend  # type: ignore[no-any-return]
+
+
+def _refusal(backend: Backend, device: str | None) -> str | None:
+    """Why `backend` cannot run (on `device`), or ``None`` when it can."""
+    availability = backend.availability()
+    if not availability.usable:
+        return availability.reason or "it did not say why"
+    base_devices = {d.partition(":")[0] for d in availability.devices}
+    if device and device not in availability.devices and device.partition(":")[0] not in base_devices:
+        why = f" ({availability.reason})" if availability.reason else ""
+        return f"it has no device {device!r}, only {', '.join(availability.devices)}{why}"
+    return None
+
+
+def _usable(backends: Mapping[str, BackendSource], but: str) -> Iterable[str]:
+    for name, source in backends.items():
+        if name == but:
+            continue
+        try:
+            if load_backend(source).availability().usable:
+                yield name
+        except Exception:  # a broken plugin is reported elsewhere; here it is simply not an alternative
+            continue
+
+
+def _choose_automatically(backends: Mapping[str, BackendSource], device: str | None) -> Choice:
+    considered: list[Considered] = []
+    chosen: tuple[Backend, str | None] | None = None
+    for name in AUTO_ORDER:
+        base, _, wanted = name.partition(":")
+        source = backends.get(base)
+        reason: str | None
+        if chosen is not None:
+            reason = "a better one was taken"
+        elif source is None:
+            reason = "not installed"
+        elif device and wanted and device.partition(":")[0] != wanted:
+            reason = f"device {device!r} was asked for"
+        elif base == "mlx" and not _apple_silicon():
+            reason = "taken by itself on Apple silicon only"
+        else:
+            backend = load_backend(source)
+            reason = _refusal(backend, wanted or device)
+            if reason is None:
+                chosen = backend, device or wanted or None
+        considered.append(Considered(name, reason is None, reason or "the best that can run here"))
+    if chosen is None:
+        listing = "; ".join(f"{row.name}: {row.reason}" for row in considered)
+        raise BackendUnavailableError(f"no backend can run here ({listing})")
+    return Choice(*chosen, tuple(considered))
+
+
+def _apple_silicon() -> bool:
+    return sys.platform == "darwin" and platform.machine() == "arm64"

@@ -1,0 +1,237 @@
+"""The Hugging Face folder: config.json beside model.safetensors, or an index and its shards.
+
+Layout: https://huggingface.co/docs/transformers/big_models. Of several files the index decides, then the name
+``model.safetensors``, then there must be one candidate only. The index's ``total_size`` is not believed or checked:
+tools count shared tensors differently, and the headers of the shards are the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, PolyllamaWarning
+from .base import TensorInfo, parse_strict_json
+from .report import shortened
+from .safetensors import SafetensorsFile
+
+if TYPE_CHECKING:
+    from ..config import LlamaConfig
+    from .base import Array
+
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_ADAPTER_NAMES = ("adapter_model.safetensors",)
+_AGAIN = "download or save the checkpoint again"
+
+
+class HuggingFaceCheckpoint:
+    """Safetensors files of one model, single or sharded, behind the ``Checkpoint`` interface.
+
+    ``path`` is the folder, one .safetensors file, or an index file. All headers are read and compared with the index
+    when it is opened; values are mapped when read.
+    """
+
+    format = "huggingface"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.folder = self.path if self.path.is_dir() else self.path.parent
+        index = _index_file(self.path)
+        if index is not None:
+            placed = _read_index(index)
+            files = _open_shards(self.folder, sorted(set(placed.values())), index)
+            _compare_with_index(placed, files, index)
+            if self.path.is_dir():  # whoever names one file has chosen
+                _check_beside_index(index, {file.path for file in files})
+        else:
+            files = [SafetensorsFile(file) for file in _files_without_index(self.path)]
+        self._owner = _owners(files)
+        self._tensors = {name: file.tensors()[name] for name, file in self._owner.items()}
+        if not self._tensors:
+            raise CheckpointError(f"{self.path}: holds no tensors at all", hint=_AGAIN)
+
+    def config(self, **overrides: Any) -> LlamaConfig:
+        """The configuration in the same folder, with fields overridden; ``ConfigError`` when there is none."""
+        from ..config import LlamaConfig
+
+        return LlamaConfig.from_pretrained(self.folder, **overrides)
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every stored tensor by its stored name."""
+        return self._tensors
+
+    def read(self, name: str) -> Array:
+        """One tensor over the file's private map, zero-copy."""
+        file = self._owner.get(name)
+        if file is None:
+            raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
+        return file.read(name)
+
+    @property
+    def model_type(self) -> str | None:
+        """What config.json calls the architecture, if it says so."""
+        try:
+            raw = json.loads((self.folder / "config.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None  # LlamaConfig is what reports a broken config.json
+        value = raw.get("model_type") if isinstance(raw, dict) else None
+        return value if isinstance(value, str) else None
+
+
+class HuggingFaceFormat:
+    """The built-in reader: finds out whether a path is its own, and opens it."""
+
+    name = "huggingface"
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        """Whether the path is a safetensors file, an index of them, or a folder that has either."""
+        if path.is_dir():
+            return any(path.glob("*.safetensors")) or (path / INDEX_NAME).is_file()
+        return path.name.endswith((".safetensors", ".safetensors.index.json"))
+
+    @staticmethod
+    def open(path: Path) -> HuggingFaceCheckpoint:
+        """Open it; ``CheckpointError`` names the file that is wrong."""
+        return HuggingFaceCheckpoint(path)
+
+
+def _index_file(path: Path) -> Path | None:
+    if path.name.endswith(".index.json"):
+        return path
+    index = path / INDEX_NAME
+    return index if path.is_dir() and index.is_file() else None
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """``weight_map`` with every file name checked: the index must not reach outside its folder."""
+    try:
+        data = index.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from None
+    raw = parse_strict_json(data, index, "index")
+    placed = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(f"{index}: has no weight_map of tensor names to file names", hint=_AGAIN)
+    for name, file in placed.items():
+        if not isinstance(file, str) or not is_plain_name(file):
+            raise CheckpointError(
+                f"{index}: places tensor {name!r} in {file!r}, which is not the name of a file in this folder",
+                hint="do not trust this checkpoint",
+            )
+    return placed
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file name stays in its folder on every system: no separators, drives, dots alone or control bytes.
+
+    >>> is_plain_name("model-00001-of-00002.safetensors"), is_plain_name("../../etc/passwd"), is_plain_name("C:x")
+    (True, False, False)
+    """
+    return name.strip(" .") != "" and name.isprintable() and not any(c in name for c in "/\\:")
+
+
+def _open_shards(folder: Path, names: list[str], index: Path) -> list[SafetensorsFile]:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{index}: {len(missing)} of {len(names)} files it names are missing: {shortened(missing)}",
+            hint="the download is incomplete: run it again",
+        )
+    return [SafetensorsFile(folder / name) for name in names]
+
+
+def _compare_with_index(placed: Mapping[str, str], files: Iterable[SafetensorsFile], index: Path) -> None:
+    stored = {file.path.name: file.tensors() for file in files}
+    lacking = [f"{name!r} in {file}" for name, file in placed.items() if name not in stored[file]]
+    if lacking:
+        raise CheckpointError(
+            f"{index}: {len(lacking)} tensors are not in the file it places them in: {shortened(lacking)}", hint=_AGAIN
+        )
+    extra = [f"{n!r} in {file}" for file, tensors in stored.items() for n in tensors if placed.get(n) != file]
+    if extra:
+        raise CheckpointError(
+            f"{index}: {len(extra)} tensors lie in files it does not place them in: {shortened(extra)}", hint=_AGAIN
+        )
+
+
+def _owners(files: Iterable[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    owner: dict[str, SafetensorsFile] = {}
+    for file in files:
+        for name in file.tensors():
+            if name in owner:
+                raise CheckpointError(
+                    f"tensor {name!r} lies in both {owner[name].path} and {file.path}",
+                    hint="the files belong to different checkpoints: keep one set, or add its index",
+                )
+            owner[name] = file
+    return owner
+
+
+def _files_without_index(path: Path) -> list[Path]:
+    """The weights of a path that has no index: one file, or a complete set of numbered shards."""
+    if not path.is_dir():
+        if not path.exists() and not path.is_symlink():
+            raise CheckpointError(f"{path}: there is no such file")
+        return [path]
+    candidates = sorted(path.glob("*.safetensors"))
+    adapters = [file for file in candidates if file.name in _ADAPTER_NAMES]
+    candidates = [file for file in candidates if file.name not in _ADAPTER_NAMES]
+    if not candidates and adapters:
+        raise CheckpointError(
+            f"{adapters[0]}: is a PEFT adapter, not a model",
+            hint="load the base model, or merge first with peft's merge_and_unload() and save that",
+        )
+    if not candidates:
+        raise CheckpointError(f"{path}: holds no .safetensors file", hint=_AGAIN)
+    named = [file for file in candidates if file.name == SINGLE_NAME]
+    chosen = named or candidates
+    if len(chosen) > 1 and not _is_complete_set(chosen, path):
+        raise CheckpointError(
+            f"{path}: holds {len(chosen)} .safetensors files and no {INDEX_NAME}: "
+            f"{shortened([file.name for file in chosen])}",
+            hint="give the path of one of them, or download the index too",
+        )
+    _warn_unused(path, [file.name for file in (*candidates, *adapters) if file not in chosen])
+    return chosen
+
+
+def _check_beside_index(index: Path, used: set[Path]) -> None:
+    unused = [file.name for file in sorted(index.parent.glob("*.safetensors")) if file not in used]
+    if SINGLE_NAME in unused:
+        raise CheckpointError(
+            f"{index.parent}: holds two sets of weights, {SINGLE_NAME} and the shards that {INDEX_NAME} names",
+            hint="give the path of one of these two files, or remove the one that is out of date",
+        )
+    _warn_unused(index.parent, unused)
+
+
+def _warn_unused(folder: Path, unused: list[str]) -> None:
+    if unused:
+        warnings.warn(
+            f"{folder}: not used, as they are not part of the model: {shortened(unused)}",
+            PolyllamaWarning,
+            stacklevel=2,
+        )
+
+
+def _is_complete_set(files: list[Path], folder: Path) -> bool:
+    """Whether the names are one series numbered 1 to N of N; an error lists what is missing of an incomplete one."""
+    matches = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    if len(matches) != len(files) or len({(m["stem"], m["count"]) for m in matches}) != 1:
+        return False
+    stem, count = matches[0]["stem"], matches[0]["count"]
+    present = {int(m["number"]) for m in matches}
+    missing = [f"{stem}-{n:05d}-of-{count}.safetensors" for n in range(1, int(count) + 1) if n not in present]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {int(count)} shards are missing: {shortened(missing)}",
+            hint="the download is incomplete: run it again",
+        )
+    return True

@@ -1,0 +1,64 @@
+"""Many tensor names in few lines: repeated layers become one entry with a range."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+MAX_LINES = 20
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+
+
+def shortened(items: Sequence[str], limit: int = 8) -> str:
+    """Items joined by commas, the rest counted.
+
+    >>> shortened(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    rest = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as ranges.
+
+    >>> ranges([0, 1, 2, 5, 7, 8])
+    '0-2,5,7-8'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def grouped(entries: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for all names that differ only in their numbers and share a detail; at most ``MAX_LINES`` lines.
+
+    >>> grouped([(f"layers.{i}.up_proj.weight", ": stored [2, 4]") for i in range(3)])
+    ['layers.{0-2}.up_proj.weight (3 tensors): stored [2, 4]']
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, detail in entries:
+        groups.setdefault((_NUMBER.sub("{}", name), detail), []).append(name)
+    lines = []
+    for (pattern, detail), names in groups.items():
+        if len(names) == 1:
+            lines.append(f"{_printable(names[0])}{detail}")
+            continue
+        columns = zip(*(map(int, _NUMBER.findall(name)) for name in names), strict=True)
+        for column in columns:
+            values = ranges(column)
+            pattern = pattern.replace("{}", values if values.isdigit() else "{" + values + "}", 1)
+        lines.append(f"{_printable(pattern)} ({len(names)} tensors){detail}")
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES:] = [f"... and {len(lines) - MAX_LINES} more of this kind"]
+    return lines
+
+
+def _printable(name: str) -> str:
+    """Names come from files: nothing in them may break a line or a terminal."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= 200 else shown[:197] + "..."

@@ -1,0 +1,408 @@
+"""The one generation loop: prefill once, then a token per row and step, until every row has ended."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .errors import GenerationError, InputError, PolyllamaWarning
+from .generation_config import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
+from .generation_outputs import FinishReason, Generation, GenerationStats, StreamEvent
+from .logit_processing import LogitProcessor, Processing
+from .sampling import Filters, TokenLogprob, greedy, sample, token_logprob
+from .streaming import StreamDecoder, TextAssembler
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .backend import Model
+    from .cache import Cache
+    from .config import LlamaConfig
+
+    Floats = NDArray[np.floating[Any]]
+
+
+class GenerationTokenizer(Protocol):
+    """What generation asks of a tokenizer."""
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+    @property
+    def all_special_ids(self) -> Sequence[int]: ...
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def stream_decoder(self, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True) -> StreamDecoder: ...
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all rows of a request share.
+
+    ``ending`` maps each id that ends a row to what is reported for it: itself, or the stop string that it is.
+    """
+
+    options: GenerationOptions
+    filters: Filters | None
+    processing: Processing
+    ending: dict[int, int | str]
+    stop_strings: tuple[str, ...]
+    vocab_size: int
+
+
+class GeneratedSequence:
+    """One row of a request while it grows."""
+
+    def __init__(
+        self, row: int, prompt_ids: list[int], budget: int, plan: _Plan, decoder: StreamDecoder | None
+    ) -> None:
+        self.row = row
+        self.prompt_ids = prompt_ids
+        self.budget = budget
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
+        self._plan = plan
+        self._pieces: list[str] = []
+        self._text = TextAssembler(decoder, plan.stop_strings)
+        self._processor = LogitProcessor(plan.processing, plan.vocab_size, prompt_ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and generated text together."""
+        return len(self.prompt_ids) + len(self.token_ids)
+
+    def take(self, logits: Floats) -> StreamEvent:
+        """Choose the next token from the model's raw logits ``[vocab]``."""
+        token_id = self._choose(logits)
+        logprob = None
+        if self._plan.options.logprobs is not None:
+            logprob = token_logprob(logits, token_id, self._plan.options.logprobs)
+            self.logprobs.append(logprob)
+        self.token_ids.append(token_id)
+        self._processor.append(token_id)
+        text = self._advance(token_id)
+        self._pieces.append(text)
+        return StreamEvent(self.row, token_id, text, logprob, self.finish_reason)
+
+    def _choose(self, logits: Floats) -> int:
+        plan, step = self._plan, len(self.token_ids)
+        processed = self._processor(logits)
+        if plan.filters is None:
+            return greedy(processed, row=self.row, step=step)
+        assert plan.options.seed is not None  # GenerationRun seeds the options
+        return sample(processed, plan.filters, seed=plan.options.seed, row=self.row, step=step)
+
+    def _advance(self, token_id: int) -> str:
+        """Return the text that the token makes certain, and see whether it ends the sequence."""
+        armed = len(self.token_ids) >= self._plan.options.min_new_tokens
+        ended = token_id in self._plan.ending
+        text = "" if ended else self._text.push(token_id, armed=armed)
+        if self._text.matched is None and (ended or len(self.token_ids) >= self.budget):
+            text += self._text.finish(armed=armed)
+            self.finish_reason = "stop" if ended else "length"
+            self.stop_reason = self._plan.ending[token_id] if ended else None
+        if self._text.matched is not None:
+            self.finish_reason, self.stop_reason = "stop", self._text.matched
+        return text
+
+    def result(self, stats: GenerationStats) -> Generation:
+        """Return what was generated; only once it has finished."""
+        assert self.finish_reason is not None
+        options = self._plan.options
+        return Generation(
+            text="".join(self._pieces),
+            token_ids=list(self.token_ids),
+            finish_reason=self.finish_reason,
+            prompt_token_ids=list(self.prompt_ids),
+            stop_reason=self.stop_reason,
+            logprobs=list(self.logprobs) if options.logprobs is not None else None,
+            seed=options.seed,
+            row=self.row,
+            stats=stats,
+        )
+
+
+class _Batch:
+    """Rows that go through the model together, left-padded, with one cache."""
+
+    def __init__(self, model: Model, sequences: Sequence[GeneratedSequence], chunk: int | None) -> None:
+        self.model = model
+        self.rows = list(sequences)
+        self.chunk = chunk
+        self.cache: Cache
+        self.mask: NDArray[np.int64]
+        self.used = 0
+
+    @property
+    def live(self) -> list[int]:
+        """Places of the rows that have not finished."""
+        return [place for place, row in enumerate(self.rows) if row.finish_reason is None]
+
+    def prefill(self) -> tuple[Floats, int]:
+        """Run each distinct prompt once; returns the next token's logits ``[rows, vocab]`` and the tokens run."""
+        place_of: dict[tuple[int, ...], int] = {}
+        for row in self.rows:
+            place_of.setdefault(tuple(row.prompt_ids), len(place_of))
+        lengths = [len(prompt) for prompt in place_of]
+        longest = max(lengths)
+        ids = np.zeros((len(place_of), longest), np.int64)
+        self.mask = np.zeros((len(place_of), longest + max(row.budget for row in self.rows)), np.int64)
+        for prompt, place in place_of.items():
+            ids[place, longest - len(prompt) :] = prompt
+            self.mask[place, longest - len(prompt) : longest] = 1
+        self.cache = self.model.new_cache(*self.mask.shape)
+        # No row may consist of padding alone, so the first chunk reaches into the shortest prompt.
+        chunk = self.chunk or longest
+        start, end = 0, max(min(chunk, longest), longest - min(lengths) + 1)
+        while start < longest:
+            logits = self._forward(ids[:, start:end])
+            start, end = end, min(end + chunk, longest)
+        places = [place_of[tuple(row.prompt_ids)] for row in self.rows]
+        if places != list(range(len(place_of))):
+            self.cache = self.cache.select_rows(places)
+            self.mask, logits = self.mask[places], logits[places]
+        return logits, sum(lengths)
+
+    def decode(self) -> Floats:
+        """Run the newest token of each row; returns the next one's logits ``[rows, vocab]``."""
+        live = self.live
+        # Finished rows ride along until they are half of the batch: taking rows out copies the whole cache.
+        if 2 * len(live) <= len(self.rows):
+            self.cache = self.cache.select_rows(live)
+            self.mask, self.rows = self.mask[live], [self.rows[place] for place in live]
+        self.mask[:, self.used] = 1
+        return self._forward(np.array([[row.token_ids[-1]] for row in self.rows], np.int64))
+
+    def take(self, logits: Floats) -> list[StreamEvent]:
+        """Choose the next token of each live row."""
+        return [self.rows[place].take(logits[place]) for place in self.live]
+
+    def _forward(self, ids: NDArray[np.int64]) -> Floats:
+        self.used += ids.shape[1]
+        output = self.model.forward(
+            input_ids=ids,
+            attention_mask=self.mask[:, : self.used],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = output.past_key_values
+        shape = (ids.shape[0], 1, self.model.config.vocab_size)
+        logits = self.model.to_numpy(output["logits"]) if "logits" in output else np.zeros(0)
+        if logits.shape != shape:
+            raise GenerationError(
+                f"this model gives logits of shape {list(logits.shape)}, generation needs {list(shape)}",
+                hint="load it as a causal language model: task=None or task='causal-lm'",
+            )
+        kept: Floats = logits[:, -1, :]
+        return kept
+
+
+class GenerationRun:
+    """One request: iterate over it once for the events, then ask it for the results.
+
+    Everything is checked when it is made. Events of rows that run together alternate, one step at a time; with
+    ``batch_size`` one batch comes after the other.
+
+    Attributes:
+        options: the request's, with the seed that is used.
+        sequences: one per row, in order of prompt and then of ``num_return_sequences``.
+        stats: token counts and times so far.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: GenerationTokenizer | None,
+        prompts: Sequence[Sequence[int]],
+        options: GenerationOptions | None = None,
+    ) -> None:
+        self.model = model
+        self.options = options = (options or GenerationOptions()).seeded()
+        self.stats = GenerationStats()
+        self._context = context_length(model.config)
+        self._started = False
+        self._warned = False
+        bos = tokenizer.bos_token_id if tokenizer is not None else None
+        bos = model.config.bos_token_id if bos is None else bos
+        vocab_size = model.config.vocab_size
+        checked = [_check_prompt(place, prompt, vocab_size, bos) for place, prompt in enumerate(prompts)]
+        plan = _make_plan(options, vocab_size, tokenizer)
+        self.sequences: list[GeneratedSequence] = []
+        for prompt in checked:
+            budget = _budget(options, len(prompt), self._context)
+            for _ in range(options.num_return_sequences):
+                decoder = None if tokenizer is None else tokenizer.stream_decoder(prompt, options.skip_special_tokens)
+                self.sequences.append(GeneratedSequence(len(self.sequences), prompt, budget, plan, decoder))
+
+    def __iter__(self) -> Generator[StreamEvent, None, None]:
+        if self._started:
+            raise GenerationError("this GenerationRun has been iterated over already", hint="make a new one")
+        self._started = True
+        return self._events()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has ended."""
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    def results(self) -> list[Generation]:
+        """Return one result per row.
+
+        Raises:
+            GenerationError: not every row has ended yet.
+        """
+        if not self.finished:
+            raise GenerationError("generation has not finished", hint="iterate over the GenerationRun to its end first")
+        return [sequence.result(self.stats) for sequence in self.sequences]
+
+    def _events(self) -> Generator[StreamEvent, None, None]:
+        size = self.options.batch_size or len(self.sequences) or 1
+        for start in range(0, len(self.sequences), size):
+            batch = _Batch(self.model, self.sequences[start : start + size], self.options.prefill_chunk_size)
+            yield from self._prefill(batch)
+            while batch.live:
+                yield from self._decode(batch)
+
+    def _prefill(self, batch: _Batch) -> list[StreamEvent]:
+        self._check_context(batch)
+        began = time.perf_counter()
+        logits, prompt_tokens = batch.prefill()
+        events = batch.take(logits)
+        self.stats = replace(
+            self.stats,
+            prompt_tokens=self.stats.prompt_tokens + prompt_tokens,
+            new_tokens=self.stats.new_tokens + len(events),
+            first_tokens=self.stats.first_tokens + len(events),
+            prefill_seconds=self.stats.prefill_seconds + time.perf_counter() - began,
+        )
+        return events
+
+    def _decode(self, batch: _Batch) -> list[StreamEvent]:
+        self._check_context(batch)
+        began = time.perf_counter()
+        events = batch.take(batch.decode())
+        self.stats = replace(
+            self.stats,
+            new_tokens=self.stats.new_tokens + len(events),
+            decode_seconds=self.stats.decode_seconds + time.perf_counter() - began,
+        )
+        return events
+
+    def _check_context(self, batch: _Batch) -> None:
+        """Say once that positions run past what the model was made for."""
+        if self._context is None or self._warned:
+            return
+        for place in batch.live:
+            row = batch.rows[place]
+            if row.length > self._context:
+                self._warned = True
+                warnings.warn(
+                    f"row {row.row} is {row.length} tokens long now, more than the model's context of {self._context} "
+                    "(max_position_embeddings): the text will get worse",
+                    PolyllamaWarning,
+                    stacklevel=2,
+                )
+                return
+
+
+def context_length(config: LlamaConfig) -> int | None:
+    """Return how many tokens the model was made for; ``None`` where there is no fixed limit.
+
+    That is ``max_position_embeddings``, except: dynamic RoPE adapts to any length; with linear RoPE the field names the
+    length before scaling, by its documentation; yarn and longrope reach at least original length times factor.
+    """
+    rope = config.rope_parameters
+    length = config.max_position_embeddings
+    if rope.rope_type == "dynamic":
+        return None
+    if rope.rope_type == "linear":
+        return int(length * (rope.factor or 1.0))
+    if rope.rope_type in ("yarn", "longrope"):
+        return max(length, int((rope.original_max_position_embeddings or length) * (rope.factor or 1.0)))
+    return length
+
+
+def _budget(options: GenerationOptions, prompt_length: int, context: int | None) -> int:
+    """Return how many tokens a prompt of this length may get."""
+    if options.max_new_tokens is not None:
+        return options.max_new_tokens
+    if options.max_length is not None:
+        if prompt_length >= options.max_length:
+            raise GenerationError(
+                f"the prompt has {prompt_length} tokens, max_length (prompt and text together) is {options.max_length}",
+                hint="give max_new_tokens, or a larger max_length",
+            )
+        return options.max_length - prompt_length
+    default = max(DEFAULT_MAX_NEW_TOKENS, options.min_new_tokens)
+    if context is None or prompt_length >= context:
+        return default
+    return max(min(default, context - prompt_length), options.min_new_tokens)
+
+
+def _check_prompt(place: int, prompt: Sequence[int], vocab_size: int, bos: int | None) -> list[int]:
+    if isinstance(prompt, str | bytes):
+        raise InputError(f"prompt {place} is text, wanted token ids", hint="encode it with the tokenizer first")
+    try:
+        array = np.asarray(prompt)
+    except ValueError:  # lists of unequal length
+        array = np.zeros((0, 0))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"prompt {place} is not a list of token ids", hint="wanted whole numbers, such as [1, 15043]")
+    ids: list[int] = array.tolist()
+    if not ids:
+        if bos is None:
+            raise InputError(
+                f"prompt {place} is empty, and the tokenizer has no beginning-of-sequence token to start from",
+                hint="give at least one token",
+            )
+        ids = [bos]
+    for index, token_id in enumerate(ids):
+        if not 0 <= token_id < vocab_size:
+            raise InputError(
+                f"prompt {place}, token {index}: id {token_id} is outside the vocabulary of {vocab_size}",
+                hint="is it the tokenizer of this model?",
+            )
+    return ids
+
+
+def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: GenerationTokenizer | None) -> _Plan:
+    """Check what the options say about ids and stop strings against the model and tokenizer at hand."""
+    for name, ids in (("stop_token_ids", options.stop_token_ids), ("logit_bias", options.logit_bias)):
+        for token_id in ids:
+            if token_id >= vocab_size:
+                raise GenerationError(f"{name}: id {token_id} is outside the vocabulary of {vocab_size}")
+    if options.stop and tokenizer is None:
+        raise GenerationError("stop strings need a tokenizer, and this model has none", hint="use stop_token_ids")
+    # An eos id beyond the vocabulary (a config's default) can never come up; it is no mistake of the request's.
+    ending: dict[int, int | str] = {i: i for i in (*options.eos_token_id, *options.stop_token_ids) if i < vocab_size}
+    strings: list[str] = []
+    for stop in options.stop:
+        special = _special_id(stop, tokenizer) if options.skip_special_tokens else None
+        if special is None:
+            strings.append(stop)
+        else:
+            ending[special] = stop
+    processing = Processing(
+        logit_bias=tuple(options.logit_bias.items()),
+        repetition_penalty=options.repetition_penalty,
+        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        min_new_tokens=options.min_new_tokens,
+        ending=tuple(ending),
+    )
+    return _Plan(options, options.filters, processing, ending, tuple(strings), vocab_size)
+
+
+def _special_id(stop: str, tokenizer: GenerationTokenizer | None) -> int | None:
+    """The id of a stop string that is a special token: the text leaves those out, so only the id can be found."""
+    if tokenizer is None:
+        return None
+    ids = tokenizer.encode(stop, add_special_tokens=False)
+    return ids[0] if len(ids) == 1 and ids[0] in tokenizer.all_special_ids else None

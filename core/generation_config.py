@@ -1,0 +1,365 @@
+"""What a request asks of generation: every option checked, defaults from the checkpoint, contradictions refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from .errors import GenerationError
+
+if TYPE_CHECKING:
+    from .generation_defaults import GenerationDefaults
+    from .sampling import Filters
+
+DEFAULT_MAX_NEW_TOKENS = 256
+_MAX_SEED = (1 << 64) - 1
+
+
+class HasEosIds(Protocol):
+    """What `GenerationOptions.resolve` asks of a config."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+
+class HasEosId(Protocol):
+    """What `GenerationOptions.resolve` asks of a tokenizer."""
+
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """One request's options, as numbers; :meth:`resolve` builds it from what a user and a checkpoint say.
+
+    Attributes:
+        max_new_tokens: most tokens to generate per sequence; ``None`` leaves it to `max_length`, or else 256 or what is
+            left of the context, if that is less.
+        max_length: most tokens of prompt and generated text together; only where `max_new_tokens` is ``None``.
+        min_new_tokens: fewer than this many are never generated: until then ending ids are impossible, and a stop
+            string that is completed counts as ordinary text.
+        do_sample: draw tokens; ``False`` takes the likeliest (greedy). Greedy too when `temperature` is 0.
+        temperature, top_k, top_p, min_p, typical_p: see :class:`~polyllama.core.sampling.Filters`; ``top_k=0`` is off,
+            and there is no hidden top_k of 50 as in transformers.
+        repetition_penalty: above 1 discourages tokens of the prompt and the generated text, below 1 encourages them.
+        presence_penalty, frequency_penalty: subtracted from the logits of generated tokens: once, and per occurrence.
+        no_repeat_ngram_size: no n-gram of this size appears twice in prompt and generated text together; 0 is off.
+        logit_bias: token id -> what to add to its logit; ``-inf`` forbids it.
+        stop: strings that end the text; they are not part of it.
+        stop_token_ids: further ids that end the sequence, like `eos_token_id`.
+        eos_token_id: ids that end the sequence; empty to never end by itself.
+        num_return_sequences: independent sequences per prompt; needs sampling.
+        seed: 0 to 2**64 - 1; ``None`` draws a fresh one, which the result reports.
+        logprobs: report each token's log-probability and those of this many likeliest tokens; ``None`` is off.
+        skip_special_tokens: leave special tokens such as end-of-turn marks out of the text.
+        prefill_chunk_size: most prompt tokens to run at once; bounds memory, changes nothing else.
+        batch_size: most sequences to run at once; bounds memory, changes nothing else. ``None`` runs all together.
+
+    Raises:
+        GenerationError: an option out of range or of the wrong type, or options that contradict each other.
+
+    >>> GenerationOptions(max_new_tokens=8).do_sample
+    False
+    >>> GenerationOptions(do_sample=True, top_p=1.5)
+    Traceback (most recent call last):
+    ...
+    polyllama.core.errors.GenerationError: top_p is 1.5; wanted a number above 0 and at most 1 (1 is off)
+    """
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    eos_token_id: Sequence[int] = ()
+    num_return_sequences: int = 1
+    seed: int | None = None
+    logprobs: int | None = None
+    skip_special_tokens: bool = True
+    prefill_chunk_size: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is None and name in _OPTIONAL:
+                continue
+            object.__setattr__(self, name, check_option(name, value))
+        if not self.do_sample:
+            _refuse_filters(vars(self))
+        if self.do_sample and self.temperature == 0:
+            raise GenerationError(
+                "do_sample=True and temperature=0 contradict",
+                hint="temperature=0 is greedy; leave do_sample out, or give a temperature above 0",
+            )
+        if self.max_new_tokens is not None and self.max_length is not None:
+            raise GenerationError(
+                f"max_new_tokens={self.max_new_tokens} and max_length={self.max_length} are two limits",
+                hint="give one of them; max_length counts the prompt too",
+            )
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise GenerationError(
+                f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}"
+            )
+        if self.num_return_sequences > 1 and not self.do_sample:
+            raise GenerationError(
+                f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
+                hint="set a temperature, e.g. temperature=0.8",
+            )
+
+    @property
+    def filters(self) -> Filters | None:
+        """How to draw tokens, or ``None`` for greedy."""
+        from .sampling import Filters
+
+        if not self.do_sample:
+            return None
+        return Filters(self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
+
+    @classmethod
+    def resolve(
+        cls,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        defaults: GenerationDefaults | None = None,
+        config: HasEosIds | None = None,
+        tokenizer: HasEosId | None = None,
+    ) -> Self:
+        """Build the options of one request: explicit `arguments` win over the checkpoint's `defaults`.
+
+        An argument that is ``None`` counts as not given. Giving a temperature above 0, or a top_k, top_p, min_p or
+        typical_p that filters, means sampling; temperature 0 means greedy; without any, generation_config.json decides
+        by its do_sample, else it is greedy. The ids that end a sequence come from the arguments, else from
+        generation_config.json, else from the config, else from the tokenizer.
+
+        Raises:
+            GenerationError: an unknown argument (with the likely one), a wrong value, a contradiction.
+
+        >>> GenerationOptions.resolve({"temperature": 0.8}).do_sample
+        True
+        >>> GenerationOptions.resolve({"temprature": 0.8})
+        Traceback (most recent call last):
+        ...
+        polyllama.core.errors.GenerationError: generation has no option 'temprature'; did you mean 'temperature'?
+        """
+        given = {name: value for name, value in (arguments or {}).items() if value is not None}
+        for name in arguments or {}:
+            if name not in _RULES:
+                raise GenerationError(f"generation has no option {name!r}", hint=_remedy(name))
+        given = {name: check_option(name, value) for name, value in given.items()}
+        values = {**_applicable(defaults, given), **given}
+        values["do_sample"] = _means_sampling(given, values)
+        if not values["do_sample"]:
+            if given.get("do_sample") is False:
+                _refuse_filters(given)
+            values = {name: value for name, value in values.items() if name not in _NEUTRAL}
+        if "eos_token_id" not in values:
+            ids: Sequence[int] = () if config is None else config.eos_token_ids
+            if not ids and tokenizer is not None and tokenizer.eos_token_id is not None:
+                ids = (tokenizer.eos_token_id,)
+            values["eos_token_id"] = tuple(ids)
+        return cls(**values)
+
+    def seeded(self) -> Self:
+        """Return the same options with a seed: a fresh random one where sampling has none."""
+        if self.seed is not None or not self.do_sample:
+            return self
+        import secrets
+
+        return dataclasses.replace(self, seed=secrets.randbits(32))  # 32 bits: short enough to type again
+
+
+def _applicable(defaults: GenerationDefaults | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint's values that still make sense beside the arguments."""
+    values = {} if defaults is None else dict(defaults.values)
+    if "max_new_tokens" in values or "max_new_tokens" in given:
+        values.pop("max_length", None)
+    if "max_length" in given:
+        values.pop("max_new_tokens", None)
+    if "min_new_tokens" in values and "max_new_tokens" in given:
+        values["min_new_tokens"] = min(values["min_new_tokens"], given["max_new_tokens"])
+    return values
+
+
+def _means_sampling(given: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether the arguments `given`, over all `values`, ask for tokens to be drawn."""
+    temperature = values.get("temperature", 1.0)
+    if "do_sample" in given:
+        # With temperature 0 the constructor says that the two contradict.
+        return bool(given["do_sample"])
+    if temperature == 0:
+        return False
+    asked = any(name in given and given[name] != neutral for name, neutral in _NEUTRAL.items())
+    return asked or "temperature" in given or bool(values.get("do_sample", False))
+
+
+def _refuse_filters(values: Mapping[str, Any]) -> None:
+    for name, neutral in _NEUTRAL.items():
+        value = values.get(name, neutral)
+        if value != neutral and not (name == "temperature" and value == 0):
+            raise GenerationError(
+                f"do_sample=False and {name}={value!r} contradict: greedy decoding draws nothing",
+                hint=f"leave out {name}, or set do_sample=True",
+            )
+
+
+_NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+_OPTIONAL = frozenset({"max_new_tokens", "max_length", "seed", "logprobs", "prefill_chunk_size", "batch_size"})
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How a value is read, and the sentence that says what is wanted; `read` gives ``None`` for a wrong value."""
+
+    read: Callable[[Any], Any]
+    wanted: str
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[Any], int | None]:
+    def read(value: Any) -> int | None:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            return None
+        number = int(value)
+        return number if number >= low and (high is None or number <= high) else None
+
+    return read
+
+
+def _real(fits: Callable[[float], bool]) -> Callable[[Any], float | None]:
+    def read(value: Any) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return None
+        number = float(value)
+        return number if math.isfinite(number) and fits(number) else None
+
+    return read
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _ids(value: Any) -> tuple[int, ...] | None:
+    read = _integer(0)
+    one = read(value)
+    if one is not None:
+        return (one,)
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        return None
+    ids = tuple(read(item) for item in value)
+    return None if None in ids else tuple(dict.fromkeys(item for item in ids if item is not None))
+
+
+def _strings(value: Any) -> tuple[str, ...] | None:
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, Sequence) or not all(isinstance(item, str) and item for item in strings):
+        return None
+    return tuple(dict.fromkeys(strings))
+
+
+def _biases(value: Any) -> Mapping[int, float] | None:
+    if not isinstance(value, Mapping):
+        return None
+    read_id, biases = _integer(0), {}
+    for key, bias in value.items():
+        token_id = read_id(key)
+        if token_id is None or isinstance(bias, bool) or not isinstance(bias, numbers.Real):
+            return None
+        if math.isnan(float(bias)) or float(bias) == math.inf:
+            return None
+        biases[token_id] = float(bias)
+    return MappingProxyType(biases)
+
+
+_COUNT = _Rule(_integer(1), "a whole number, 1 or more")
+_FROM_ZERO = _Rule(_integer(0), "a whole number, 0 or more (0 is off)")
+_FLAG = _Rule(_flag, "True or False")
+_SHARE = _Rule(_real(lambda x: 0 < x <= 1), "a number above 0 and at most 1 (1 is off)")
+_PENALTY = _Rule(_real(lambda x: True), "a finite number (0 is off)")
+_IDS = _Rule(_ids, "a token id, 0 or more, or a list of them")
+_RULES: Mapping[str, _Rule] = {
+    "max_new_tokens": _COUNT,
+    "max_length": _COUNT,
+    "min_new_tokens": _FROM_ZERO,
+    "do_sample": _FLAG,
+    "temperature": _Rule(_real(lambda x: x >= 0), "a finite number, 0 or more (0 is greedy)"),
+    "top_k": _FROM_ZERO,
+    "top_p": _SHARE,
+    "min_p": _Rule(_real(lambda x: 0 <= x <= 1), "a number from 0 to 1 (0 is off)"),
+    "typical_p": _SHARE,
+    "repetition_penalty": _Rule(_real(lambda x: x > 0), "a finite number above 0 (1 is off)"),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "no_repeat_ngram_size": _FROM_ZERO,
+    "logit_bias": _Rule(_biases, "a mapping of token ids (whole numbers) to numbers, finite or -inf"),
+    "stop": _Rule(_strings, "a string or a list of strings, none of them empty"),
+    "stop_token_ids": _IDS,
+    "eos_token_id": _IDS,
+    "num_return_sequences": _COUNT,
+    "seed": _Rule(_integer(0, _MAX_SEED), "a whole number from 0 to 2**64 - 1"),
+    "logprobs": _Rule(_integer(0), "a whole number, 0 or more: how many alternatives to report"),
+    "skip_special_tokens": _FLAG,
+    "prefill_chunk_size": _COUNT,
+    "batch_size": _COUNT,
+}
+_OTHER_NAMES = {
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "stop_words": "stop",
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "n": "num_return_sequences",
+    "num_samples": "num_return_sequences",
+    "eos_token_ids": "eos_token_id",
+    "top_logprobs": "logprobs",
+    "random_seed": "seed",
+}
+_NOT_OFFERED = {
+    "num_beams": "there is no beam search; generation is greedy or sampled",
+    "ignore_eos": "eos_token_id=[] does that",
+    "cache_implementation": "each backend has its own cache, allocated to fit",
+    "use_cache": "generation always uses the cache",
+    "early_stopping": "it belongs to beam search, which is not offered",
+    "pad_token_id": "padding is masked, so its id does not matter",
+}
+
+
+def check_option(name: str, value: Any, where: str = "") -> Any:
+    """Return the value of the option called `name` in its normal form, or say what is wrong with it.
+
+    Args:
+        where: put before the message, such as the file the value is from.
+
+    >>> check_option("stop", "END")
+    ('END',)
+    """
+    rule = _RULES[name]
+    checked = rule.read(value)
+    if checked is None:
+        raise GenerationError(f"{where}{name} is {value!r}", hint=f"wanted {rule.wanted}")
+    return checked
+
+
+def _remedy(name: str) -> str:
+    if name in _NOT_OFFERED:
+        return _NOT_OFFERED[name]
+    close = difflib.get_close_matches(name, _RULES, n=1, cutoff=0.6)
+    meant = _OTHER_NAMES.get(name) or (close[0] if close else None)
+    return f"did you mean {meant!r}?" if meant else f"there are: {', '.join(_RULES)}"

@@ -1,0 +1,262 @@
+"""Inputs of a forward pass: checked, and laid out into positions and masks.
+
+The contract: a position is the count of attended tokens of the row before it, so a padded batch, left or right, gives
+each row what it gets alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .cache import Cache
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .config import LlamaConfig
+    from .graph import Array
+    from .task import Task
+
+
+@dataclass(frozen=True)
+class HostInputs:
+    """Inputs of one forward pass as checked NumPy arrays; see :func:`read_inputs`."""
+
+    input_ids: np.ndarray | None
+    inputs_embeds: np.ndarray | None
+    attention_mask: np.ndarray | None
+    position_ids: np.ndarray | None
+    labels: np.ndarray | None
+    logits_to_keep: int | np.ndarray
+
+
+def read_inputs(
+    config: LlamaConfig,
+    task: Task,
+    cache: Cache | None,
+    *,
+    input_ids: Any,
+    inputs_embeds: Any,
+    attention_mask: Any,
+    position_ids: Any,
+    labels: Any,
+    logits_to_keep: Any,
+) -> HostInputs:
+    """Check the inputs of a forward pass, nested lists or arrays, and give them as NumPy.
+
+    Raises:
+        InputError: anything of the wrong shape, type or range; the message names the argument and the value.
+    """
+    import numpy as np
+
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
+    check_cache(cache)
+    ids = embeds = mask = None
+    if input_ids is not None:
+        ids = as_integers(input_ids, "input_ids")
+        check_ids(ids, config.vocab_size)
+        batch, new = ids.shape
+    else:
+        embeds = np.asarray(inputs_embeds)
+        check_embeds_shape(embeds.shape, config.hidden_size)
+        batch, new = embeds.shape[:2]
+    if attention_mask is not None:
+        past = cache.length if cache is not None else 0
+        mask = check_mask(as_integers(attention_mask, "attention_mask"), batch, new, past)
+    if labels is not None:
+        labels = as_integers(labels, "labels")
+        if task.generates:
+            check_labels(labels, config.vocab_size)
+    return HostInputs(
+        ids, embeds, mask, check_positions(position_ids, batch, new), labels, check_keep(logits_to_keep, task, new)
+    )
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, name: str = "input_ids") -> None:
+    """Refuse ids that are not ``[B, S]`` integers within the vocabulary.
+
+    >>> import numpy as np
+    >>> check_ids(np.array([[1, 99]]), 32)
+    Traceback (most recent call last):
+    ...
+    polyllama.core.errors.InputError: input_ids[0, 1] is 99, outside the vocabulary of 32 (0 to 31)
+    """
+    import numpy as np
+
+    if ids.ndim != 2:
+        raise InputError(
+            f"{name} has shape {list(ids.shape)}, wanted [batch, sequence]",
+            hint="for one row write [[1, 2, 3]]" if ids.ndim == 1 else None,
+        )
+    if ids.size == 0:
+        raise InputError(f"{name} is empty (shape {list(ids.shape)})", hint="give at least one token per row")
+    if ids.dtype.kind not in "iu":
+        raise InputError(f"{name} holds {ids.dtype}, wanted integers")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        row, column = np.argwhere((ids < 0) | (ids >= vocab_size))[0].tolist()
+        raise InputError(
+            f"{name}[{row}, {column}] is {int(ids[row, column])}, outside the vocabulary of {vocab_size} "
+            f"(0 to {vocab_size - 1})"
+        )
+
+
+def as_integers(value: Any, name: str) -> np.ndarray:
+    """A nested list or an array as NumPy integers.
+
+    Raises:
+        InputError: ragged lists, or something that is not numbers.
+    """
+    import numpy as np
+
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{name} is not a rectangular array: {str(error).splitlines()[0]}",
+            hint="pad the rows to one length and give an attention_mask",
+        ) from None
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.size and array.dtype.kind not in "iu":
+        raise InputError(f"{name} holds {array.dtype}, wanted integers")
+    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int64 else array
+
+
+def check_mask(mask: np.ndarray, batch: int, new: int, past: int) -> np.ndarray | None:
+    """Check an attention mask given as numbers; ``None`` comes back where it masks nothing."""
+    if mask.dtype.kind not in "biu" or mask.size and (int(mask.min()) < 0 or int(mask.max()) > 1):
+        raise InputError(
+            "attention_mask holds something other than 0 and 1", hint="1 marks a token to attend to, 0 a padding"
+        )
+    if mask.ndim == 4:
+        return mask.astype(bool)
+    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] not in (new, past + new):
+        wanted = f"[{batch}, {past + new}]" + (f" or [{batch}, {new}]" if past else "")
+        raise InputError(f"attention_mask has shape {list(mask.shape)}, wanted {wanted}")
+    if mask.shape[1] == past + new and not mask.any(axis=1).all():
+        row = int((~mask.any(axis=1)).argmax())
+        raise InputError(f"attention_mask[{row}] attends to nothing", hint="drop the row")
+    return None if mask.all() else mask.astype(bool)
+
+
+def check_cache(cache: Any) -> None:
+    """Refuse anything but a cache of ours as ``past_key_values``."""
+    if cache is not None and not isinstance(cache, Cache):
+        raise InputError(
+            f"past_key_values is a {type(cache).__name__}, wanted the cache of an earlier output of this model",
+            hint="pass y.past_key_values from a call with use_cache=True",
+        )
+
+
+def check_embeds_shape(shape: tuple[int, ...], hidden_size: int) -> None:
+    """Refuse embeddings that are not ``[B, S, hidden_size]``."""
+    if len(shape) != 3 or shape[2] != hidden_size or 0 in shape:
+        raise InputError(f"inputs_embeds has shape {list(shape)}, wanted [batch, sequence, {hidden_size}]")
+
+
+def check_keep(keep: Any, task: Task, new: int) -> int | np.ndarray:
+    """``logits_to_keep``: a count of last positions (0 for all), or the positions themselves."""
+    if isinstance(keep, int) and keep == 0:
+        return 0
+    if not task.keeps_positions:
+        raise InputError(f"logits_to_keep is for language models, this is task {task.name!r}", hint="leave it at 0")
+    if isinstance(keep, int):
+        if keep < 0:
+            raise InputError(f"logits_to_keep is {keep}", hint="0 keeps all positions, n the last n")
+        return min(keep, new)
+    indices = as_integers(keep, "logits_to_keep")
+    if indices.ndim != 1 or indices.size == 0 or indices.min() < 0 or indices.max() >= new:
+        raise InputError(f"logits_to_keep {indices.tolist()} are not positions of a sequence of {new}")
+    return indices
+
+
+def check_positions(position_ids: Any, batch: int, new: int) -> np.ndarray | None:
+    """Position ids as ``[B or 1, S]`` non-negative integers."""
+    if position_ids is None:
+        return None
+    positions = as_integers(position_ids, "position_ids")
+    if positions.ndim == 1:
+        positions = positions[None, :]
+    if positions.ndim != 2 or positions.shape[0] not in (1, batch) or positions.shape[1] != new:
+        raise InputError(f"position_ids has shape {list(positions.shape)}, wanted [{batch}, {new}]")
+    if int(positions.min()) < 0:
+        raise InputError(f"position_ids holds {int(positions.min())}, positions start at 0")
+    return positions
+
+
+def check_labels(labels: np.ndarray, vocab_size: int) -> None:
+    """Refuse labels that are neither -100 nor a token id."""
+    wrong = (labels != -100) & ((labels < 0) | (labels >= vocab_size))
+    if wrong.any():
+        value = int(labels[wrong][0])
+        raise InputError(f"labels hold {value}, outside the vocabulary of {vocab_size}", hint="-100 marks ignored ones")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the new tokens sit among all: what attention and RoPE need to know.
+
+    Attributes:
+        positions: ``[B or 1, S]`` integers.
+        mask: ``[B or 1, 1, S, K]`` booleans, or ``None`` for plain causal attention.
+        key_mask: ``[B, past + S]`` booleans, or ``None`` where every slot is attended.
+    """
+
+    positions: Array
+    mask: Array | None
+    key_mask: Array | None
+
+
+def lay_out(
+    xp: Any,
+    *,
+    new: int,
+    past: int,
+    attention_mask: Array | None,
+    past_mask: Array | None,
+    position_ids: Array | None,
+    device: Any = None,
+) -> Layout:
+    """Positions and masks for `new` tokens after `past` slots.
+
+    Args:
+        attention_mask: ``[B, past + new]`` or ``[B, new]`` (the cache remembers the rest), 1 where attended; or
+            ``[B or 1, 1, new, past + new]``, used as it is.
+        past_mask: the cache's own ``[B, past]``, ``None`` where all are attended.
+        position_ids: ``[B or 1, new]``, overrides counting.
+    """
+    total = past + new
+    if attention_mask is not None and attention_mask.ndim == 4:
+        positions = _plain_positions(xp, past, total, device) if position_ids is None else position_ids
+        return Layout(positions, xp.astype(attention_mask, xp.bool), past_mask)
+    key_mask = None if attention_mask is None else xp.astype(attention_mask, xp.bool)
+    if key_mask is None and past_mask is not None:
+        key_mask = xp.ones((past_mask.shape[0], new), dtype=xp.bool, device=device)
+    if key_mask is not None and key_mask.shape[1] != total:
+        before = past_mask
+        if before is None:
+            before = xp.ones((key_mask.shape[0], past), dtype=xp.bool, device=device)
+        key_mask = xp.concat([before, key_mask], axis=1)
+    if key_mask is None:
+        positions = _plain_positions(xp, past, total, device) if position_ids is None else position_ids
+        return Layout(positions, None, None)
+    if position_ids is None:
+        counts = xp.cumulative_sum(xp.astype(key_mask, xp.int64), axis=1) - 1
+        position_ids = xp.where(counts < 0, xp.zeros_like(counts), counts)[:, past:]
+    return Layout(position_ids, _padded_mask(xp, key_mask, new, total, device), key_mask)
+
+
+def _plain_positions(xp: Any, past: int, total: int, device: Any) -> Array:
+    return xp.reshape(xp.arange(past, total, device=device), (1, total - past))
+
+
+def _padded_mask(xp: Any, key_mask: Array, new: int, total: int, device: Any) -> Array:
+    """Causal, without padded keys; a query may always see itself, so that no softmax runs over nothing."""
+    keys = xp.reshape(xp.arange(total, device=device), (1, 1, 1, total))
+    queries = xp.reshape(xp.arange(total - new, total, device=device), (1, 1, new, 1))
+    return ((keys <= queries) & key_mask[:, None, None, :]) | (keys == queries)

@@ -1,0 +1,199 @@
+"""From a name to a running model: name -> checkpoint -> config -> graph -> weights -> backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .backend import Choice, Model, RealizeOptions, choose_backend
+from .config import LlamaConfig
+from .dtypes import numpy_dtype
+from .errors import CheckpointError, InputError, UnsupportedError
+from .graph import Graph
+from .llama import build_graph
+from .plugins import Plugins, plugin_manager
+from .settings import Settings, load_settings
+from .task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DUMMY = "dummy"
+DEFAULT_TASK = "causal-lm"
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model whose weights have not been touched yet.
+
+    Attributes:
+        name: what the user called it.
+        folder: where its files are; ``None`` for a model made from a config alone.
+        checkpoint: the open checkpoint, ``None`` for dummy weights.
+    """
+
+    name: str
+    folder: Path | None
+    checkpoint: Any
+    config: LlamaConfig
+    task: Task
+    graph: Graph
+    settings: Settings
+    plugins: Plugins
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that runs, and what it came from."""
+
+    name: str
+    folder: Path | None
+    config: LlamaConfig
+    task: Task
+    graph: Graph
+    settings: Settings
+    choice: Choice
+    model: Model
+
+
+def describe(
+    source: str | Path | LlamaConfig,
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    load_format: str = "auto",
+    config_overrides: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+) -> Described:
+    """Everything about a model short of its weights: config, task and graph.
+
+    Raises:
+        PolyllamaError: as :meth:`polyllama.core.model.Llama.load`.
+    """
+    settings = settings if settings is not None else load_settings()
+    overrides = dict(config_overrides or {})
+    plugins = plugin_manager(settings)
+    if load_format == "auto":
+        load_format = settings.load_format
+    checkpoint = folder = None
+    if isinstance(source, LlamaConfig):
+        if load_format != DUMMY:
+            raise InputError("a LlamaConfig has no weights", hint="pass load_format='dummy' for random ones")
+        name, config = "config", source.replace(**overrides) if overrides else source
+    else:
+        from .hub import locate
+
+        files: Any = "config" if load_format == DUMMY else "all"
+        name = str(source)
+        path = locate(source, revision=revision, files=files, settings=settings).path
+        folder = path if path.is_dir() else path.parent
+        if load_format == DUMMY:
+            config = LlamaConfig.from_pretrained(path, **overrides)
+        else:
+            from .checkpoint import open_checkpoint
+
+            checkpoint = open_checkpoint(path, load_format, plugins.checkpoint_formats())
+            config = checkpoint.config(**overrides)
+    found = find_task(plugins, task, config)
+    return Described(name, folder, checkpoint, config, found, build_graph(config, found), settings, plugins)
+
+
+def load(
+    source: str | Path | LlamaConfig,
+    *,
+    backend: str | None,
+    task: str | None,
+    dtype: str,
+    device: str | None,
+    quantize: str | None,
+    revision: str | None,
+    load_format: str,
+    offline: bool | None,
+    config_overrides: Mapping[str, Any],
+) -> Loaded:
+    """See :meth:`polyllama.core.model.Llama.load`."""
+    if quantize is not None:
+        raise UnsupportedError(
+            f"quantize={quantize!r}: this version runs weights as they are stored", hint="leave quantize out"
+        )
+    # A backend named in the call brings its own device; one from a file must not be mixed into it.
+    settings = load_settings(backend=backend, device=device, dtype=None if dtype == "auto" else dtype, offline=offline)
+    if backend is not None and device is None:
+        settings = settings.model_copy(update={"device": None})
+    described = describe(
+        source,
+        task=task,
+        revision=revision,
+        load_format=load_format,
+        config_overrides=config_overrides,
+        settings=settings,
+    )
+    choice = choose_backend(settings.backend, described.plugins.backends(), settings.device)
+    options = RealizeOptions(dtype=settings.dtype, device=choice.device)
+    model = choice.backend.realize(
+        described.graph, _weights(described, settings), options, config=described.config, task=described.task
+    )
+    return Loaded(
+        described.name,
+        described.folder,
+        described.config,
+        described.task,
+        described.graph,
+        settings,
+        choice,
+        model,
+    )
+
+
+def _weights(described: Described, settings: Settings) -> Mapping[str, np.ndarray]:
+    from .checkpoint import check, dummy_weights, weights_from
+
+    parameters = described.graph.parameters()
+    config, checkpoint = described.config, described.checkpoint
+    if checkpoint is None:
+        dtype = config.dtype or "float32"
+        if settings.dtype != "auto":
+            dtype = settings.dtype
+        numpy_dtype(dtype)  # an unknown name is an error here, not in the middle of a backend
+        return dummy_weights(
+            parameters, seed=settings.seed or 0, dtype=dtype, initializer_range=config.initializer_range
+        )
+    weight_map = check(checkpoint, parameters, config=config)
+    return weights_from(
+        checkpoint,
+        parameters,
+        weight_map,
+        seed=settings.seed or 0,
+        initializer_range=config.initializer_range,
+    )
+
+
+def find_task(plugins: Plugins, name: str | None, config: LlamaConfig) -> Task:
+    """The task called `name`, or the one the checkpoint's ``architectures`` name; a language model by default.
+
+    Raises:
+        PluginError: no plugin offers it.
+        CheckpointError: the checkpoint is of a task that no plugin offers.
+    """
+    from .hookspecs import TaskDescriptor
+
+    if name is not None:
+        return instantiate(plugins.find(TaskDescriptor, name).load())
+    for architecture in config.architectures or ():
+        descriptor = plugins.task_for_architecture(architecture)
+        if descriptor is not None:
+            return instantiate(descriptor.load())
+    if config.architectures:
+        raise CheckpointError(
+            f"no installed task answers to architectures {list(config.architectures)}",
+            hint=f"name one yourself: task={', '.join(sorted(plugins.tasks()))}",
+        )
+    return instantiate(plugins.find(TaskDescriptor, DEFAULT_TASK).load())
+
+
+def instantiate(task: Any) -> Task:
+    """A task from its class, or as it is."""
+    made: Task = task() if isinstance(task, type) else task
+    return made

@@ -1,0 +1,417 @@
+"""``Llama``: the facade. A name in, a model out that forwards, generates, chats and saves, on any backend."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
+from .loading import Loaded, load
+
+if TYPE_CHECKING:
+    from .backend import Choice, Model
+    from .config import LlamaConfig
+    from .generation import Generation, TextStream
+    from .generation_config import GenerationOptions
+    from .generation_defaults import GenerationDefaults
+    from .graph import Graph
+    from .outputs import ModelOutput
+    from .task import Task
+    from .tokenizer import Tokenizer
+
+
+class Llama:
+    """A loaded model. Get one from :meth:`load`.
+
+    Attributes:
+        config: the model's configuration.
+        graph: the spec it was built from.
+        task: the head it has, e.g. ``"causal-lm"``.
+        backend: name of the backend that runs it; :attr:`device` and :attr:`dtype` say where and in what.
+        model: the backend's own realization.
+    """
+
+    _task: ClassVar[str | None] = None
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._tokenizer: Tokenizer | None = None
+        self._defaults: GenerationDefaults | None = None
+        self._defaults_read = False
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | LlamaConfig,
+        *,
+        backend: str | None = None,
+        task: str | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        quantize: str | None = None,
+        revision: str | None = None,
+        load_format: str = "auto",
+        offline: bool | None = None,
+        **config_overrides: Any,
+    ) -> Self:
+        """Load a model by registry name, Hub repository id or local path.
+
+        Args:
+            source: ``"tiny"``, ``"7b"``, ``"org/name"``, ``"./folder"``; a :class:`LlamaConfig` with
+                ``load_format="dummy"``.
+            backend: ``"torch"``, ``"torch:cuda"``, ``"reference"`` ...; by default what the settings say, else the best
+                that can run here.
+            task: the head; by default what the checkpoint's ``architectures`` says.
+            dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``.
+            device: a device of the backend.
+            quantize: not offered in this version.
+            revision: branch, tag or commit of a Hub repository.
+            load_format: ``"auto"``, a checkpoint format, or ``"dummy"`` for seeded random weights from a config alone.
+            offline: use only what is on this machine.
+            config_overrides: fields of :class:`LlamaConfig` to change, e.g. ``max_position_embeddings=8192``.
+
+        Raises:
+            PolyllamaError: one line that says what is wrong and what to do.
+
+        >>> Llama.load("tiny", backend="reference").config.num_hidden_layers
+        5
+        """
+        if cls._task is not None and task is not None and task != cls._task:
+            raise InputError(f"{cls.__name__} is for task {cls._task!r}, not {task!r}", hint="use Llama.load")
+        return cls(
+            load(
+                source,
+                backend=backend,
+                task=task or cls._task,
+                dtype=dtype,
+                device=device,
+                quantize=quantize,
+                revision=revision,
+                load_format=load_format,
+                offline=offline,
+                config_overrides=config_overrides,
+            )
+        )
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """:meth:`load` by the name the reference documentation uses; ``torch_dtype`` is read as ``dtype``."""
+        if "torch_dtype" in options:
+            if "dtype" in options:
+                raise InputError("dtype and torch_dtype are both given", hint="give dtype")
+            options["dtype"] = options.pop("torch_dtype")
+        if "dtype" in options and not isinstance(options["dtype"], str):
+            options["dtype"] = str(options["dtype"]).removeprefix("torch.")
+        return cls.load(source, **options)
+
+    @property
+    def config(self) -> LlamaConfig:
+        """The model's configuration."""
+        return self._loaded.config
+
+    @property
+    def graph(self) -> Graph:
+        """The spec the model was built from; ``print(llm.graph)`` draws it."""
+        return self._loaded.graph
+
+    @property
+    def model(self) -> Model:
+        """The backend's realization of the graph."""
+        return self._loaded.model
+
+    @property
+    def task(self) -> str:
+        """Name of the task head."""
+        return self._loaded.task.name
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend."""
+        return self._loaded.choice.backend.name
+
+    @property
+    def choice(self) -> Choice:
+        """The backend and why it was chosen over the others."""
+        return self._loaded.choice
+
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        return self.model.dtype
+
+    @property
+    def module(self) -> Any:
+        """The framework's own trainable object, where the backend has one (torch: an ``nn.Module``)."""
+        module = getattr(self.model, "module", None)
+        if module is None:
+            raise UnsupportedError(f"backend {self.backend!r} has no module to train", hint="load with backend='torch'")
+        return module
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, loaded when first used.
+
+        Raises:
+            TokenizerError: the checkpoint has none.
+        """
+        if self._tokenizer is None:
+            from .tokenizer import load_tokenizer
+
+            if self._loaded.folder is None:
+                raise TokenizerError("a model made from a config alone has no tokenizer", hint="give token ids")
+            self._tokenizer = load_tokenizer(self._loaded.folder)
+        return self._tokenizer
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        logits_to_keep: Any = 0,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Run the model once. Nested lists, NumPy or the backend's own arrays in; the backend's own arrays out.
+
+        Args:
+            input_ids: ``[B, S]`` token ids.
+            attention_mask: ``[B, past + S]`` of 1 (attended) and 0 (padding, on either side); or ``[B, S]``, and the
+                cache remembers the rest; or ``[B or 1, 1, S, past + S]``, who may look at whom.
+            position_ids: ``[B or 1, S]``; by default each token's count of attended tokens before it.
+            inputs_embeds: ``[B, S, hidden_size]`` instead of `input_ids`.
+            past_key_values: the cache of an earlier output; only the new tokens are given then.
+            labels: ``[B, S]`` token ids for the loss, -100 ignored; shifted inside.
+            use_cache: give a cache back as ``past_key_values``.
+            output_hidden_states: give the embeddings and every layer's output, the last after the final norm.
+            output_attentions: give every layer's probabilities ``[B, heads, S, past + S]``.
+            logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
+            return_dict: ``False`` gives a plain tuple.
+            options: for the loss, ``num_items_in_batch``.
+
+        Returns:
+            The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.
+
+        Raises:
+            InputError: an argument of the wrong shape, type or range.
+
+        >>> llm = Llama.load("tiny", backend="reference")
+        >>> llm.forward([[1, 5, 9]]).numpy()["logits"].shape
+        (1, 3, 1024)
+        """
+        unknown = set(options) - {"num_items_in_batch", "observe"}
+        if unknown:
+            raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+        output: ModelOutput = self.model.forward(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            logits_to_keep=logits_to_keep,
+            **options,
+        )
+        return output if return_dict else output.to_tuple()
+
+    __call__ = forward
+
+    def generate(self, prompts: Any = None, *, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
+        """Generate from a prompt, or from each of a list of prompts.
+
+        Args:
+            prompts: text, token ids, or a list of either; ``""`` is the beginning-of-sequence token alone.
+            input_ids: prompts as a padded ``[B, S]`` array, as tokenizers give them.
+            attention_mask: ``[B, S]``, which of `input_ids` are real.
+            options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, ``seed``,
+                ``stop``, ``repetition_penalty``, ``num_return_sequences``, ``logprobs`` ...: see
+                :class:`~polyllama.core.generation_config.GenerationOptions`.
+
+        Returns:
+            A :class:`~polyllama.core.generation.Generation` for one prompt, a list for a list; with
+            ``num_return_sequences`` above 1, a list for each prompt.
+
+        >>> llm = Llama.load("tiny", backend="reference")
+        >>> first, second = llm.generate(["Once", "One day"], max_new_tokens=4)
+        >>> len(first.token_ids), second.finish_reason
+        (4, 'length')
+        """
+        from .generation import by_prompt, generate
+
+        single, ids = self._prompts(prompts, input_ids, attention_mask)
+        resolved = self._options(options)
+        results = by_prompt(
+            generate(self.model, self._tokenizer_for_text(), ids, resolved), resolved.num_return_sequences
+        )
+        return results[0] if single else results
+
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> TextStream:
+        """Generate from one prompt, piece by piece; the pieces concatenate to exactly the generated text.
+
+        The iterator's ``result`` is the whole :class:`~polyllama.core.generation.Generation` once it is exhausted.
+
+        >>> llm = Llama.load("tiny", backend="reference")
+        >>> pieces = llm.stream("Once", max_new_tokens=8)
+        >>> "".join(pieces) == pieces.result.text
+        True
+        """
+        from .generation import stream
+
+        single, ids = self._prompts(prompt, None, None)
+        if not single:
+            raise InputError("stream takes one prompt", hint="use generate for several")
+        return stream(self.model, self.tokenizer, ids[0], self._options(options))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+        """Answer a conversation by the checkpoint's own chat template.
+
+        Args:
+            messages: ``[{"role": "user", "content": "Hi"}, ...]``.
+
+        Raises:
+            TokenizerError: the checkpoint has no chat template.
+        """
+        from .generation import generate
+
+        return generate(self.model, self.tokenizer, [self.chat_prompt(messages)], self._options(options))[0]
+
+    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+        """:meth:`chat`, piece by piece."""
+        from .generation import stream
+
+        return stream(self.model, self.tokenizer, self.chat_prompt(messages), self._options(options))
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The token ids that a conversation becomes by the checkpoint's chat template."""
+        self._require_generation()
+        ids = self.tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+        return list(ids)
+
+    def save(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> Path:
+        """Write the model as a Hugging Face folder: config, weights, tokenizer, generation defaults.
+
+        Weights are written one at a time; files appear under their final name only when whole.
+
+        Returns:
+            The folder.
+        """
+        from .saving import save
+
+        return save(self._loaded, Path(folder), self._tokenizer_or_none(), max_shard_size=max_shard_size)
+
+    save_pretrained = save
+
+    def num_parameters(self) -> int:
+        """Number of weights; tied ones count once."""
+        return self.graph.num_parameters()
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self._loaded.name!r}, task={self.task!r}, backend={self.backend!r}, "
+            f"device={self.device!r}, dtype={self.dtype!r}, parameters={self.num_parameters():,})"
+        )
+
+    def _require_generation(self) -> None:
+        if not self._loaded.task.generates:
+            raise UnsupportedError(
+                f"task {self.task!r} does not generate text", hint="load with task='causal-lm'"
+            )
+
+    def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
+        from .generation_config import GenerationOptions
+        from .generation_defaults import GenerationDefaults
+
+        if not self._defaults_read and self._loaded.folder is not None:
+            self._defaults = GenerationDefaults.from_pretrained(self._loaded.folder)
+        self._defaults_read = True
+        if options.get("seed") is None and self._loaded.settings.seed is not None:
+            options = {**options, "seed": self._loaded.settings.seed}
+        tokenizer = None if self.config.eos_token_ids else self._tokenizer_or_none()
+        return GenerationOptions.resolve(options, defaults=self._defaults, config=self.config, tokenizer=tokenizer)
+
+    def _tokenizer_or_none(self) -> Tokenizer | None:
+        try:
+            return self.tokenizer
+        except TokenizerError:
+            return None
+
+    def _tokenizer_for_text(self) -> Tokenizer | None:
+        """The tokenizer that turns generated ids into text; without one texts are empty, which is said."""
+        try:
+            return self.tokenizer
+        except TokenizerError as error:
+            warnings.warn(f"generated texts stay empty: {error.message}", PolyllamaWarning, stacklevel=3)
+            return None
+
+    def _prompts(self, prompts: Any, input_ids: Any, attention_mask: Any) -> tuple[bool, list[list[int]]]:
+        """Whether it is one prompt, and every prompt as ids."""
+        self._require_generation()
+        if (prompts is None) == (input_ids is None):
+            raise InputError("give either prompts or input_ids")
+        if input_ids is not None:
+            return False, _unpadded(input_ids, attention_mask)
+        if attention_mask is not None:
+            raise InputError("attention_mask goes with input_ids", hint="a list of prompts needs no mask")
+        if isinstance(prompts, str):
+            return True, [self._encode(prompts)]
+        if not isinstance(prompts, Sequence) and hasattr(prompts, "tolist"):
+            prompts = prompts.tolist()
+        if not isinstance(prompts, Sequence):
+            raise InputError(f"a prompt is text or token ids, not a {type(prompts).__name__}")
+        if prompts and all(isinstance(item, int) for item in prompts):
+            return True, [list(prompts)]
+        return False, [self._encode(p) if isinstance(p, str) else _ids(p, i) for i, p in enumerate(prompts)]
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+
+def _ids(prompt: Any, index: int) -> list[int]:
+    if hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
+    if not isinstance(prompt, Sequence) or not all(isinstance(item, int) for item in prompt):
+        raise InputError(f"prompt {index} is neither text nor a list of token ids")
+    return list(prompt)
+
+
+def _unpadded(input_ids: Any, attention_mask: Any) -> list[list[int]]:
+    """Rows of a padded array, without what the mask masks."""
+    from .inputs import as_integers
+
+    ids = as_integers(input_ids, "input_ids")
+    if ids.ndim != 2:
+        raise InputError(f"input_ids has shape {list(ids.shape)}, wanted [batch, sequence]")
+    if attention_mask is None:
+        return [row.tolist() for row in ids]
+    mask = as_integers(attention_mask, "attention_mask")
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
+    return [row[keep.astype(bool)].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+
+class LlamaForCausalLM(Llama):
+    """A language model: ``LlamaForCausalLM.from_pretrained(path, backend="torch")``."""
+
+    _task = "causal-lm"
+
+
+class LlamaModel(Llama):
+    """The bare trunk, without a head: hidden states out."""
+
+    _task = "base"

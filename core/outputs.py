@@ -1,0 +1,96 @@
+"""What a forward pass returns: fields by attribute, by key and as a tuple."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelOutput:
+    """Base of all outputs. Arrays are the backend's own; fields that were not asked for are ``None``.
+
+    ``out.logits``, ``out["logits"]`` and ``out[0]`` (the first field that is there) are all the same thing, and
+    ``out.to_tuple()`` gives the fields that are there, in order.
+    """
+
+    loss: Any = None
+    past_key_values: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    to_numpy: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields that are there."""
+        return tuple(
+            f.name for f in dataclasses.fields(self) if f.name != "to_numpy" and getattr(self, f.name) is not None
+        )
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are there, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Name and value of each field that is there."""
+        return ((name, getattr(self, name)) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if isinstance(key, str):
+            if key not in self.keys():
+                raise KeyError(f"{type(self).__name__} has no {key!r}; it has {', '.join(self.keys())}")
+            return getattr(self, key)
+        return self.to_tuple()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def numpy(self) -> dict[str, Any]:
+        """Float32 NumPy arrays by name; tuples of them for ``hidden_states`` and ``attentions``.
+
+        ``past_key_values`` is left out: what a cache holds is the backend's own business.
+        """
+        convert = self.to_numpy
+        if convert is None:
+            import numpy as np
+
+            def convert(array: Any) -> Any:
+                return np.asarray(array, np.float32)
+
+        return {
+            name: tuple(convert(item) for item in value) if isinstance(value, tuple) else convert(value)
+            for name, value in self.items()
+            if name != "past_key_values"
+        }
+
+
+@dataclass
+class BaseModelOutput(ModelOutput):
+    """Output of the bare trunk: ``last_hidden_state`` ``[B, S, hidden_size]`` after the final norm."""
+
+    last_hidden_state: Any = None
+
+    def keys(self) -> tuple[str, ...]:
+        return _ordered(super().keys(), "last_hidden_state")
+
+
+@dataclass
+class CausalLMOutput(ModelOutput):
+    """Output of a language model: ``logits`` ``[B, kept, vocab_size]`` in float32 (float64 in the reference)."""
+
+    logits: Any = None
+
+    def keys(self) -> tuple[str, ...]:
+        return _ordered(super().keys(), "logits")
+
+
+def _ordered(keys: tuple[str, ...], main: str) -> tuple[str, ...]:
+    """Loss first, then the task's own result, then the rest: the documented order of the tuple form."""
+    return tuple(sorted(keys, key=lambda name: (name != "loss", name != main)))

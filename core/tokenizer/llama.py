@@ -1,0 +1,467 @@
+"""The tokenizers of Llama checkpoints under the names of the reference documentation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import PolyllamaWarning, TokenizerError
+from .added_tokens import AddedToken
+from .base import Behaviour, Tokenizer
+from .engine import Engine, PieceEngine
+from .files import (
+    ADDED_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    CHAT_TEMPLATE_FOLDER,
+    CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_FILE,
+    VOCAB_FILE,
+    max_length,
+    read_bytes,
+    write_file,
+    write_json,
+)
+from .sentencepiece_model import SentencePieceModel
+from .template import SpecialTokensTemplate
+from .vocabulary import SPECIAL_ROLES, SpecialTokens, TokenLike
+
+if TYPE_CHECKING:
+    from .tokenizers_engine import JsonEngine
+
+PathOrName = str | PathLike[str]
+
+
+class _Default(str):
+    """A token that is taken where the vocabulary has it; one that the caller names must be there or is added."""
+
+
+UNK = _Default("<unk>")
+BOS = _Default("<s>")
+EOS = _Default("</s>")
+_LLAMA3_NAMES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+
+
+class _Llama(Tokenizer):
+    """What both classes share: constructor arguments, loading and saving."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: str,
+        *,
+        declared: Mapping[int, AddedToken],
+        template: SpecialTokensTemplate | None,
+        roles: dict[str, object],
+        add_bos_token: bool | None,
+        add_eos_token: bool | None,
+        options: dict[str, Any],
+    ) -> None:
+        for role in SPECIAL_ROLES:
+            if role in options:
+                roles[role] = options.pop(role)
+        added = dict(declared)
+        for token_id, token in (options.pop("added_tokens_decoder", None) or {}).items():
+            parsed = AddedToken.parse(token, where=f"{source}: added_tokens_decoder")
+            known = added.get(int(token_id))
+            if known is not None and known.special and not parsed.special and known.content == parsed.content:
+                parsed = AddedToken.parse(parsed, where=source, special=True)
+            added[int(token_id)] = parsed
+        special = SpecialTokens(
+            roles=_resolved_roles(roles, engine, added, template, source),
+            additional=list(options.pop("additional_special_tokens", None) or ()),
+            added=added,
+            template=template,
+        )
+        special.add_bos_token, special.add_eos_token = _what_to_add(special, add_bos_token, add_eos_token)
+        unheeded = bool(options.pop("clean_up_unheeded", False))
+        behaviour = _behaviour(options, source)
+        behaviour.clean_up_unheeded = unheeded
+        super().__init__(engine, special, behaviour, source=source)
+        self._model_bytes: bytes | None = None
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: PathOrName, **overrides: Any) -> Self:
+        """Load from a folder, a tokenizer file, or the name of a checkpoint; arguments override what its files say.
+
+        ``revision`` and ``offline`` are for names that are fetched.
+
+        Errors: TokenizerError for files that are missing, damaged or contradict each other.
+        """
+        from .loading import load_as, resolve
+
+        revision, offline = overrides.pop("revision", None), overrides.pop("offline", False)
+        tokenizer = load_as(cls, resolve(path_or_name, revision=revision, offline=offline), overrides)
+        if not isinstance(tokenizer, cls):
+            raise TokenizerError(
+                f"{path_or_name} has no SentencePiece model, so it is no {cls.__name__}", hint="use LlamaTokenizerFast"
+            )
+        return tokenizer
+
+    # -- saving
+
+    def save_pretrained(self, folder: PathOrName) -> tuple[Path, ...]:
+        """Write every file that loading needs into ``folder``; returns their paths."""
+        folder = Path(folder)
+        written = list(self.save_vocabulary(folder))
+        written.append(write_json(folder / CONFIG_FILE, self._config()))
+        roles: dict[str, Any] = {role: token.to_dict() for role, token in self._roles.items() if token is not None}
+        if self._additional:
+            roles["additional_special_tokens"] = [token.to_dict() for token in self._additional]
+        written.append(write_json(folder / SPECIAL_TOKENS_FILE, roles))
+        beyond = {
+            token.content: token_id for token_id, token in sorted(self._added.items()) if token_id >= self.vocab_size
+        }
+        if beyond:
+            written.append(write_json(folder / ADDED_TOKENS_FILE, beyond))
+        templates = self.chat_template
+        for name, template in ({"default": templates} if isinstance(templates, str) else templates or {}).items():
+            if Path(name).name != name:
+                raise TokenizerError(f"chat template {name!r} has a name that is no file name", hint="rename it")
+            target = CHAT_TEMPLATE_FILE if name == "default" else f"{CHAT_TEMPLATE_FOLDER}/{name}.jinja"
+            written.append(write_file(folder / target, template))
+        return tuple(written)
+
+    def _config(self) -> dict[str, Any]:
+        config = dict(self._kept)
+        config.update(
+            tokenizer_class="LlamaTokenizer" if isinstance(self._engine, PieceEngine) else "PreTrainedTokenizerFast",
+            added_tokens_decoder={str(token_id): token.to_dict() for token_id, token in sorted(self._added.items())},
+            clean_up_tokenization_spaces=self.clean_up_tokenization_spaces,
+            model_max_length=self.model_max_length or int(1e30),
+            padding_side=self.padding_side,
+            truncation_side=self.truncation_side,
+            **{role: self._role_text(role) for role in (*SPECIAL_ROLES[:3], "pad_token")},
+        )
+        if self._additional:
+            config["additional_special_tokens"] = self.additional_special_tokens
+        if self._template is None:
+            config.update(add_bos_token=self.add_bos_token, add_eos_token=self.add_eos_token)
+        if isinstance(self._engine, PieceEngine):
+            config.update(legacy=self._engine.legacy, add_prefix_space=self._engine.add_prefix_space)
+            config["sp_model_kwargs"] = getattr(self, "sp_model_kwargs", {})
+        for flag in ("use_default_system_prompt", "spaces_between_special_tokens", "split_special_tokens"):
+            config[flag] = getattr(self, flag)
+        return config
+
+    def save_vocabulary(self, folder: PathOrName, filename_prefix: str | None = None) -> tuple[Path, ...]:
+        """Write only the vocabulary: `tokenizer.model`, byte for byte as it was read."""
+        return (write_file(self._target(folder, filename_prefix, VOCAB_FILE), self._model_bytes or b""),)
+
+    @staticmethod
+    def _target(folder: PathOrName, prefix: str | None, name: str) -> Path:
+        if prefix and Path(prefix).name != prefix:
+            raise TokenizerError(f"filename_prefix {prefix!r} must not lead out of the folder")
+        return Path(folder) / (f"{prefix}-{name}" if prefix else name)
+
+    @property
+    def legacy(self) -> bool | None:
+        """Whether a prefix space follows every special token; None for byte-level vocabularies."""
+        if isinstance(self._engine, PieceEngine):
+            return self._engine.legacy
+        scheme: tuple[bool, bool] | None = self._engine.prefix_scheme()  # type: ignore[attr-defined]
+        return None if scheme is None else scheme[1]
+
+    @property
+    def add_prefix_space(self) -> bool | None:
+        """Whether a space is put before the text; None for byte-level vocabularies."""
+        if isinstance(self._engine, PieceEngine):
+            return self._engine.add_prefix_space
+        scheme: tuple[bool, bool] | None = self._engine.prefix_scheme()  # type: ignore[attr-defined]
+        return None if scheme is None else scheme[0]
+
+
+class LlamaTokenizer(_Llama):
+    """A SentencePiece `tokenizer.model`, run by sentencepiece.
+
+    ``legacy``: a prefix space is put after every special token (True) or only before the text (False, the default).
+    ``add_prefix_space``: None takes what the model says (Llama: yes). ``sp_model_kwargs``: sampling
+    (``enable_sampling``, ``nbest_size``, ``alpha``). Tokens that are named but not in the vocabulary are added with the
+    next free id. Further keyword arguments: ``additional_special_tokens``, ``added_tokens_decoder``,
+    ``chat_template``, ``model_max_length``, ``padding_side``, ``truncation_side``, ``split_special_tokens``.
+
+    Source: Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226; Touvron et al. 2023, https://arxiv.org/abs/2302.13971.
+
+    Errors: TokenizerError for a file that is no SentencePiece model, or an argument that is wrong.
+    """
+
+    def __init__(
+        self,
+        vocab_file: PathOrName,
+        unk_token: TokenLike | None = UNK,
+        bos_token: TokenLike | None = BOS,
+        eos_token: TokenLike | None = EOS,
+        pad_token: TokenLike | None = None,
+        sp_model_kwargs: Mapping[str, Any] | None = None,
+        add_bos_token: bool | None = True,
+        add_eos_token: bool | None = False,
+        clean_up_tokenization_spaces: bool = False,
+        use_default_system_prompt: bool = False,
+        spaces_between_special_tokens: bool = False,
+        legacy: bool | None = None,
+        add_prefix_space: bool | None = None,
+        **options: Any,
+    ) -> None:
+        from .sentencepiece_engine import SentencePieceEncoder
+
+        model = _read_model(Path(vocab_file))
+        engine = PieceEngine(
+            model,
+            SentencePieceEncoder(model, sp_model_kwargs),
+            add_prefix_space=model.add_dummy_prefix if add_prefix_space is None else add_prefix_space,
+            legacy=bool(legacy),
+        )
+        options.update(
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            use_default_system_prompt=use_default_system_prompt,
+            spaces_between_special_tokens=spaces_between_special_tokens,
+        )
+        super().__init__(
+            engine,
+            str(vocab_file),
+            declared=_control_pieces(model),
+            template=None,
+            roles={"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token},
+            add_bos_token=add_bos_token,
+            add_eos_token=add_eos_token,
+            options=options,
+        )
+        self.vocab_file = str(vocab_file)
+        self.sp_model_kwargs = dict(sp_model_kwargs or {})
+        self._model_bytes = model.content
+
+
+class LlamaTokenizerFast(_Llama):
+    """A `tokenizer.model` or a `tokenizer.json`, run by tokenizers; the ids are those of ``LlamaTokenizer``.
+
+    ``vocab_file`` is a SentencePiece BPE model or Meta's Llama 3 rank file; ``tokenizer_file`` a `tokenizer.json`,
+    which is run as it is written (``legacy``, ``add_prefix_space``, ``add_bos_token`` and ``add_eos_token`` override it
+    where given). Exactly one of the two is needed. Other arguments as for ``LlamaTokenizer``; sampling is only there.
+
+    Errors: TokenizerError for a damaged file, or a model whose ids the tokenizers library cannot reproduce.
+    """
+
+    def __init__(
+        self,
+        vocab_file: PathOrName | None = None,
+        tokenizer_file: PathOrName | None = None,
+        clean_up_tokenization_spaces: bool = False,
+        unk_token: TokenLike | None = UNK,
+        bos_token: TokenLike | None = BOS,
+        eos_token: TokenLike | None = EOS,
+        add_bos_token: bool | None = None,
+        add_eos_token: bool | None = None,
+        use_default_system_prompt: bool = False,
+        legacy: bool | None = None,
+        add_prefix_space: bool | None = None,
+        *,
+        pad_token: TokenLike | None = None,
+        spaces_between_special_tokens: bool = False,
+        sp_model_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if (vocab_file is None) == (tokenizer_file is None):
+            raise TokenizerError(
+                "LlamaTokenizerFast needs one of vocab_file and tokenizer_file",
+                hint="from_pretrained(folder) chooses between them",
+            )
+        if sp_model_kwargs and sp_model_kwargs.get("enable_sampling"):
+            raise TokenizerError("sp_model_kwargs: only sentencepiece samples", hint="use LlamaTokenizer")
+        source = Path(vocab_file if vocab_file is not None else tokenizer_file)  # type: ignore[arg-type]
+        content = read_bytes(source)
+        template: SpecialTokensTemplate | None = None
+        engine: Engine
+        if vocab_file is None:
+            engine, template = _json_engine(content, source, legacy, add_prefix_space)
+            declared = engine.added_tokens()
+        elif is_rank_file(content):
+            engine = _rank_engine(content, source, options, legacy, add_prefix_space)
+            declared = engine.added_tokens()
+        else:
+            from .tokenizers_engine import MergesEncoder
+
+            model = SentencePieceModel.parse(content, str(source))
+            engine = PieceEngine(
+                model,
+                MergesEncoder(model),
+                add_prefix_space=model.add_dummy_prefix if add_prefix_space is None else add_prefix_space,
+                legacy=bool(legacy),
+            )
+            declared = _control_pieces(model)
+        if vocab_file is not None:  # a tokenizer.json says itself what surrounds a text
+            add_bos_token = True if add_bos_token is None else add_bos_token
+            add_eos_token = False if add_eos_token is None else add_eos_token
+        options.update(
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            use_default_system_prompt=use_default_system_prompt,
+            spaces_between_special_tokens=spaces_between_special_tokens,
+        )
+        super().__init__(
+            engine,
+            str(source),
+            declared=declared,
+            template=template,
+            roles={"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token},
+            add_bos_token=add_bos_token,
+            add_eos_token=add_eos_token,
+            options=options,
+        )
+        self._model_bytes = content if vocab_file is not None else None
+        self.vocab_file = None if vocab_file is None else str(vocab_file)
+
+    def save_vocabulary(self, folder: PathOrName, filename_prefix: str | None = None) -> tuple[Path, ...]:
+        """Write the vocabulary: `tokenizer.json`, and `tokenizer.model` where it came from one.
+
+        The `tokenizer.json` of a SentencePiece model is for other readers; two rare things differ in it from the
+        model, because its format cannot say them: with ``legacy=False`` a text that begins with a space gets no second
+        one, and user-defined symbols are matched before spaces are escaped. Loading prefers the model.
+        """
+        from .export import tokenizer_json
+
+        written = [write_file(self._target(folder, filename_prefix, TOKENIZER_FILE), tokenizer_json(self))]
+        if self._model_bytes is not None:
+            written.append(write_file(self._target(folder, filename_prefix, VOCAB_FILE), self._model_bytes))
+        return tuple(written)
+
+
+def is_rank_file(content: bytes) -> bool:
+    """Whether a `tokenizer.model` is Meta's Llama 3 kind."""
+    from .tiktoken import looks_like_ranks
+
+    return looks_like_ranks(content)
+
+
+def _read_model(path: Path) -> SentencePieceModel:
+    content = read_bytes(path)
+    if is_rank_file(content):
+        raise TokenizerError(
+            f"{path} is a Llama 3 rank file, not a SentencePiece model", hint="use LlamaTokenizerFast or load_tokenizer"
+        )
+    return SentencePieceModel.parse(content, str(path))
+
+
+def _control_pieces(model: SentencePieceModel) -> dict[int, AddedToken]:
+    """Pieces that never come out of text by themselves: they are special tokens."""
+    return {index: AddedToken(piece.text, special=True) for index, piece in model.special_pieces() if piece.text}
+
+
+def _json_engine(
+    content: bytes, source: Path, legacy: bool | None, add_prefix_space: bool | None
+) -> tuple[JsonEngine, SpecialTokensTemplate | None]:
+    from .tokenizers_engine import JsonEngine
+
+    engine = JsonEngine.parse(content, str(source))
+    if legacy is not None or add_prefix_space is not None:
+        has_space, has_legacy = engine.prefix_scheme() or (True, True)
+        engine.set_prefix_scheme(
+            add_prefix_space=has_space if add_prefix_space is None else add_prefix_space,
+            legacy=has_legacy if legacy is None else legacy,
+        )
+    return engine, engine.template()
+
+
+def _rank_engine(
+    content: bytes, source: Path, options: Mapping[str, Any], legacy: bool | None, add_prefix_space: bool | None
+) -> JsonEngine:
+    from .tiktoken import backend_from_ranks, llama3_special_tokens, read_ranks
+    from .tokenizers_engine import JsonEngine
+
+    if legacy or add_prefix_space:
+        raise TokenizerError(
+            f"{source} is a byte-level vocabulary: legacy and add_prefix_space have no meaning for it",
+            hint="leave them out",
+        )
+    ranks = read_ranks(content, str(source))
+    special = llama3_special_tokens()
+    for token_id, token in (
+        options.get("added_tokens_decoder") or {}
+    ).items():  # Llama 3.1 renamed some reserved tokens
+        index = int(token_id) - len(ranks)
+        if 0 <= index < len(special):
+            special[index] = str(token)
+    return JsonEngine(backend_from_ranks(ranks, special, str(source)), str(source))
+
+
+def _resolved_roles(
+    roles: dict[str, object],
+    engine: Engine,
+    added: Mapping[int, AddedToken],
+    template: SpecialTokensTemplate | None,
+    source: str,
+) -> dict[str, object]:
+    """Defaults that the vocabulary does not have give way to what it has instead, or to None."""
+    texts = {token.content for token in added.values()}
+    resolved: dict[str, object] = {}
+    for role, value in roles.items():
+        text = value if isinstance(value, str) else getattr(value, "content", None)
+        there = isinstance(text, str) and (text in texts or engine.token_id(text) is not None)
+        if isinstance(value, _Default) and not there:
+            value = _own_token(role, engine, template)
+        elif isinstance(value, _Default):
+            value = str(value)
+        elif text is not None and not there and role in ("bos_token", "eos_token", "unk_token"):
+            warnings.warn(
+                f"{source}: {role} {text!r} is not in the vocabulary; it is added with a new id, for which the model's "
+                "embedding must have a row",
+                PolyllamaWarning,
+                stacklevel=4,
+            )
+        resolved[role] = value
+    return resolved
+
+
+def _own_token(role: str, engine: Engine, template: SpecialTokensTemplate | None) -> str | None:
+    if isinstance(engine, PieceEngine):
+        model = engine.model
+        token_id = {"bos_token": model.bos_id, "eos_token": model.eos_id, "unk_token": model.unk_id}[role]
+        return engine.token(token_id)
+    if role == "bos_token" and template is not None and template.single and isinstance(template.single[0][0], tuple):
+        return engine.token(template.single[0][0][0])
+    name = _LLAMA3_NAMES.get(role)
+    return name if name is not None and engine.token_id(name) is not None else None
+
+
+def _what_to_add(special: SpecialTokens, add_bos: bool | None, add_eos: bool | None) -> tuple[bool | None, bool | None]:
+    """add_bos_token and add_eos_token; one given alone leaves the other as the template has it."""
+    for name, value in (("add_bos_token", add_bos), ("add_eos_token", add_eos)):
+        if value is not None and not isinstance(value, bool):
+            raise TokenizerError(f"{name} must be true, false or None, got {value!r:.80}")
+    if special.template is None:
+        if add_bos and special.roles.get("bos_token") is None:
+            add_bos = False  # the vocabulary has none
+        return bool(add_bos), bool(add_eos)
+    if add_bos is None and add_eos is None:
+        return None, None
+    steps = special.template.single
+    return (
+        isinstance(steps[0][0], tuple) if add_bos is None else add_bos,
+        isinstance(steps[-1][0], tuple) if add_eos is None else add_eos,
+    )
+
+
+def _behaviour(options: dict[str, Any], source: str) -> Behaviour:
+    kinds: dict[str, tuple[type, ...]] = {
+        "clean_up_tokenization_spaces": (bool,),
+        "spaces_between_special_tokens": (bool,),
+        "use_default_system_prompt": (bool,),
+        "split_special_tokens": (bool,),
+        "padding_side": (str,),
+        "truncation_side": (str,),
+        "chat_template": (str, dict, type(None)),
+        "kept": (dict,),
+    }
+    if "model_max_length" in options:
+        options["model_max_length"] = max_length(options["model_max_length"], f"{source}: model_max_length")
+    for name, value in options.items():
+        if name != "model_max_length" and name not in kinds:
+            known = (*kinds, "model_max_length", "additional_special_tokens", "added_tokens_decoder", *SPECIAL_ROLES)
+            raise TokenizerError(
+                f"unknown argument {name}={value!r:.60}",
+                hint=f"known beside the documented ones: {', '.join(sorted(known))}",
+            )
+        if name in kinds and not isinstance(value, kinds[name]):
+            raise TokenizerError(f"{name} must be a {kinds[name][0].__name__}, got {value!r:.80}")
+    return Behaviour(**options)

@@ -1,0 +1,1 @@
+"""The bundled model: a folder of data, read like any other checkpoint."""

@@ -1,0 +1,1 @@
+"""What polyllama ships as plugins, registered exactly as third parties register theirs."""

@@ -1,0 +1,87 @@
+"""What polyllama itself offers, through the same door as everybody's plugins."""
+
+from __future__ import annotations
+
+from ..core.hookspecs import (
+    BackendDescriptor,
+    CheckpointFormatDescriptor,
+    CommandDescriptor,
+    RegistryDescriptor,
+    TaskDescriptor,
+    hookimpl,
+)
+
+
+@hookimpl
+def polyllama_backends() -> list[BackendDescriptor]:
+    return [
+        BackendDescriptor(
+            "reference", "polyllama.backends.reference:ReferenceBackend", "the spec running itself in NumPy, on the CPU"
+        ),
+        BackendDescriptor(
+            "torch", "polyllama.backends.torch:TorchBackend", "PyTorch on CUDA, MPS or the CPU", requires=("torch",)
+        ),
+    ]
+
+
+@hookimpl
+def polyllama_tasks() -> list[TaskDescriptor]:
+    return [
+        TaskDescriptor(
+            "causal-lm",
+            "polyllama.plugins.tasks.causal_lm:CausalLM",
+            "next-token prediction, for generating text",
+            architectures=("LlamaForCausalLM",),
+        ),
+        TaskDescriptor(
+            "base",
+            "polyllama.plugins.tasks.base:Base",
+            "the trunk alone: hidden states",
+            architectures=("LlamaModel",),
+        ),
+    ]
+
+
+@hookimpl
+def polyllama_registries() -> list[RegistryDescriptor]:
+    return [
+        RegistryDescriptor("builtin", "polyllama.core.registry:BUILTIN_REGISTRY", "the models polyllama knows by name")
+    ]
+
+
+@hookimpl
+def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
+    return [
+        CheckpointFormatDescriptor(
+            "huggingface",
+            "polyllama.core.checkpoint.huggingface:HuggingFaceFormat",
+            "config.json beside safetensors files, single or sharded",
+        )
+    ]
+
+
+@hookimpl
+def polyllama_commands() -> list[CommandDescriptor]:
+    commands = "polyllama.plugins.commands"
+    return [
+        CommandDescriptor("run", f"{commands}.run:run", "Run a model on a prompt and stream what it writes."),
+        CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
+        CommandDescriptor("show", f"{commands}.show:show", "Show a model: configuration, graph, parameters, sizes."),
+        CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),
+        CommandDescriptor("download", f"{commands}.download:download", "Fetch a model's files into the cache."),
+        CommandDescriptor("models", f"{commands}.models:models", "List the models known by name."),
+        CommandDescriptor(
+            "backends", f"{commands}.backends:backends", "List the backends: which can run, and why not."
+        ),
+        CommandDescriptor("plugins", f"{commands}.plugins:plugins", "List the plugins and what each offers."),
+        CommandDescriptor(
+            "config",
+            f"{commands}.config:config",
+            "Show the settings in effect and where each came from.",
+            aliases=("settings",),
+        ),
+        CommandDescriptor("completion", f"{commands}.completion:completion", "Print a shell completion script."),
+        CommandDescriptor(
+            "version", f"{commands}.version:version", "Show the versions of polyllama and its libraries."
+        ),
+    ]

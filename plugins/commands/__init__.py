@@ -1,0 +1,1 @@
+"""Built-in commands of the command line, one file each."""

@@ -1,0 +1,95 @@
+"""Output that suits who reads it: tables for a terminal, aligned text for a pipe, JSON for a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: examples, kept line by line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal that can show more than plain text."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; escaped to ASCII only where the output could not hold it otherwise."""
+    can_hold_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not can_hold_all, allow_nan=False, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table: drawn by rich on a terminal (it honours NO_COLOR), else columns of plain text."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not on_terminal():
+        _print_columns([[header.upper() for header in headers], *texts])
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*headers, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for row in texts:
+        table.add_row(*(Text(visible(cell)) for cell in row))  # Text: brackets in a cell are no markup
+    Console().print(table)
+
+
+def print_pairs(pairs: Sequence[Sequence[object]]) -> None:
+    """Names and values, aligned, without a header."""
+    _print_columns([[visible(str(cell)) for cell in pair] for pair in pairs])
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def visible(text: str) -> str:
+    r"""Control characters as escapes, so that what a model writes cannot steer the terminal.
+
+    >>> visible("a\tb\x1b[2J")
+    'a\tb\\x1b[2J'
+    """
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def write_text(text: str) -> None:
+    """A piece of generated text on stdout, at once; as it is for a pipe, harmless for a terminal."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def with_unit(count: float, unit: str = "") -> str:
+    """A large number for people.
+
+    >>> with_unit(1_100_048_384), with_unit(512), with_unit(2_200_000_000, "B")
+    ('1.10 G', '512', '2.20 GB')
+    """
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.2f} {letter}{unit}"
+    return f"{count:g} {unit}".rstrip()

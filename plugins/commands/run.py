@@ -1,0 +1,127 @@
+"""``polyllama run``: a prompt in, text out."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...core.errors import InputError
+from ._console import examples, json_option, print_json, write_text
+from ._options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
+
+if TYPE_CHECKING:
+    from ...core.generation import TextStream
+    from ...core.generation_outputs import Generation, GenerationStats
+    from ...core.model import Llama
+
+
+@click.command(
+    "run",
+    epilog=examples(
+        'polyllama run tiny "Once upon a time"',
+        'polyllama run tiny "Once" --temperature 0.8 --seed 7 --max-new-tokens 60',
+        "cat letter.txt | polyllama run llama-3.2-1b --backend torch:cuda --dtype bfloat16",
+        'polyllama run ./my-model "Hello" --json | jq -r .text',
+    ),
+)
+@model_argument
+@click.argument("prompt", required=False)
+@load_options
+@generation_options
+@click.option("--stream/--no-stream", default=True, help="Show the text as it appears, or all at once.")
+@click.option("--echo", is_flag=True, help="Print the prompt before what follows it.")
+@json_option
+def run(model: str, prompt: str | None, stream: bool, echo: bool, as_json: bool, **options: Any) -> None:
+    """Run MODEL on PROMPT and print what it writes.
+
+    PROMPT is text, or - to read it from standard input, which is also done where it is left out and something is piped
+    in (one newline at its end is dropped). The text goes to standard output, how fast it came to standard error.
+    """
+    text = read_prompt(prompt)
+    generation = given(options, GENERATION_NAMES)
+    llm = load_model(model, options)
+    if as_json:
+        result = llm.generate(text, **generation)
+        print_json({"model": model, "prompt": text, **as_data(result), **where_it_ran(llm)})
+        return
+    if echo:
+        write_text(text)
+    if stream:
+        result = stream_text(llm.stream(text, **generation))
+    else:
+        result = llm.generate(text, **generation)
+        write_text(result.text)
+    write_text("\n")
+    print(speed(result.stats, llm), file=sys.stderr)
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt from the command line or from standard input."""
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise click.UsageError("There is no prompt: give PROMPT, or pipe text in.")
+    data = sys.stdin.buffer.read()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x})",
+            hint="convert it first, for example with iconv",
+        ) from None
+    text = text.replace("\r\n", "\n")
+    return text.removesuffix("\n")
+
+
+def stream_text(pieces: TextStream) -> Generation:
+    """Write the text as it is generated; an interrupt leaves the cursor on a line of its own."""
+    try:
+        for piece in pieces:
+            write_text(piece)
+    except KeyboardInterrupt:
+        write_text("\n")
+        raise
+    result = pieces.result
+    assert result is not None  # set once the pieces are exhausted
+    return result
+
+
+def as_data(result: Generation) -> dict[str, Any]:
+    """A generation as JSON holds it."""
+    stats = result.stats
+    return {
+        "text": result.text,
+        "token_ids": list(result.token_ids),
+        "prompt_token_ids": list(result.prompt_token_ids),
+        "finish_reason": result.finish_reason,
+        "stop_reason": result.stop_reason,
+        "seed": result.seed,
+        "stats": {
+            "prompt_tokens": stats.prompt_tokens,
+            "new_tokens": stats.new_tokens,
+            "prefill_seconds": stats.prefill_seconds,
+            "decode_seconds": stats.decode_seconds,
+            "prefill_tokens_per_second": stats.prompt_tokens_per_second,
+            "decode_tokens_per_second": stats.tokens_per_second,
+        },
+    }
+
+
+def where_it_ran(llm: Llama) -> dict[str, str]:
+    """Backend, device and dtype of a loaded model."""
+    return {"backend": llm.backend, "device": llm.device, "dtype": llm.dtype}
+
+
+def speed(stats: GenerationStats, llm: Llama) -> str:
+    """One line: how many tokens, how fast, on what."""
+    parts = []
+    if stats.prompt_tokens_per_second is not None:
+        parts.append(f"prefill {stats.prompt_tokens} tokens at {stats.prompt_tokens_per_second:,.1f} tokens/s")
+    if stats.tokens_per_second is not None:
+        parts.append(f"decode {stats.new_tokens} tokens at {stats.tokens_per_second:,.1f} tokens/s")
+    elif stats.new_tokens:
+        parts.append(f"decode {stats.new_tokens} token{'s' if stats.new_tokens > 1 else ''}")
+    where = where_it_ran(llm)
+    return f"{', '.join(parts)} ({where['backend']} on {where['device']}, {where['dtype']})"

@@ -1,0 +1,42 @@
+"""Causal language modelling: a linear head over the vocabulary, trained on the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import InputError
+from ...core.graph import Decoder, Linear, Node
+from ...core.losses import causal_lm_loss
+from ...core.outputs import CausalLMOutput
+from ...core.task import Task
+
+if TYPE_CHECKING:
+    from ...core.config import LlamaConfig
+    from ...core.context import Context
+
+
+class CausalLM(Task):
+    """``lm_head`` over the trunk; tied to the embedding where the config says so. Logits are float32."""
+
+    name = "causal-lm"
+    architecture = "LlamaForCausalLM"
+    output = CausalLMOutput
+    generates = True
+    keeps_positions = True
+
+    def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
+        tied = decoder.embed.name if config.tie_word_embeddings else None
+        return Linear("lm_head", config.hidden_size, config.vocab_size, False, "column", tied, role="head")
+
+    def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
+        return {"logits": ctx.widen(raw)}
+
+    def loss(self, xp: Any, outputs: Mapping[str, Any], labels: Any, **options: Any) -> Any:
+        logits = outputs["logits"]
+        if tuple(labels.shape) != tuple(logits.shape[:2]):
+            raise InputError(
+                f"labels have shape {list(labels.shape)}, the logits cover {list(logits.shape[:2])}",
+                hint="give one label per input token and leave logits_to_keep at 0",
+            )
+        return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"))
