@@ -1,8 +1,8 @@
 """The activation functions a Llama's MLP may use, each defined once in array-API terms.
 
 Names and formulas are those of the Hugging Face ``hidden_act`` field. ``ACTIVATIONS[name](xp, x)`` computes elementwise
-on arrays of any floating dtype, in that dtype; ``xp`` is the array namespace. The erf of "gelu" is not in the array API:
-one given as ``ops.erf`` is taken, else the namespace's own where it has one, else the definition below.
+on arrays of any floating dtype, in that dtype; ``xp`` is the array namespace. The array API has no erf, which "gelu"
+needs: one given as ``ops.erf`` is taken, else the namespace's own where it has one, else the definition below.
 
 Importing this module loads no array library.
 """

@@ -108,7 +108,10 @@ class Backend(Protocol):
 class BackendSource(Protocol):
     """How the plugin manager describes a backend."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        ...
 
     def load(self) -> Any:
         """Import the backend class (or instance)."""

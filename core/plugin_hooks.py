@@ -23,8 +23,6 @@ def as_list(result: Any) -> list[object]:
     """What a hook returned as a list: one descriptor, or any iterable of them (running a generator to its end)."""
     if isinstance(result, Descriptor):
         return [result]
-    if result is None:
-        raise PluginError("it returned None instead of a list of descriptors")
     if isinstance(result, str | bytes | Mapping) or not isinstance(result, Iterable):
         raise PluginError(f"it returned {shortened(result)} instead of a list of descriptors")
     return list(result)

@@ -56,7 +56,7 @@ class Rope(Node):
         import numpy as np
 
         if self.rope_type == "dynamic":
-            return np.maximum(lengths, self.original_length)
+            return np.maximum(np.asarray(lengths, np.int64), self.original_length)
         return (lengths > self.original_length).astype(np.int64)
 
     def row_frequencies(self, lengths: np.ndarray | None = None) -> np.ndarray:

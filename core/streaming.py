@@ -69,7 +69,7 @@ class StopStrings:
         longest = max((len(stop) - 1 for stop in self.stops), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             end = text[-length:]
-            if any(len(stop) > length and stop.startswith(end) for stop in self.stops):
+            if any(stop.startswith(end) for stop in self.stops):
                 return length
         return 0
 

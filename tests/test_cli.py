@@ -156,10 +156,11 @@ Outcome = tuple[int, str, str]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Run a command line in this process: exit code, stdout, stderr."""
 
-    def run(*arguments: str) -> Outcome:
+    def run(*arguments: str, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         code = main(arguments)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -308,14 +309,14 @@ def test_options_are_spelt_as_the_python_arguments() -> None:
 
 
 @pytest.mark.parametrize("name", ["models", "backends", "plugins", "config", "version"])
-def test_listings_speak_json_and_only_json(name: str) -> None:
-    done = spawn(name, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)
-    text = spawn(name)
-    assert (text.returncode, text.stderr) == (0, "")
-    assert "\x1b" not in text.stdout
-    assert not any(line != line.rstrip() for line in text.stdout.splitlines())
+def test_listings_speak_json_and_only_json(call: Callable[..., Outcome], name: str) -> None:
+    code, out, err = call(name, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)
+    code, out, err = call(name)
+    assert (code, err) == (0, "")
+    assert "\x1b" not in out
+    assert not any(line != line.rstrip() for line in out.splitlines())
 
 
 def test_models_are_listed_and_searched(call: Callable[..., Outcome]) -> None:
@@ -361,7 +362,7 @@ def test_a_backend_that_breaks_does_not_break_the_listing(tmp_path: Path) -> Non
                 raise RuntimeError("driver crashed")
         """,
     )
-    done = spawn("backends", "--json", PYTHONPATH=str(tmp_path))
+    done = spawn("backends", "--json", PYTHONPATH=python_path(tmp_path))
     rows = {row["name"]: row for row in json.loads(done.stdout)["backends"]}
     assert rows["rude"]["reason"] == "asking it failed with RuntimeError: driver crashed"
     assert "there is no module 'nope'" in rows["gone"]["reason"]
@@ -394,6 +395,11 @@ def test_versions(call: Callable[..., Outcome]) -> None:
 # plugins on the command line -----------------------------------------------------------------------------------------
 
 
+def python_path(folder: Path) -> str:
+    """A PYTHONPATH with a folder in front."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
 def write_plugin(folder: Path, source: str, name: str = "my-plugin") -> None:
     import textwrap
 
@@ -409,14 +415,14 @@ def write_plugin(folder: Path, source: str, name: str = "my-plugin") -> None:
 def test_a_broken_plugin_is_one_warning_line_and_nothing_else(tmp_path: Path) -> None:
     write_plugin(tmp_path, "raise RuntimeError('no licence')", "bad-plugin")
     said = "warning: plugin 'bad-plugin' (bad-plugin 1.0): importing bad_plugin failed with RuntimeError: no licence\n"
-    done = spawn("models", "--json", PYTHONPATH=str(tmp_path))
+    done = spawn("models", "--json", PYTHONPATH=python_path(tmp_path))
     assert (done.returncode, done.stderr) == (0, said)
     json.loads(done.stdout)
-    done = spawn("plugins", "--json", PYTHONPATH=str(tmp_path))
+    done = spawn("plugins", "--json", PYTHONPATH=python_path(tmp_path))
     rows = {row["name"]: row for row in json.loads(done.stdout)["plugins"]}
     assert rows["bad-plugin"]["state"] == "failed" and "no licence" in rows["bad-plugin"]["reason"]
     assert rows["polyllama-builtin"]["state"] == "ok"
-    done = spawn("plugins", PYTHONPATH=str(tmp_path))
+    done = spawn("plugins", PYTHONPATH=python_path(tmp_path))
     assert re.search(r"^bad-plugin +bad-plugin 1.0 +failed$", done.stdout, re.MULTILINE)
     assert "! plugin 'bad-plugin' (bad-plugin 1.0): importing bad_plugin failed" in done.stdout
 
@@ -435,9 +441,9 @@ def test_a_plugins_command_is_a_command(tmp_path: Path) -> None:
             click.echo(f"Hello {name}")
         """,
     )
-    assert "greet       Greet somebody." in spawn("--help", PYTHONPATH=str(tmp_path)).stdout
+    assert "greet       Greet somebody." in spawn("--help", PYTHONPATH=python_path(tmp_path)).stdout
     for name in ("greet", "hi"):
-        assert spawn(name, "you", PYTHONPATH=str(tmp_path)).stdout == "Hello you\n"
+        assert spawn(name, "you", PYTHONPATH=python_path(tmp_path)).stdout == "Hello you\n"
 
 
 def test_a_plugin_cannot_take_over_a_command(tmp_path: Path) -> None:
@@ -449,14 +455,14 @@ def test_a_plugin_cannot_take_over_a_command(tmp_path: Path) -> None:
             return [p.CommandDescriptor("models", "os:getcwd", "Steal.")]
         """,
     )
-    done = spawn("models", PYTHONPATH=str(tmp_path))
+    done = spawn("models", PYTHONPATH=python_path(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert (
         "error: command 'models' is claimed by 2 plugins: 'polyllama-builtin' (polyllama 0.1.0) and 'my-plugin'"
         in done.stderr
     )
-    assert spawn("config", PYTHONPATH=str(tmp_path)).returncode == 0
-    assert spawn("models", PYTHONPATH=str(tmp_path), POLYLLAMA_PLUGINS_BLOCK="my-plugin").stderr == ""
+    assert spawn("config", PYTHONPATH=python_path(tmp_path)).returncode == 0
+    assert spawn("models", PYTHONPATH=python_path(tmp_path), POLYLLAMA_PLUGINS_BLOCK="my-plugin").stderr == ""
 
 
 def test_a_command_that_is_none_is_an_error(offer: Callable[..., None], call: Callable[..., Outcome]) -> None:
@@ -494,12 +500,12 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     "command", [["run", "MODEL", "hi"], ["show", "MODEL"], ["tokenize", "MODEL", "hi"], ["chat", "MODEL"]]
 )
-def test_an_unknown_model_is_one_line_and_exit_code_1(command: list[str]) -> None:
-    done = spawn(*(part.replace("MODEL", "llama-2-7b-chta") for part in command))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: 'llama-2-7b-chta' is no file or folder")
-    assert "did you mean 'llama-2-7b-chat'" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_an_unknown_model_is_one_line_and_exit_code_1(call: Callable[..., Outcome], command: list[str]) -> None:
+    code, out, err = call(*(part.replace("MODEL", "llama-2-7b-chta") for part in command))
+    assert (code, out) == (1, "")
+    assert err.startswith("error: 'llama-2-7b-chta' is no file or folder")
+    assert "did you mean 'llama-2-7b-chat'" in err
+    assert err.count("\n") == 1
 
 
 def test_wrong_settings_are_one_line(call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,7 +623,7 @@ def test_interrupting_is_quiet(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -653,10 +659,14 @@ def test_completion_scripts_say_how_to_install_them(call: Callable[..., Outcome]
         ("polyllama run tiny --backend ref", ["plain,reference"]),
     ],
 )
-def test_the_shell_completes(words: str, expected: list[str]) -> None:
-    count = str(len(words.split()) - 1)
-    done = spawn(_POLYLLAMA_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=count)
-    assert done.stdout.split() == expected, done.stderr
+def test_the_shell_completes(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, words: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("_POLYLLAMA_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    code, out, err = call()
+    assert (code, out.split(), err) == (0, expected, "")
 
 
 def test_completing_is_quiet_whatever_is_wrong() -> None:
@@ -761,18 +771,17 @@ def test_tokenize(call: Callable[..., Outcome], checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("stdin", ["once upon\n", "once upon", "once upon\r\n"])
-def test_text_from_standard_input(checkpoint: Path, stdin: str) -> None:
+def test_text_from_standard_input(call: Callable[..., Outcome], checkpoint: Path, stdin: str) -> None:
     for arguments in ([], ["-"]):
-        done = spawn("tokenize", str(checkpoint), *arguments, "--json", stdin=stdin)
-        assert json.loads(done.stdout)["text"] == "once upon", done.stderr
+        code, out, err = call("tokenize", str(checkpoint), *arguments, "--json", stdin=stdin.encode())
+        assert (code, err) == (0, "")
+        assert json.loads(out)["text"] == "once upon"
 
 
-def test_input_that_is_not_text_is_an_error(checkpoint: Path) -> None:
-    done = spawn("tokenize", str(checkpoint), stdin=b"caf\xe9")
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: standard input is not UTF-8 text (byte 3 is 0xe9); convert it first, for example with iconv\n"
-    )
+def test_input_that_is_not_text_is_an_error(call: Callable[..., Outcome], checkpoint: Path) -> None:
+    code, out, err = call("tokenize", str(checkpoint), stdin=b"caf\xe9")
+    assert (code, out) == (1, "")
+    assert err == "error: standard input is not UTF-8 text (byte 3 is 0xe9); convert it first, for example with iconv\n"
 
 
 def test_no_prompt_on_a_terminal_is_wrong_usage() -> None:

@@ -145,6 +145,7 @@ KV_MESSAGE = "num_key_value_heads=5 must divide num_attention_heads=32; use one 
         ({"foo": float("nan")}, "foo=nan cannot be stored as JSON"),
         ({"foo": {1, 2}}, "cannot be stored as JSON: a set"),
         ({"foo": {3: 4}}, "the key 3 is not text"),
+        ({"foo": [10**5000]}, "the number is too large"),
         ({"n_layers": 3, "num_hidden_layers": None}, 'n_layers=3 is not a field (did you mean "num_hidden_layers"?)'),
     ],
 )  # fmt: skip

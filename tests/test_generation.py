@@ -29,6 +29,7 @@ from polyllama.core.generation import (
 )
 from polyllama.core.outputs import CausalLMOutput
 from polyllama.core.streaming import StopStrings
+from support import BACKENDS, ROPE_TYPES
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
@@ -470,6 +471,13 @@ def test_min_new_tokens_lets_a_stop_string_pass():
     assert result.stop_reason == "END"
 
 
+def test_a_stop_string_that_passed_unarmed_stays_passed():
+    matcher = StopStrings(["ab", "xaby"])
+    assert matcher.push("xab", armed=False) == ""  # could still become the longer one
+    assert matcher.push("z") == "xabz" and matcher.matched is None
+    assert matcher.push("ab") == "" and matcher.matched == "ab"
+
+
 def test_a_special_token_as_a_stop_string_is_found_by_its_id():
     ids = [*TOKENIZER.encode("he", False), EOT, *TOKENIZER.encode("ll", False)]
     result = say(ids, stop=["<eot>", "zzz"])
@@ -827,3 +835,108 @@ def test_no_file_is_no_defaults(tmp_path):
     assert GenerationDefaults.from_pretrained(tmp_path) is None
     (tmp_path / "generation_config.json").write_text(json.dumps({"temperature": 0.5}))
     assert GenerationDefaults.from_pretrained(tmp_path).values == {"temperature": 0.5}
+
+
+# ----------------------------------------------------------------------------------------- real Llamas, real backends
+
+RAGGED = [[1, 5, 9, 17, 30, 41, 8], [1], [1, 60, 61], [1, 5, 9, 17, 30, 41, 8, 2, 77, 3, 12, 50]]
+
+
+def load(tiny_models, backend, rope="default", **fields):
+    from polyllama.core.model import Llama
+
+    hf, folder = tiny_models(rope, **fields)
+    return hf, Llama.load(folder, backend=backend, dtype="float32").model
+
+
+def hf_greedy(hf, prompt, count, **asked):
+    import torch
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None, **asked)
+    return hf.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rope", sorted(ROPE_TYPES))
+def test_a_batch_of_unequal_prompts_is_what_transformers_gives_each_alone(tiny_models, backend, rope):
+    hf, model = load(tiny_models, backend, rope)
+    asked = options(max_new_tokens=10)
+    expected = [generate(model, None, [prompt], asked)[0].token_ids for prompt in RAGGED]
+    if rope not in ("dynamic", "longrope"):  # transformers scales a growing text by its final length, and caches that
+        assert expected == [hf_greedy(hf, prompt, 10) for prompt in RAGGED]
+    assert len({tuple(ids) for ids in expected}) == 4
+    for chunk, size in ((None, None), (4, None), (5, 2)):
+        asked = options(max_new_tokens=10, prefill_chunk_size=chunk, batch_size=size)
+        assert tokens(generate(model, None, RAGGED, asked)) == expected, (chunk, size)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}, {"repetition_penalty": 0.8, "min_new_tokens": 4}],
+)
+def test_processed_greedy_is_what_transformers_gives(tiny_models, asked):
+    hf, model = load(tiny_models, "reference")
+    results = generate(model, None, RAGGED, options(max_new_tokens=16, **asked))
+    assert tokens(results) == [hf_greedy(hf, prompt, 16, **asked) for prompt in RAGGED]
+
+
+def test_the_same_seed_gives_the_same_tokens_on_every_backend(tiny_models):
+    asked = options(max_new_tokens=20, temperature=1.3, top_p=0.95, min_p=0.01, seed=11, num_return_sequences=3)
+    drawn = [tokens(generate(load(tiny_models, backend)[1], None, RAGGED, asked)) for backend in BACKENDS]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(ids) for ids in drawn[0]}) == 12
+
+
+def test_logprobs_are_those_of_transformers(tiny_models):
+    import torch
+
+    hf, model = load(tiny_models, "reference")
+    for result in generate(model, None, RAGGED, options(max_new_tokens=8, temperature=1.0, seed=2, logprobs=4)):
+        ids = result.prompt_token_ids + result.token_ids
+        with torch.no_grad():
+            raw = hf(torch.tensor([ids])).logits[0, len(result.prompt_token_ids) - 1 : -1].double().log_softmax(-1)
+        for entry, row in zip(result.logprobs, raw, strict=True):
+            assert entry.logprob == pytest.approx(row[entry.token_id].item(), abs=1e-4)
+            best = row.topk(4)
+            assert [i for i, _ in entry.top] == best.indices.tolist()
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_tokenizer(tmp_path_factory):
+    import sentencepiece
+    from polyllama.core.tokenizer import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    text = ["Once upon a time there was a llama. It liked naïve 世界 🦙 stories!"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_prefix=str(folder / "tokenizer"), vocab_size=320, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return load_tokenizer(folder)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(["Once upon", "", "a 世界", " two  spaces "]),
+    st.integers(0, 50),
+    st.sampled_from([None, ["e", " l"]]),
+)
+def test_prompt_and_text_are_the_decoded_ids_of_a_real_tokenizer(sentencepiece_tokenizer, prompt, seed, stop):
+    tokenizer = sentencepiece_tokenizer
+    config = LlamaConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=512, **SMALL)
+    model = RecurrentModel(seed, config)
+    ids = tokenizer.encode(prompt)
+    asked = GenerationOptions.resolve(
+        {"max_new_tokens": 25, "temperature": 2.0, "seed": seed, "stop": stop}, config=config, tokenizer=tokenizer
+    )
+    result = generate(model, tokenizer, [ids], asked)[0]
+    whole = tokenizer.decode(ids + result.token_ids, skip_special_tokens=True)
+    start = tokenizer.stream_decoder(ids).prompt_text
+    if isinstance(result.stop_reason, str):
+        assert (start + result.text + result.stop_reason) in whole
+        assert "e" not in result.text and " l" not in result.text
+    else:
+        assert start + result.text == whole
+        assert start == tokenizer.decode(ids, skip_special_tokens=True)
+    assert "".join(stream(model, tokenizer, ids, asked)) == result.text

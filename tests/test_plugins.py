@@ -610,7 +610,9 @@ def test_registering_at_run_time_reaches_every_later_use() -> None:
     assert "mine" in plugin_manager(other).registries()
     plugin_manager().unregister("book")
     assert "mine" not in plugin_manager().registries()
+    before = plugin_manager()
     reset_plugins()
+    assert plugin_manager() is not before
     assert "mine" not in plugin_manager().registries()
 
 

@@ -2,12 +2,12 @@
 
     python tools/stories.py --count 5 --seed 1
 
-A story is a function of its seed and of nothing else. The words and plots are in ``story_grammar/`` and were written for
-this project. What is held out from training is held out twice:
+A story is a function of its seed and of nothing else. The words and plots are in ``story_grammar/`` and were written
+for this project. What is held out from training is held out twice:
 
 - by seed: seeds below 100,000,000 are for training, seeds from there to 200,000,000 are held out;
-- by construction: some pairs of a hero's name and a place, or a name and a thing, never occur in any training or held-out
-  story; seeds from 200,000,000 on tell only stories in which both pairs are of this kind ("unseen").
+- by construction: some pairs of a hero's name and a place, or a name and a thing, never occur in any training or
+  held-out story; seeds from 200,000,000 on tell only stories in which both pairs are of this kind ("unseen").
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import random
 import re
+import signal
 import tomllib
 import zlib
 from collections.abc import Iterator
@@ -107,6 +108,17 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Cast:
+    """Who, where and what a story is to be about."""
+
+    plot: Plot
+    hero: Character
+    friend: Character
+    place: dict[str, Any]
+    thing: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Story:
     """A told story and what it is about."""
 
@@ -194,19 +206,22 @@ class Storyteller:
                 return story
 
     def _attempt(self, rng: random.Random, seed: int, split: str) -> Story | None:
+        cast = self._cast(rng)
+        pairs = [is_held_out(cast.hero.name, cast.place["the"]), is_held_out(cast.hero.name, cast.thing["noun"])]
+        in_split = all(pairs) if split == "unseen" else not any(pairs)
+        if not in_split or cast.friend.kind == cast.hero.kind or cast.friend.name == cast.hero.name:
+            return None
+        text = self._text(rng, cast.plot, self._facts(rng, cast))
+        return Story(text, seed, cast.plot.name, cast.hero, cast.friend, cast.place["the"], cast.thing["noun"])
+
+    def _cast(self, rng: random.Random) -> Cast:
         words = self.grammar.words
         plot = pick(rng, self.grammar.plots)
         hero = self._character(rng, made_up=rng.random() < MADE_UP_SHARE)
         friend = self._character(rng)
-        place = pick(rng, [place for place in words["places"] if plot.weather != "cold" or place.get("winter", True)])
+        places = [place for place in words["places"] if plot.weather != "cold" or place.get("winter", True)]
         things = [thing for thing in words["things"] if "mend" not in plot.flags or thing.get("mend")]
-        thing = pick(rng, things)
-        pairs = [is_held_out(hero.name, place["the"]), is_held_out(hero.name, thing["noun"])]
-        if (not all(pairs) if split == "unseen" else any(pairs)) or friend.kind == hero.kind or friend.name == hero.name:
-            return None
-        facts = self._facts(rng, plot, hero, friend, place, thing)
-        text = self._text(rng, plot, facts)
-        return Story(text, seed, plot.name, hero, friend, place["the"], thing["noun"])
+        return Cast(plot, hero, friend, pick(rng, places), pick(rng, things))
 
     def _character(self, rng: random.Random, *, made_up: bool = False) -> Character:
         words = self.grammar.words
@@ -223,39 +238,65 @@ class Storyteller:
             name = pick(rng, names[kind if child else pronoun])
         return Character(name, kind, pronoun, pick(rng, words["looks"]["child" if child else "animal"]))
 
-    def _facts(
-        self, rng: random.Random, plot: Plot, hero: Character, friend: Character, place: dict[str, Any], thing: dict[str, Any]
-    ) -> dict[str, str]:
+    def _facts(self, rng: random.Random, cast: Cast) -> dict[str, str]:
         """What stays the same throughout one story, by slot."""
-        words = self.grammar.words
-        lists = words["words"]
+        place, thing, weather = cast.place, cast.thing, cast.plot.weather
+        lists = self.grammar.words["words"]
+        elders = _shuffled(rng, lists["elders"])
+        paths, spots = _shuffled(rng, place["path"]), _shuffled(rng, place["spots"])
+        evening = weather == "evening"
+        return {
+            **self._people(rng, cast.hero, cast.friend),
+            "elder": elders[0],
+            "elder2": elders[1],
+            "place": pick(rng, place["intro"]),
+            "theplace": place["the"],
+            "atplace": place["at"],
+            "air": pick(rng, self.grammar.words["air"].get(weather, place["air"])),
+            "sound": pick(rng, place["sound"]),
+            **{f"path{index}": path for index, path in enumerate(paths)},
+            **{f"spot{index}": spot for index, spot in enumerate(spots)},
+            "thing": f"{pick(rng, thing['adjectives'])} {thing['noun']}",
+            "noun": thing["noun"],
+            "made": pick(rng, thing["made"]),
+            "use": thing["use"],
+            "joy": thing["joy"],
+            "sign": pick(rng, thing["sign"]),
+            "food": pick(rng, lists["foods"]),
+            "fruit": pick(rng, lists["fruits"]),
+            "critter": pick(rng, lists["critters"]),
+            "bird": pick(rng, lists["birds"]),
+            "seed": pick(rng, lists["seeds"]),
+            "skill": pick(rng, lists["skills"]),
+            "day": pick(rng, lists["fair" if evening else weather]),
+            "time": "evening" if evening else pick(rng, ("morning", "afternoon")),
+        }
+
+    def _people(self, rng: random.Random, hero: Character, friend: Character) -> dict[str, str]:
         he, him, his, himself = PRONOUNS[hero.pronoun]
         fhe, fhim, fhis, _ = PRONOUNS[friend.pronoun]
         # two who go by the same pronoun: the friend is called by name where "he" would mean the hero
         same = hero.pronoun == friend.pronoun
-        evening = plot.weather == "evening"
-        elders = _shuffled(rng, lists["elders"])
-        paths, spots = _shuffled(rng, place["path"]), _shuffled(rng, place["spots"])
-        critter = pick(rng, lists["critters"])
-        trait = pick(rng, list(words["traits"]))
+        trait = pick(rng, list(self.grammar.words["traits"]))
         return {
-            "hero": hero.name, "kind": hero.kind, "adj": hero.look, "he": he, "him": him, "his": his, "himself": himself,
-            "friend": friend.name, "fkind": friend.kind, "fadj": friend.look, "fhe": fhe, "fhis": fhis,
-            "thatone": friend.name if same else fhe, "fhim": friend.name if same else fhim,
-            "home": words["kinds"][hero.kind]["home"], "went": words["kinds"][hero.kind]["went"],
-            "ran": words["kinds"][hero.kind]["ran"],
-            "trait": trait, "traitline": pick(rng, words["traits"][trait]),
-            "elder": elders[0], "elder2": elders[1],
-            "place": pick(rng, place["intro"]), "theplace": place["the"], "atplace": place["at"],
-            "air": pick(rng, words["air"].get(plot.weather, place["air"])), "sound": pick(rng, place["sound"]),
-            **{f"path{i}": path for i, path in enumerate(paths)}, **{f"spot{i}": spot for i, spot in enumerate(spots)},
-            "thing": f"{pick(rng, thing['adjectives'])} {thing['noun']}", "noun": thing["noun"],
-            "made": pick(rng, thing["made"]), "use": thing["use"], "joy": thing["joy"], "sign": pick(rng, thing["sign"]),
-            "food": pick(rng, lists["foods"]), "fruit": pick(rng, lists["fruits"]), "critter": critter,
-            "bird": pick(rng, lists["birds"]), "seed": pick(rng, lists["seeds"]), "skill": pick(rng, lists["skills"]),
-            "day": pick(rng, lists["fair" if evening else plot.weather]),
-            "time": "evening" if evening else pick(rng, ("morning", "afternoon")),
-        }  # fmt: skip
+            "hero": hero.name,
+            "kind": hero.kind,
+            "adj": hero.look,
+            "he": he,
+            "him": him,
+            "his": his,
+            "himself": himself,
+            "trait": trait,
+            "traitline": pick(rng, self.grammar.words["traits"][trait]),
+            **self.grammar.words["kinds"][hero.kind],
+            "friend": friend.name,
+            "fkind": friend.kind,
+            "fadj": friend.look,
+            "fhe": fhe,
+            "fhis": fhis,
+            "thatone": friend.name if same else fhe,
+            "fhim": friend.name if same else fhim,
+        }
 
     def _text(self, rng: random.Random, plot: Plot, facts: dict[str, str]) -> str:
         def lookup(slot: str) -> str:
@@ -307,15 +348,11 @@ def stories(split: str, how_many: int, first: int = 0) -> Iterator[Story]:
 
 def unknown_slots(grammar: Grammar) -> set[str]:
     """Slots that some line names and nothing fills: empty for a sound grammar."""
-    teller = Storyteller(grammar)
-    rng = random.Random(0)
-    story = teller.tell(0)
-    thing, place = grammar.words["things"][0], grammar.words["places"][0]
-    known = teller._facts(rng, grammar.plots[0], story.hero, story.friend, place, thing).keys() | grammar.phrases | {"lead"}
-    lines = [line for plot in grammar.plots for part in plot.parts for line in part.lines]
-    lines += [line for group in grammar.openings.values() for line in group]
-    texts = [line.text for line in lines] + list(grammar.phrases.values())
-    texts += [text for group in grammar.words["traits"].values() for text in group]
+    teller, rng = Storyteller(grammar), random.Random(0)
+    known = teller._facts(rng, teller._cast(rng)).keys() | grammar.phrases | {"lead"}
+    texts = [line.text for plot in grammar.plots for part in plot.parts for line in part.lines]
+    texts += [line.text for group in grammar.openings.values() for line in group]
+    texts += [*grammar.phrases.values(), *(text for group in grammar.words["traits"].values() for text in group)]
     return set().union(*(slots(parse(text)) for text in texts)) - known
 
 
@@ -326,6 +363,10 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="train", help="train, heldout or unseen (default train)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line, with what the story is about")
     arguments = parser.parse_args()
+    if arguments.seed < 0 or arguments.count < 0 or arguments.seed + arguments.count > SPLIT_SIZE:
+        parser.error(f"--seed and --count must not be negative, nor together exceed {SPLIT_SIZE:,}")
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends this quietly
     for number, story in enumerate(stories(arguments.split, arguments.count, arguments.seed)):
         if arguments.json:
             about = {"seed": story.seed, "plot": story.plot, "hero": vars(story.hero), "friend": vars(story.friend)}

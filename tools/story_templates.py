@@ -1,6 +1,7 @@
 """Text templates of the story grammar: ``[this|that]`` picks one, ``{slot}`` is filled in, ``{Slot}`` with a capital.
 
-A template is parsed once into nested tuples and expanded as often as wanted; the same random stream gives the same text.
+A template is parsed once into nested tuples and expanded as often as wanted; the same random stream gives the same
+text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def pick(rng: random.Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Template:
     """The template that a text describes.
 

@@ -33,21 +33,21 @@ print(llm.generate("{prompt}", max_new_tokens={max_new_tokens}, temperature={tem
 
 ## Model
 
-Llama architecture: {layers} layers, hidden size {hidden}, {heads} attention heads with {kv_heads} key-value heads, MLP of
-{intermediate}, tied embeddings, a context of {context} tokens, a vocabulary of {vocab}. The weights are stored in bfloat16.
-The tokenizer is a SentencePiece BPE model with byte fallback, so any text can be encoded, though only the words of the
-stories mean something to the model.
+Llama architecture: {layers} layers, hidden size {hidden}, {heads} attention heads with {kv_heads} key-value heads,
+an MLP of {intermediate}, tied embeddings, a context of {context} tokens, a vocabulary of {vocab}. The weights are
+stored in bfloat16. The tokenizer is a SentencePiece BPE model with byte fallback, so any text can be encoded, though
+only the words of the stories mean something to the model.
 
 ## Data
 
-Stories told by the grammar in `tools/stories.py`, all of whose words were written for this project. By a cautious count it
-can tell more than {distinct:.0e} different stories. Training saw {stories:,} of them, each once.
+Stories told by the grammar in `tools/stories.py`, all of whose words were written for this project. By a cautious
+count it can tell more than {distinct:.0e} different stories. Training saw {stories:,} of them, each once.
 
 ## Training
 
-`python tools/train_tiny.py --out models/tiny`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over
-{tokens:,} tokens, {seconds:,.0f} seconds on {threads} CPU threads ({machine}, torch {torch}), seed {training_seed}, with the
-module of polyllama's torch backend and polyllama's own loss.
+`python tools/train_tiny.py --out models/tiny`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps
+over {tokens:,} tokens, {seconds:,.0f} seconds on {threads} CPU threads ({machine}, torch {torch}), seed
+{training_seed}, with the module of polyllama's torch backend and polyllama's own loss.
 
 ## Loss
 
@@ -58,7 +58,9 @@ In nats per token, on {held_out:,} stories of each kind, with the bfloat16 weigh
 | --- | --- | --- |
 | training (average of the last steps, before rounding) | {train_loss:.4f} | {train_perplexity:.3f} |
 | held out by seed | {heldout:.4f} | {heldout_perplexity:.3f} |
-| held out by construction: names with places and things they never met in training | {unseen:.4f} | {unseen_perplexity:.3f} |
+| held out by construction | {unseen:.4f} | {unseen_perplexity:.3f} |
+
+Held out by construction: the hero's name never meets this place, nor this thing, in any training story.
 
 ## Limits
 

@@ -22,16 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from polyllama import Llama, LlamaConfig
+from polyllama.backends.torch import build_module
+from polyllama.core.checkpoint import save_safetensors
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stories import Grammar, stories
 from tiny_card import model_card
 
-from polyllama import Llama, LlamaConfig
-from polyllama.backends.torch import build_module
-from polyllama.core.checkpoint import save_safetensors
-
 BOS, EOS, IGNORED = 1, 2, -100
-HELD_OUT_STORIES = 1000
+HELD_OUT_STORIES = 500
 SAMPLE = {"prompt": "Once upon a time", "temperature": 0.8, "seed": 7, "max_new_tokens": 320}
 
 
@@ -39,7 +38,7 @@ SAMPLE = {"prompt": "Once upon a time", "temperature": 0.8, "seed": 7, "max_new_
 class Recipe:
     """Everything that decides what comes out."""
 
-    stories: int = 52_000
+    stories: int = 40_000
     tokenizer_stories: int = 20_000
     vocab_size: int = 1792
     hidden_size: int = 128
@@ -50,7 +49,7 @@ class Recipe:
     max_position_embeddings: int = 512
     batch_tokens: int = 6144
     packed_share: float = 0.1  # batches whose rows are filled to the full context with several stories
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.04
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -238,9 +237,7 @@ def train(
             if (step + 1) % 100 == 0 or step + 1 == len(plan):
                 held_out = mean_loss(module, watched)
                 report.curve.append((step + 1, average, held_out))
-                progress.console.print(
-                    f"step {step + 1} of {len(plan)}: train {average:.4f}, held out {held_out:.4f}, {speed:,.0f} tokens/s"
-                )
+                progress.console.print(f"step {step + 1}: train {average:.4f}, held out {held_out:.4f}")
     report.steps, report.train_loss = len(plan), average
     report.tokens = sum(len(row) for rows in plan for row in rows)
     report.seconds = time.monotonic() - started

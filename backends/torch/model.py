@@ -200,6 +200,11 @@ class _ParametersByName(Mapping[str, Tensor]):
         return sum(1 for _ in self._names())
 
 
+def _elsewhere(value: Any) -> bool:
+    """Whether a value is a tensor that NumPy cannot look at: on a device, or part of an autograd graph."""
+    return isinstance(value, Tensor) and (value.device.type != "cpu" or bool(value.requires_grad))
+
+
 def as_float32(tensor: Tensor) -> np.ndarray:
     """A tensor as float32 NumPy."""
     return to_numpy(tensor.detach().float())
@@ -249,8 +254,7 @@ class TorchModel:
             "labels": labels,
             "logits_to_keep": logits_to_keep,
         }
-        if not any(isinstance(value, Tensor) and (value.device.type != "cpu" or value.requires_grad)
-                   for value in arguments.values()):
+        if not any(_elsewhere(value) for value in arguments.values()):
             # Everything is on the host: check it all before any of it moves.
             given = read_inputs(self.config, self.task, past_key_values, **arguments)
             arguments = {name: self._tensor(getattr(given, name)) for name in arguments}

@@ -235,8 +235,40 @@ class SpecModule(Composite):
         return y
 
 
+class Linear(nn.Linear):
+    """``nn.Linear`` that reads the weights with every thread when there is a single row to multiply.
+
+    On a CPU a matrix-vector product is bound by reading the matrix, and torch's float32 one reads with one thread. As a
+    batched product over blocks of rows of the same memory, each thread reads its own blocks.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in_features] -> [..., out_features]``."""
+        if x.shape[-1] != x.numel() or not self._splits(x):
+            return F.linear(x, self.weight, self.bias)
+        blocks = self.weight.view(ROW_BLOCKS, -1, self.in_features).transpose(1, 2)
+        y = torch.bmm(x.reshape(1, 1, -1).expand(ROW_BLOCKS, 1, -1), blocks).view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def _splits(self, x: Tensor) -> bool:
+        weight = self.weight
+        return (
+            x.dtype == torch.float32
+            and weight.dtype == torch.float32
+            and weight.device.type == "cpu"
+            and self.out_features % ROW_BLOCKS == 0
+            and weight.is_contiguous()
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        )
+
+
+ROW_BLOCKS = 8
+"""Blocks a matrix is read in: enough for a handful of threads, and each still long."""
+
+
 def _linear(node: spec.Linear) -> nn.Module:
-    return nn.Linear(node.in_features, node.out_features, bias=node.bias)
+    return Linear(node.in_features, node.out_features, bias=node.bias)
 
 
 def _embedding(node: spec.Embedding) -> nn.Module:

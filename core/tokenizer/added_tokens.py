@@ -126,12 +126,11 @@ class AddedTokenMatcher:
         for match in pattern.finditer(text) if pattern else ():
             token_id, token = self._by_content[match.group()]
             start, end = match.span()
-            if start < done:  # swallowed by an rstrip before it
-                continue
             if token.single_word and (
                 (start > 0 and _is_word(text[start - 1])) or (end < len(text) and _is_word(text[end]))
             ):
                 continue
+            # White space that an rstrip swallowed may be matched again, as the tokenizers library does it.
             while token.lstrip and start > done and text[start - 1] in _WHITE_SPACE:
                 start -= 1
             while token.rstrip and end < len(text) and text[end] in _WHITE_SPACE:

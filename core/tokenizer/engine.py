@@ -101,6 +101,11 @@ class PieceEngine(Engine):
         self._matcher = AddedTokenMatcher(tokens)
 
     def encode(self, text: str, *, split_special: bool, with_offsets: bool) -> Encoded:
+        if with_offsets and self.model.charsmap:
+            raise TokenizerError(
+                f"{self.model.source} normalizes text ({self.model.normalization}), so its tokens have no offsets",
+                hint="leave out return_offsets_mapping",
+            )
         ids: list[int] = []
         offsets: list[Offset] = []
         for start, end, added_id in self._matcher.split(text, ignore_special=split_special):
