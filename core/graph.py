@@ -374,16 +374,16 @@ class Graph:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"graph: not JSON ({error})") from None
         if not isinstance(data, dict) or data.get("version") != 1:
             found = data.get("version") if isinstance(data, dict) else type(data).__name__
             raise ConfigError(f"graph: version {found!r} is not known here", hint="this release reads version 1")
         head = data.get("head")
-        decoder = _share(node_from_dict(data.get("decoder")), {})
+        decoder = node_from_dict(data.get("decoder"))
         if not isinstance(decoder, Decoder):
             raise ConfigError("graph: 'decoder' must be a Decoder node")
-        return cls(decoder, None if head is None else node_from_dict(head), str(data.get("task", "base")))
+        return cls(_share(decoder, {}), None if head is None else node_from_dict(head), str(data.get("task", "base")))
 
     def tree(self) -> str:
         """The graph as an indented tree; layers that are alike are drawn once."""

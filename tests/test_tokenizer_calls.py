@@ -48,7 +48,9 @@ def test_rows_are_those_of_transformers(
     padding: bool | str, truncation: bool | str, length: int, special: bool, multiple: int | None, single: bool,
 ) -> None:  # fmt: skip
     ours, theirs = pair_of_tokenizers
-    if truncation == "only_second" and not paired:
+    if single and paired and not samples[0][1]:
+        return  # Deliberate difference: transformers forgets a second text that is empty, only when not in a list.
+    if (truncation == "only_second" and not paired) or (truncation and padding and multiple and length % multiple):
         return
     first: Any = [a for a, _ in samples]
     second: Any = [b for _, b in samples] if paired else None
@@ -110,7 +112,7 @@ def test_calls_return_rows_with_attributes(tokenizer: Tokenizer) -> None:
     assert rows.input_ids[0].tolist() == [2, 2, *tokenizer.encode("hello")]
     assert rows.attention_mask.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
     assert tokenizer([]) == {"input_ids": [], "attention_mask": []}
-    assert tokenizer("hello", return_tensors="np").input_ids.shape == (2,)
+    assert tokenizer("hello", return_tensors="np").input_ids.shape == (1, 2)
     assert tokenizer("", add_special_tokens=False).input_ids == []
     assert tokenizer.batch_encode(["hello", ""]) == [tokenizer.encode("hello"), [1]]
     assert tokenizer.encode("hello world is", truncation=True, max_length=2) == tokenizer.encode("hello")
@@ -205,16 +207,16 @@ def test_tokens_and_ids(models: Models, tokenizer: Tokenizer) -> None:
 
 def test_adding_tokens(tokenizer: Tokenizer) -> None:
     size = len(tokenizer)
-    assert tokenizer.add_tokens(["<new>", "hello", "<s>"]) == 2
+    assert tokenizer.add_tokens(["<new>", "▁hello", "<s>"]) == 1
     assert tokenizer.add_tokens("<new>") == 0
     assert tokenizer.add_special_tokens({"pad_token": "<pad>", "additional_special_tokens": ["<a>", AddedToken("<b>", lstrip=True)]}) == 3
-    assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (size + 2, size + 5, size)
-    assert tokenizer.tokenize("x <new>y  <b>") == ["▁", "<0x78>", "▁", "<new>", "<0x79>", "<b>"]
+    assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (size + 1, size + 4, size)
+    assert tokenizer.tokenize("x <new>y  <b>") == ["▁", "x", "▁", "<new>", "y", "<b>"]
     assert tokenizer.additional_special_tokens == ["<a>", "<b>"]
     ids = tokenizer.encode("x<new><a>", False)
     assert tokenizer.decode(ids, skip_special_tokens=True) == "x<new>"
-    assert tokenizer.get_added_vocab()["<b>"] == size + 4 and tokenizer.get_vocab()["<a>"] == size + 3
-    tokenizer.eos_token_id = size + 3
+    assert tokenizer.get_added_vocab()["<b>"] == size + 3 and tokenizer.get_vocab()["<a>"] == size + 2
+    tokenizer.eos_token_id = size + 2
     assert tokenizer.eos_token == "<a>"
     for wrong, message in (({"bos": "x"}, "no special token role"), ({"pad_token": 5}, "string"), ({"pad_token": ""}, "empty")):
         with pytest.raises(TokenizerError, match=message):

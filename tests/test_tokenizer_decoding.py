@@ -77,7 +77,8 @@ def test_text_survives_encoding_and_decoding(loaded: dict[str, Tokenizer], name:
         # drops one leading space, as its format has it.
         assume(name == "llama3" or "▁" not in text)
         assume(name != "json" or not text.startswith(" "))
-        assert tokenizer.decode(tokenizer.encode(text, split_special_tokens=True), skip_special_tokens=True) == text
+        ids = tokenizer.encode(text, split_special_tokens=True)
+        assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
 
     check()
 
@@ -155,7 +156,7 @@ def test_a_stream_shows_characters_only_when_they_are_whole(loaded: dict[str, To
 
 def test_streaming_keeps_the_space_that_decoding_one_by_one_loses(loaded: dict[str, Tokenizer]) -> None:
     tokenizer = loaded["slow"]
-    prompt, ids = tokenizer.encode("Once upon"), tokenizer.encode(" a time", False)[1:]
+    prompt, ids = tokenizer.encode("Once upon"), tokenizer.encode("a time", False)
     assert tokenizer.decode(ids) == "a time"
     stream = tokenizer.stream_decoder(prompt)
     assert "".join(map(stream.push, ids)) == " a time"
@@ -176,7 +177,7 @@ def test_a_stream_costs_the_same_per_id_however_long(loaded: dict[str, Tokenizer
         for token_id in ids[-4000:]:
             stream.push(token_id)
         assert time.perf_counter() - began < 5 * first + 0.05
-        assert len(ids) > 40000
+        assert len(ids) >= 40000
 
 
 def test_special_tokens_show_unless_skipped(loaded: dict[str, Tokenizer]) -> None:

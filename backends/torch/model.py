@@ -185,7 +185,7 @@ class _ParametersByName(Mapping[str, Tensor]):
 
     def __init__(self, module: nn.Module) -> None:
         self._find = module.get_parameter
-        self._names = lambda: (name for name, _ in module.named_parameters())
+        self._all = module.named_parameters
 
     def __getitem__(self, name: str) -> Tensor:
         try:
@@ -194,10 +194,10 @@ class _ParametersByName(Mapping[str, Tensor]):
             raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return (name for name, _ in self._all())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._names())
+        return sum(1 for _ in self._all())
 
 
 def _elsewhere(value: Any) -> bool:

@@ -191,7 +191,7 @@ class Tokenizer(Vocabulary, ABC):
         "only_first", "only_second"; ``max_length`` counts special tokens. ``return_offsets_mapping``: per id the
         (start, end) characters of its text, (0, 0) for special tokens that were added. ``return_overflowing_tokens``:
         what truncation cuts off follows as further rows that share ``stride`` ids, with ``overflow_to_sample_mapping``.
-        ``return_tensors="np"``: int64 arrays, ``[rows, length]``.
+        ``return_tensors="np"``: int64 arrays, ``[rows, length]``, one row for one text.
 
         Errors: TokenizerError for padding without a pad token, unreachable lengths, ragged arrays, wrong types.
         """
@@ -514,7 +514,7 @@ def _collected(columns: Mapping[str, list[Any]], single: bool, return_tensors: s
             f"return_tensors={return_tensors!r:.40} is not offered",
             hint="'np' gives NumPy arrays, which every framework takes",
         )
-    if return_tensors == "np":
+    if return_tensors == "np":  # one row or many, arrays are [rows, length]
         return BatchEncoding(to_numpy(columns))
     return BatchEncoding({name: values[0] if single else values for name, values in columns.items()})
 

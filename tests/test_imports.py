@@ -1,0 +1,92 @@
+"""What importing costs: `import polyllama` and core/ load no framework, and nothing imports upward."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import polyllama
+import pytest
+
+ROOT = Path(polyllama.__file__).parent
+FRAMEWORKS = ("torch", "mlx", "jax", "transformers")
+HEAVY = (*FRAMEWORKS, "numpy", "pydantic", "pluggy", "tokenizers", "sentencepiece", "huggingface_hub", "jinja2", "rich")
+
+
+def loaded_after(code: str, names: tuple[str, ...]) -> set[str]:
+    program = f"{code}\nimport sys\nprint(*[n for n in {names!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_polyllama_loads_nothing_heavy() -> None:
+    assert loaded_after("import polyllama", HEAVY) == set()
+    assert loaded_after("import polyllama, numpy", HEAVY) == {"numpy"}  # the look itself works
+
+
+def test_every_public_name_is_there() -> None:
+    for name in polyllama.__all__:
+        assert getattr(polyllama, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Lama'"):
+        _ = polyllama.Lama  # type: ignore[attr-defined]
+
+
+def test_loading_on_the_reference_backend_loads_no_framework(tmp_path: Path) -> None:
+    code = (
+        "from polyllama import Llama, LlamaConfig\n"
+        "c = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)\n"
+        "llm = Llama.load(c, load_format='dummy', backend='reference')\n"
+        "llm.forward([[1, 2]])\n"
+    )
+    assert loaded_after(code, (*FRAMEWORKS, "tokenizers", "huggingface_hub", "jinja2", "rich")) == set()
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """Dotted names a module imports, relative ones resolved to polyllama's; and whether at module level."""
+    package = path.relative_to(ROOT).parent.parts
+    found = []
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ("polyllama", *package[: len(package) - node.level + 1]) if node.level else ()
+            found.append((".".join([*base, *([node.module] if node.module else [])]), id(node) in top))
+    return found
+
+
+CORE = sorted((ROOT / "core").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_core_knows_no_backend_and_no_framework(path: Path) -> None:
+    for name, _ in imports_of(path):
+        assert name.partition(".")[0] not in FRAMEWORKS, name
+        assert not name.startswith(("polyllama.backends", "polyllama.plugins", "polyllama.__main__")), name
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_plugins_contain_no_framework(path: Path) -> None:
+    for name, _ in imports_of(path):
+        assert name.partition(".")[0] not in FRAMEWORKS, name
+
+
+def test_the_torch_backend_imports_torch_only_when_it_realizes() -> None:
+    assert loaded_after("import polyllama.backends.torch as b; b.TorchBackend().availability()", ("torch",)) == set()
+
+
+def test_this_check_would_see_an_import() -> None:
+    names = [name for name, _ in imports_of(ROOT / "backends" / "torch" / "model.py")]
+    assert "torch" in names and "polyllama.core.errors" in names
