@@ -275,6 +275,12 @@ def test_without_a_seed_a_fresh_one_is_drawn_and_reported():
     assert run()[0].seed is None
 
 
+def test_every_step_of_a_row_draws_anew():
+    flat = RecurrentModel(0, sharpness=0.0)
+    result = run([[BOS]], flat, temperature=1.0, seed=1, max_new_tokens=30)[0]
+    assert len(set(result.token_ids)) > 20
+
+
 def test_filters_reach_the_sampler():
     greedy = tokens(run())
     assert tokens(run(top_k=1)) == greedy == tokens(run(temperature=0, top_p=0.9))
@@ -840,6 +846,17 @@ def test_no_file_is_no_defaults(tmp_path):
 # ----------------------------------------------------------------------------------------- real Llamas, real backends
 
 RAGGED = [[1, 5, 9, 17, 30, 41, 8], [1], [1, 60, 61], [1, 5, 9, 17, 30, 41, 8, 2, 77, 3, 12, 50]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Models this small gain nothing from threads, and lose a lot when the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def load(tiny_models, backend, rope="default", **fields):

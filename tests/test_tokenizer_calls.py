@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polyllama.core.errors import PolyllamaWarning, TokenizerError
-from polyllama.core.tokenizer import AddedToken, BatchEncoding, LlamaTokenizer, LlamaTokenizerFast, Tokenizer, load_tokenizer
+from polyllama.core.tokenizer import (
+    AddedToken,
+    BatchEncoding,
+    LlamaTokenizer,
+    LlamaTokenizerFast,
+    Tokenizer,
+    load_tokenizer,
+)
 from tokenizer_models import WORDS, Models
 
 
@@ -89,7 +96,12 @@ def test_windows_of_long_texts_are_those_of_transformers(
 ) -> None:
     ours, theirs = pair_of_tokenizers
     theirs.truncation_side = side
-    options = {"max_length": length, "stride": stride, "return_overflowing_tokens": True, "return_offsets_mapping": True}
+    options = {
+        "max_length": length,
+        "stride": stride,
+        "return_overflowing_tokens": True,
+        "return_offsets_mapping": True,
+    }
     expected = theirs([text], truncation=True, **options)
     mine = ours([text], truncation=True, truncation_side=side, **options)
     if side == "right":
@@ -103,7 +115,9 @@ def test_windows_of_long_texts_are_those_of_transformers(
 
 def test_calls_return_rows_with_attributes(tokenizer: Tokenizer) -> None:
     one = tokenizer("hello world")
-    assert one.input_ids == one["input_ids"] == tokenizer.encode("hello world") and one.attention_mask == [1] * len(one.input_ids)
+    assert one.input_ids == one["input_ids"] == tokenizer.encode("hello world") and one.attention_mask == [1] * len(
+        one.input_ids
+    )
     assert isinstance(one, BatchEncoding) and isinstance(one, dict)
     with pytest.raises(AttributeError, match="there are input_ids, attention_mask"):
         _ = one.nothing
@@ -128,7 +142,11 @@ def test_padding_without_a_pad_token_is_an_error_with_the_remedy(models: Models)
     tokenizer.pad_token = tokenizer.eos_token
     assert tokenizer(["a", "b c"], padding=True).input_ids[0][0] == 2
     tokenizer.pad_token = "<pad>"
-    assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (len(tokenizer) - 1, len(tokenizer), len(tokenizer) - 1)
+    assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (
+        len(tokenizer) - 1,
+        len(tokenizer),
+        len(tokenizer) - 1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,10 +167,15 @@ def test_padding_without_a_pad_token_is_an_error_with_the_remedy(models: Models)
         ({"text": ["a", "a b c"], "return_tensors": "np"}, "pass padding=True"),
         ({"text": "a", "padding": True, "padding_side": "top"}, "'left' or 'right'"),
         ({"text": "a b c d", "truncation": "only_second", "max_length": 2}, "needs a text_pair"),
-        ({"text": "a b c d", "truncation": True, "max_length": 3, "stride": 2, "return_overflowing_tokens": True}, "stride 2"),
+        (
+            {"text": "a b c d", "truncation": True, "max_length": 3, "stride": 2, "return_overflowing_tokens": True},
+            "stride 2",
+        ),
     ],
 )
-def test_wrong_arguments_are_errors_with_a_remedy(tokenizer: Tokenizer, arguments: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_errors_with_a_remedy(
+    tokenizer: Tokenizer, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(TokenizerError, match=message):
         tokenizer(**arguments)
 
@@ -181,7 +204,12 @@ def test_special_tokens_around_sequences(models: Models, tokenizer: Tokenizer) -
 def test_changing_bos_replaces_the_template_of_a_tokenizer_json(models: Models) -> None:
     tokenizer = load_tokenizer(models.llama3())
     assert tokenizer.add_bos_token and not tokenizer.add_eos_token
-    assert tokenizer.build_inputs_with_special_tokens([5], [6]) == [tokenizer.bos_token_id, 5, tokenizer.bos_token_id, 6]
+    assert tokenizer.build_inputs_with_special_tokens([5], [6]) == [
+        tokenizer.bos_token_id,
+        5,
+        tokenizer.bos_token_id,
+        6,
+    ]
     tokenizer.bos_token = "<|eot_id|>"
     assert tokenizer.encode("hello")[0] == tokenizer.eos_token_id
     tokenizer = load_tokenizer(models.llama3(), add_eos_token=True)
@@ -202,14 +230,24 @@ def test_tokens_and_ids(models: Models, tokenizer: Tokenizer) -> None:
     with pytest.raises(TokenizerError, match="'nope' is not in the vocabulary"):
         tokenizer.convert_tokens_to_string(["nope"])
     assert tokenizer.all_special_ids == [1, 2, 0] and tokenizer.all_special_tokens == ["<s>", "</s>", "<unk>"]
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (1, 2, 0, 2)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (
+        1,
+        2,
+        0,
+        2,
+    )
 
 
 def test_adding_tokens(tokenizer: Tokenizer) -> None:
     size = len(tokenizer)
     assert tokenizer.add_tokens(["<new>", "▁hello", "<s>"]) == 1
     assert tokenizer.add_tokens("<new>") == 0
-    assert tokenizer.add_special_tokens({"pad_token": "<pad>", "additional_special_tokens": ["<a>", AddedToken("<b>", lstrip=True)]}) == 3
+    assert (
+        tokenizer.add_special_tokens(
+            {"pad_token": "<pad>", "additional_special_tokens": ["<a>", AddedToken("<b>", lstrip=True)]}
+        )
+        == 3
+    )
     assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (size + 1, size + 4, size)
     assert tokenizer.tokenize("x <new>y  <b>") == ["▁", "x", "▁", "<new>", "y", "<b>"]
     assert tokenizer.additional_special_tokens == ["<a>", "<b>"]
@@ -218,7 +256,11 @@ def test_adding_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.get_added_vocab()["<b>"] == size + 3 and tokenizer.get_vocab()["<a>"] == size + 2
     tokenizer.eos_token_id = size + 2
     assert tokenizer.eos_token == "<a>"
-    for wrong, message in (({"bos": "x"}, "no special token role"), ({"pad_token": 5}, "string"), ({"pad_token": ""}, "empty")):
+    for wrong, message in (
+        ({"bos": "x"}, "no special token role"),
+        ({"pad_token": 5}, "string"),
+        ({"pad_token": ""}, "empty"),
+    ):
         with pytest.raises(TokenizerError, match=message):
             tokenizer.add_special_tokens(wrong)
 
@@ -234,7 +276,12 @@ def test_constructor_arguments(models: Models, cls: Any) -> None:
     )  # fmt: skip
     assert tokenizer.encode("hello .") == [*models_bare(models, "hello ."), 2]
     assert tokenizer.decode(tokenizer.encode("hello .")) == "hello. </s>"
-    assert (tokenizer.legacy, tokenizer.add_prefix_space, tokenizer.model_max_length, tokenizer.padding_side) == (True, False, None, "right")
+    assert (tokenizer.legacy, tokenizer.add_prefix_space, tokenizer.model_max_length, tokenizer.padding_side) == (
+        True,
+        False,
+        None,
+        "right",
+    )
     with pytest.raises(TokenizerError, match="unknown argument ad_bos_token=False"):
         cls(path, ad_bos_token=False)
     with pytest.raises(TokenizerError, match="padding_side must be 'left' or 'right'"):

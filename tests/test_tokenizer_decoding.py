@@ -40,7 +40,9 @@ NAMES = ["slow", "fast", "no_prefix", "strip", "json", "llama3"]
 def ids_of(draw: st.DrawFn, tokenizer: Tokenizer) -> list[int]:
     """Ids in any order: of texts, bytes that make no character, special tokens."""
     size = len(tokenizer)
-    some_text = st.one_of(any_text.map(lambda text: tokenizer.encode(text, False)), st.lists(st.integers(0, size - 1), max_size=8))
+    some_text = st.one_of(
+        any_text.map(lambda text: tokenizer.encode(text, False)), st.lists(st.integers(0, size - 1), max_size=8)
+    )
     low = st.lists(st.integers(0, min(size - 1, 270)), max_size=8)  # special and byte tokens
     emoji = tokenizer.encode("🦙é好", False)
     broken = st.lists(st.sampled_from(emoji), max_size=6)
@@ -104,14 +106,18 @@ def test_decoding_is_that_of_transformers_and_tokenizers(models: Models, loaded:
     check()
 
 
-def test_difference_invalid_bytes_keep_the_valid_characters_around_them(models: Models, loaded: dict[str, Tokenizer]) -> None:
+def test_difference_invalid_bytes_keep_the_valid_characters_around_them(
+    models: Models, loaded: dict[str, Tokenizer]
+) -> None:
     tokenizer = loaded["slow"]
     ids = [*tokenizer.encode("🦙", False)[-4:], tokenizer.convert_tokens_to_ids("<0xFF>")]
     assert tokenizer.decode(ids) == "🦙\ufffd" == models.processor("symbols").decode(ids)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("options", [{}, {"clean_up_tokenization_spaces": True}, {"spaces_between_special_tokens": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"clean_up_tokenization_spaces": True}, {"spaces_between_special_tokens": True}]
+)
 def test_stream_pieces_concatenate_to_the_decoded_whole(
     loaded: dict[str, Tokenizer], name: str, options: dict[str, bool]
 ) -> None:
@@ -149,7 +155,10 @@ def test_a_stream_shows_characters_only_when_they_are_whole(loaded: dict[str, To
     assert middle.prompt_text == "a "
     assert middle.push(ids[-2]) + middle.push(ids[-1]) == "🦙!"
     broken = tokenizer.stream_decoder(ids[:-2])
-    assert broken.prompt_text + broken.finish() == tokenizer.decode(ids[:-2]) and tokenizer.decode(ids[:-2])[-1] == "\ufffd"
+    assert (
+        broken.prompt_text + broken.finish() == tokenizer.decode(ids[:-2])
+        and tokenizer.decode(ids[:-2])[-1] == "\ufffd"
+    )
     with pytest.raises(TokenizerError, match="finished"):
         broken.push(5)
 
@@ -194,7 +203,11 @@ def test_special_tokens_show_unless_skipped(loaded: dict[str, Tokenizer]) -> Non
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([" ", ".", "?", "'", "n't", " n", "'t", "'m", "'s", "'v", "e", "'re", "a", " '", "' ", ","])))
+@given(
+    st.lists(
+        st.sampled_from([" ", ".", "?", "'", "n't", " n", "'t", "'m", "'s", "'v", "e", "'re", "a", " '", "' ", ","])
+    )
+)
 def test_clean_up_is_that_of_transformers_whole_and_streamed(loaded: dict[str, Tokenizer], parts: list[str]) -> None:
     from transformers import PreTrainedTokenizerBase
 

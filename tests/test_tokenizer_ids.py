@@ -179,7 +179,9 @@ added = st.builds(
     st.sampled_from(["<x>", "<x>y", "ana", "x", "<s", " in "]), st.booleans(), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
 around_added = st.lists(
-    st.sampled_from(["<x>", "<x>y", "ana", "x", " in ", " ", "  ", "\n", "\t", "\u3000", "\x1c", "b", "é", "_", "-", "<s>", "好"]),
+    st.sampled_from(
+        ["<x>", "<x>y", "ana", "x", " in ", " ", "  ", "\n", "\t", "\u3000", "\x1c", "b", "é", "_", "-", "<s>", "好"]
+    ),
     max_size=10,
 ).map("".join)
 
@@ -238,7 +240,9 @@ def tiktoken_reference(ranks: dict[bytes, int], text: str) -> list[int]:
             continue
         parts = [content[i : i + 1] for i in range(len(content))]
         while True:
-            candidates = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in ranks]
+            candidates = [
+                (ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in ranks
+            ]
             if not candidates:
                 break
             _, place = min(candidates)
@@ -251,9 +255,20 @@ def test_rank_file_of_meta_gives_the_ids_of_tiktoken(models: Models) -> None:
     path, ranks = models.ranks()
     tokenizer = load_tokenizer(path.parent)
     size = len(ranks)
-    assert tokenizer.convert_tokens_to_ids(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]) == [size, size + 1, size + 9]
-    assert tokenizer.convert_tokens_to_ids(["<|start_header_id|>", "<|reserved_special_token_250|>"]) == [size + 6, size + 255]
-    assert (tokenizer.bos_token, tokenizer.eos_token, len(tokenizer)) == ("<|begin_of_text|>", "<|end_of_text|>", size + 256)
+    assert tokenizer.convert_tokens_to_ids(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]) == [
+        size,
+        size + 1,
+        size + 9,
+    ]
+    assert tokenizer.convert_tokens_to_ids(["<|start_header_id|>", "<|reserved_special_token_250|>"]) == [
+        size + 6,
+        size + 255,
+    ]
+    assert (tokenizer.bos_token, tokenizer.eos_token, len(tokenizer)) == (
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        size + 256,
+    )
     assert tokenizer.encode("<|eot_id|>") == [size, size + 9]
 
     @settings(max_examples=250, deadline=None)
@@ -316,7 +331,13 @@ def test_sampling_draws_different_segmentations_of_the_same_text(models: Models)
     assert offsets[-1][1] == 11
     with pytest.raises(TokenizerError, match="use LlamaTokenizer"):
         LlamaTokenizerFast(models.model("plain"), sp_model_kwargs=options)
-    for wrong in ({"alhpa": 1}, {"alpha": "x"}, {"alpha": float("nan")}, {"enable_sampling": 1}, {"enable_sampling": True}):
+    for wrong in (
+        {"alhpa": 1},
+        {"alpha": "x"},
+        {"alpha": float("nan")},
+        {"enable_sampling": 1},
+        {"enable_sampling": True},
+    ):
         with pytest.raises(TokenizerError, match="sp_model_kwargs"):
             LlamaTokenizer(models.model("plain"), sp_model_kwargs=wrong)
 

@@ -11,13 +11,11 @@ from typing import Any
 import sentencepiece
 from hypothesis import strategies as st
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a once upon time there was little girl named Lily who loved banana bananas ananas anana 123 4567 89 hello Hello "
     "world is this test naïve café été 日本 日本語 你好 世界 Привет мир return def print if else =="
 ).split()
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def corpus(sentences: int = 4000) -> list[str]:
@@ -26,7 +24,9 @@ def corpus(sentences: int = 4000) -> list[str]:
     for _ in range(sentences):
         words = chance.choices(WORDS, k=12)
         gaps = chance.choices([" ", " ", " ", "  ", "    ", "", "\t", ", "], k=12)
-        lines.append("".join(a + b for a, b in zip(words, gaps, strict=True)) + chance.choice([".", "!", "?", " (x)", "aaaaaaa"]))
+        lines.append(
+            "".join(a + b for a, b in zip(words, gaps, strict=True)) + chance.choice([".", "!", "?", " (x)", "aaaaaaa"])
+        )
     return lines
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import TokenizerError
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 200_000
 MAX_TEXT = 10_000_000
 
 # The system prompt published with Llama 2 (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, appendix A.3.3).

@@ -119,7 +119,7 @@ class TokenizerFiles:
                 if value is not None:
                     arguments[key] = _checked(value, bool, "true or false", where)
             elif key in _ROLES:
-                arguments[key] = None if value is None else AddedToken.parse(value, where=where, special=True)
+                arguments[key] = None if value is None else _role(value, where)
             elif key in ("additional_special_tokens", "extra_special_tokens"):
                 listed = list(value.values()) if isinstance(value, Mapping) else value
                 tokens = _checked(listed or [], list, "a list of tokens", where)
@@ -149,15 +149,15 @@ class TokenizerFiles:
             if key in _ROLES:
                 if value is None:
                     continue
-                token = AddedToken.parse(value, where=where, special=True)
+                token = _role(value, where)
                 stated = self.arguments.get(key)
-                if stated is not None and stated.content != token.content:
+                if stated is not None and str(stated) != str(token):
                     warnings.warn(
-                        f"{path} says {key} is {token.content!r}; using what {CONFIG_FILE} says, {stated.content!r}",
+                        f"{path} says {key} is {str(token)!r}; using what {CONFIG_FILE} says, {str(stated)!r}",
                         PolyllamaWarning,
                         stacklevel=2,
                     )
-                elif stated is None:
+                elif stated is None or isinstance(stated, str):
                     self.arguments[key] = token
             elif key in ("additional_special_tokens", "extra_special_tokens"):
                 tokens = _checked(value, list, "a list of tokens", where)
@@ -204,6 +204,12 @@ def _checked(value: Any, kind: type, expected: str, where: str) -> Any:
     if not isinstance(value, kind):
         raise TokenizerError(f"{where} must be {expected}, got {value!r:.80}")
     return value
+
+
+def _role(value: object, where: str) -> str | AddedToken:
+    """A special token; a bare string stays one, for it says nothing about how the token is matched."""
+    token = AddedToken.parse(value, where=where, special=True)
+    return value if isinstance(value, str) else token
 
 
 def _token_id(value: object, where: str) -> int:

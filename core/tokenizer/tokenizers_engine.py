@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TokenizerError
+from ..errors import PolyllamaWarning, TokenizerError
 from .added_tokens import AddedToken
 from .decoding import ByteLevelAssembler, DecodingOptions, PieceAssembler, TextAssembler
 from .engine import Encoded, Engine, byte_value
@@ -96,8 +97,18 @@ class JsonEngine(Engine):
     def __init__(self, backend: tokenizers.Tokenizer, source: str) -> None:
         self.backend = backend
         self.source = source
-        backend.no_truncation()
-        backend.no_padding()
+        for settings, reset, done, instead in (
+            (backend.truncation, backend.no_truncation, "cut texts", "truncation=True"),
+            (backend.padding, backend.no_padding, "pad texts", "padding='max_length'"),
+        ):
+            if settings is not None:
+                length = settings.get("max_length") or settings.get("length") or "the longest's"
+                warnings.warn(
+                    f"{source} is written to {done} to {length} tokens, which is not done (pass {instead} where wanted)",
+                    PolyllamaWarning,
+                    stacklevel=5,
+                )
+                reset()
         self.size = backend.get_vocab_size(with_added_tokens=False)
         self.byte_level, self._drop_prefix = _decoder_kind(_state(backend.decoder), source)
         self._tokens: dict[int, str | None] = {}
