@@ -1,6 +1,6 @@
 """Loading a bf16 checkpoint to torch on the CPU: time and peak memory beside transformers, each in fresh processes.
 
-    python bench/loading.py [--megabytes 1000] [--rounds 3]
+python bench/loading.py [--megabytes 1000] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ def main() -> None:
         peak = max(run["peak"] for run in measured[1:])
         rows.append((who, f"{best['load']:.2f} s", f"{best['first']:.2f} s", f"{peak / size:.3f} x"))
     header = ("", "load", "load and first forward", "peak memory added / checkpoint size")
-    result = {"checkpoint bytes": size, "runs": runs, "ratio of first forward": ratio(figures, "polyllama", "transformers")}
+    result = {
+        "checkpoint bytes": size,
+        "runs": runs,
+        "ratio of first forward": ratio(figures, "polyllama", "transformers"),
+    }
     report("loading", result, rows, header)
 
 

@@ -1,6 +1,6 @@
 """Every benchmark, one after the other; run it on a machine that does nothing else.
 
-    make bench
+make bench
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Startup: importing polyllama, and the whole process of loading ``tiny`` and generating a first token.
 
-    python bench/startup.py [--rounds 9]
+python bench/startup.py [--rounds 9]
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """Prefill and decode of a 100M-parameter random model: the torch backend beside transformers, in one run.
 
-    python bench/torch_speed.py [--rounds 7] [--threads 2]
+python bench/torch_speed.py [--rounds 7] [--threads 2]
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,51 +69,53 @@ def generate_ours(llm: Llama, ids: torch.Tensor) -> float:
     return NEW / (time.perf_counter() - start)
 
 
+def measure(dtype: str, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Tokens per second of both, per kind of work, one figure a round."""
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).to(getattr(torch, dtype)).eval()
+    ids = torch.randint(3, 32000, (1, PROMPT))
+    last: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        llm = Llama.load(folder, backend="torch:cpu", dtype=dtype)
+
+        def both(name: str, run: Callable[[], tuple[float, float]]) -> float:
+            last[name] = run()
+            return last[name][0]
+
+        figures = alternate(
+            {
+                "transformers prefill": lambda: both("transformers", lambda: theirs(model, ids)),
+                "transformers decode": lambda: last["transformers"][1],
+                "polyllama prefill": lambda: both("polyllama", lambda: ours(llm, ids)),
+                "polyllama decode": lambda: last["polyllama"][1],
+                "transformers generate": lambda: generate_theirs(model, ids[:, :32]),
+                "polyllama generate": lambda: generate_ours(llm, ids[:, :32]),
+            },
+            rounds,
+        )
+    return {
+        what: {peer: figures[f"{peer} {what}"] for peer in ("polyllama", "transformers")}
+        for what in ("prefill", "decode", "generate")
+    }
+
+
 def main() -> None:
     """Measure both dtypes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message="generated texts stay empty")
     rows, result = [], {}
-    for dtype in ("float32", "bfloat16"):
-        torch.manual_seed(0)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).to(getattr(torch, dtype)).eval()
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            llm = Llama.load(folder, backend="torch:cpu", dtype=dtype)
-            ids = torch.randint(3, 32000, (1, PROMPT))
-            last: dict[str, tuple[float, float]] = {}
-
-            def prefill(name: str, run: Any, last: Any = last) -> float:
-                last[name] = run()
-                return float(last[name][0])
-
-            import warnings
-
-            warnings.filterwarnings("ignore", message="generated texts stay empty")
-            speeds: dict[str, dict[str, list[float]]] = {"prefill": {}, "decode": {}, "generate": {}}
-            pairs = alternate(
-                {
-                    "transformers": lambda: prefill("transformers", lambda: theirs(model, ids)),
-                    "transformers decode": lambda: last["transformers"][1],
-                    "polyllama": lambda: prefill("polyllama", lambda: ours(llm, ids)),
-                    "polyllama decode": lambda: last["polyllama"][1],
-                    "transformers generate": lambda: generate_theirs(model, ids[:, :32]),
-                    "polyllama generate": lambda: generate_ours(llm, ids[:, :32]),
-                },
-                arguments.rounds,
-            )
-            for peer in ("transformers", "polyllama"):
-                speeds["prefill"][peer] = pairs[peer]
-                speeds["decode"][peer] = pairs[f"{peer} decode"]
-                speeds["generate"][peer] = pairs[f"{peer} generate"]
-        for what, figures in speeds.items():
+    for dtype in arguments.dtype or ("float32", "bfloat16"):
+        for what, figures in measure(dtype, arguments.rounds).items():
             ratios = ratio(figures, "polyllama", "transformers")
             result[f"{dtype} {what}"] = {"tokens per second": figures, "ratio": ratios}
-            medians = [f"{sorted(f)[len(f) // 2]:.1f}" for f in (figures["polyllama"], figures["transformers"])]
+            medians = [f"{statistics.median(figures[peer]):.1f}" for peer in ("polyllama", "transformers")]
             rows.append((dtype, what, *medians, *(f"{ratios[k]:.2f}" for k in ("min", "median", "max"))))
     header = ("dtype", "what", "polyllama tok/s", "transformers tok/s", "ratio min", "median", "max")
     report("torch_speed", {"config": CONFIG, "threads": arguments.threads, "results": result}, rows, header)

@@ -142,9 +142,7 @@ AUTO_ORDER = ("torch:cuda", "mlx", "cpu", "torch:cpu", "jax", "reference")
 ALIASES = {"cuda": "torch:cuda"}
 
 
-def choose_backend(
-    name: str | None, backends: Mapping[str, BackendSource], device: str | None = None
-) -> Choice:
+def choose_backend(name: str | None, backends: Mapping[str, BackendSource], device: str | None = None) -> Choice:
     """Find the backend for `name`: ``"torch"``, ``"torch:cuda"``, ``"cuda"``, ``"auto"`` or ``None`` (auto).
 
     Raises:

@@ -31,7 +31,8 @@ class History:
 class Cache:
     """Base of the caches: how many slots are used and which of them hold attended tokens.
 
-    A backend's cache says where keys and values live (:meth:`update`, :meth:`reset`, :meth:`_select`); the rest is here.
+    A backend's cache says where keys and values live (:meth:`update`, :meth:`reset`, :meth:`_select`); the rest is
+    here.
 
     Attributes:
         length: slots used so far, padding included.
@@ -131,9 +132,7 @@ class ConcatenatingCache(Cache):
 
     def _select(self, source: Self, rows: Sequence[int]) -> None:
         self.xp = source.xp
-        self.entries = {
-            name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.entries.items()
-        }
+        self.entries = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.entries.items()}
 
     def select_rows(self, rows: Sequence[int]) -> Self:
         if self.xp is None:

@@ -94,9 +94,7 @@ class Node:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold; :func:`node_from_dict` reads it back."""
-        return {"kind": type(self).__name__} | {
-            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)
-        }
+        return {"kind": type(self).__name__} | {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def label(self) -> str:
         """One line for people, as in the tree print."""

@@ -129,7 +129,7 @@ def as_integers(value: Any, name: str) -> np.ndarray:
 
 def check_mask(mask: np.ndarray, batch: int, new: int, past: int) -> np.ndarray | None:
     """Check an attention mask given as numbers; ``None`` comes back where it masks nothing."""
-    if mask.dtype.kind not in "biu" or mask.size and (int(mask.min()) < 0 or int(mask.max()) > 1):
+    if mask.dtype.kind not in "biu" or (mask.size and (int(mask.min()) < 0 or int(mask.max()) > 1)):
         raise InputError(
             "attention_mask holds something other than 0 and 1", hint="1 marks a token to attend to, 0 a padding"
         )

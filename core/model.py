@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .generation_defaults import GenerationDefaults
     from .graph import Graph
     from .outputs import ModelOutput
-    from .task import Task
     from .tokenizer import Tokenizer
 
 
@@ -232,7 +231,9 @@ class Llama:
 
     __call__ = forward
 
-    def generate(self, prompts: Any = None, *, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
+    def generate(
+        self, prompts: Any = None, *, input_ids: Any = None, attention_mask: Any = None, **options: Any
+    ) -> Any:
         """Generate from a prompt, or from each of a list of prompts.
 
         Args:
@@ -329,9 +330,7 @@ class Llama:
 
     def _require_generation(self) -> None:
         if not self._loaded.task.generates:
-            raise UnsupportedError(
-                f"task {self.task!r} does not generate text", hint="load with task='causal-lm'"
-            )
+            raise UnsupportedError(f"task {self.task!r} does not generate text", hint="load with task='causal-lm'")
 
     def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
         from .generation_config import GenerationOptions

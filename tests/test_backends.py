@@ -44,7 +44,10 @@ def test_auto_takes_the_first_that_can_run_and_says_why_not_the_others() -> None
 
 def test_auto_order() -> None:
     everything = offered(REFERENCE, TORCH, Fake("cpu"), Fake("jax"))
-    assert (choose_backend("auto", everything).backend.name, choose_backend("auto", everything).device) == ("torch", "cuda")
+    assert (choose_backend("auto", everything).backend.name, choose_backend("auto", everything).device) == (
+        "torch",
+        "cuda",
+    )
     assert choose_backend("auto", everything, device="cpu").backend.name == "cpu"
     del everything["cpu"], everything["torch"]
     assert choose_backend("auto", everything).backend.name == "jax"
@@ -68,7 +71,9 @@ def test_names_and_devices() -> None:
 
 def test_never_a_silent_fallback() -> None:
     backends = offered(REFERENCE, Fake("torch", usable=False, reason="torch is not installed"))
-    with pytest.raises(BackendUnavailableError, match=r"cannot run here: torch is not installed; usable here: reference"):
+    with pytest.raises(
+        BackendUnavailableError, match=r"cannot run here: torch is not installed; usable here: reference"
+    ):
         choose_backend("torch", backends)
     with pytest.raises(BackendUnavailableError, match=r"no backend can run here \(torch:cuda: "):
         choose_backend("auto", offered(Fake("reference", usable=False, reason="broken")))

@@ -92,7 +92,10 @@ def test_bad_json_is_an_error_that_says_what_is_wrong() -> None:
         (json.dumps(data | {"version": 2}), "version 2 is not known"),
         (json.dumps(data | {"decoder": {"kind": "Decodr"}}), "unknown node kind 'Decodr'"),
         (json.dumps(data | {"decoder": {"kind": "Decoder", "nam": "x"}}), "the fields of Decoder do not fit"),
-        (json.dumps(data | {"decoder": {"kind": "Linear", "name": "x", "in_features": 1, "out_features": 1}}), "must be"),
+        (
+            json.dumps(data | {"decoder": {"kind": "Linear", "name": "x", "in_features": 1, "out_features": 1}}),
+            "must be",
+        ),
         (json.dumps(data | {"decoder": None}), "must be a Decoder"),
     ]:
         with pytest.raises(ConfigError, match=message):

@@ -36,7 +36,7 @@ def test_every_public_name_is_there() -> None:
 def test_loading_on_the_reference_backend_loads_no_framework(tmp_path: Path) -> None:
     code = (
         "from polyllama import Llama, LlamaConfig\n"
-        "c = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)\n"
+        "c = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_attention_heads=2)\n"
         "llm = Llama.load(c, load_format='dummy', backend='reference')\n"
         "llm.forward([[1, 2]])\n"
     )

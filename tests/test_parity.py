@@ -45,9 +45,7 @@ class TestAgainstTransformers:
         model, llm = pair
         labels = IDS.copy()
         labels[0, 5:9] = -100
-        wanted = oracle(
-            model, IDS, output_hidden_states=True, output_attentions=True, labels=torch.tensor(labels)
-        )
+        wanted = oracle(model, IDS, output_hidden_states=True, output_attentions=True, labels=torch.tensor(labels))
         found = llm.forward(IDS, output_hidden_states=True, output_attentions=True, labels=labels).numpy()
         assert relative_error(found["logits"], wanted.logits) < TOLERANCE
         assert len(found["hidden_states"]) == len(wanted.hidden_states) == 4

@@ -45,15 +45,30 @@ texts = st.lists(st.sampled_from([*WORDS, " ", " "]), max_size=8).map("".join)
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.booleans(), st.sampled_from(["left", "right"]),
-    st.sampled_from(["left", "right"]), st.sampled_from([False, True, "max_length"]),
-    st.sampled_from([False, True, "only_first", "only_second"]), st.integers(2, 14), st.booleans(),
-    st.sampled_from([None, 4]), st.booleans(),
-)  # fmt: skip
+    st.lists(st.tuples(texts, texts), min_size=1, max_size=3),
+    st.booleans(),
+    st.sampled_from(["left", "right"]),
+    st.sampled_from(["left", "right"]),
+    st.sampled_from([False, True, "max_length"]),
+    st.sampled_from([False, True, "only_first", "only_second"]),
+    st.integers(2, 14),
+    st.booleans(),
+    st.sampled_from([None, 4]),
+    st.booleans(),
+)
 def test_rows_are_those_of_transformers(
-    pair_of_tokenizers: tuple[Tokenizer, Any], samples: list[tuple[str, str]], paired: bool, pad_side: str, cut_side: str,
-    padding: bool | str, truncation: bool | str, length: int, special: bool, multiple: int | None, single: bool,
-) -> None:  # fmt: skip
+    pair_of_tokenizers: tuple[Tokenizer, Any],
+    samples: list[tuple[str, str]],
+    paired: bool,
+    pad_side: str,
+    cut_side: str,
+    padding: bool | str,
+    truncation: bool | str,
+    length: int,
+    special: bool,
+    multiple: int | None,
+    single: bool,
+) -> None:
     ours, theirs = pair_of_tokenizers
     if single and paired and not samples[0][1]:
         return  # Deliberate difference: transformers forgets a second text that is empty, only when not in a list.
@@ -64,9 +79,13 @@ def test_rows_are_those_of_transformers(
     if single:
         first, second = first[0], second[0] if paired else None
     options: dict[str, Any] = {
-        "add_special_tokens": special, "padding": padding, "truncation": truncation,
-        "return_token_type_ids": True, "return_special_tokens_mask": True, "return_offsets_mapping": True,
-    }  # fmt: skip
+        "add_special_tokens": special,
+        "padding": padding,
+        "truncation": truncation,
+        "return_token_type_ids": True,
+        "return_special_tokens_mask": True,
+        "return_offsets_mapping": True,
+    }
     if truncation or padding == "max_length":
         options["max_length"] = length
     if padding:
@@ -269,11 +288,22 @@ def test_adding_tokens(tokenizer: Tokenizer) -> None:
 def test_constructor_arguments(models: Models, cls: Any) -> None:
     path = models.model("plain")
     tokenizer = cls(
-        path, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>", sp_model_kwargs={}, add_bos_token=False,
-        add_eos_token=True, clean_up_tokenization_spaces=True, use_default_system_prompt=True,
-        spaces_between_special_tokens=True, legacy=True, add_prefix_space=False, model_max_length=int(1e30),
+        path,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+        sp_model_kwargs={},
+        add_bos_token=False,
+        add_eos_token=True,
+        clean_up_tokenization_spaces=True,
+        use_default_system_prompt=True,
+        spaces_between_special_tokens=True,
+        legacy=True,
+        add_prefix_space=False,
+        model_max_length=int(1e30),
         padding_side="right",
-    )  # fmt: skip
+    )
     assert tokenizer.encode("hello .") == [*models_bare(models, "hello ."), 2]
     assert tokenizer.decode(tokenizer.encode("hello .")) == "hello. </s>"
     assert (tokenizer.legacy, tokenizer.add_prefix_space, tokenizer.model_max_length, tokenizer.padding_side) == (

@@ -37,8 +37,9 @@ FEATURES = (
 )
 conversations = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text(max_size=10)}),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -126,14 +127,14 @@ def test_default_system_prompt(models: Models) -> None:
         ("{{ cycler.__init__.__globals__ }}", "sandbox forbids"),
         ("{% include '/etc/passwd' %}", "failed|refuses"),
         ("{% for a in range(1000000) %}{% endfor %}", "failed|forbids"),
-        ("{% set r = range(90000) | list %}{% for a in r %}{% for b in r %}{% for c in r %}{% endfor %}{% endfor %}{% endfor %}", "loop rounds"),
+        ("{% set r = range(90000) | list %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}", "loop rounds"),
         ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "does not end"),
         ("{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}", "loop rounds"),
         ("{{ 'x' * 10000000000 }}", "repeated beyond"),
         ("{{ 10000000000 * 'x' }}", "repeated beyond"),
         ("{{ 9 ** 99999999 }}", "a power this large"),
     ],
-)  # fmt: skip
+)
 def test_bad_templates_end_in_an_error(llama3: Tokenizer, template: str, message: str) -> None:
     began = time.perf_counter()
     with pytest.raises(TokenizerError, match=message) as caught:

@@ -29,7 +29,7 @@ def loaded(models: Models) -> dict[str, Tokenizer]:
         "no_prefix": LlamaTokenizer(models.model("no_prefix")),
         "strip": LlamaTokenizer(models.model("strip")),
         "json": LlamaTokenizerFast(tokenizer_file=plain_json),
-        "llama3": load_tokenizer(models.llama3()),
+        "llama3": load_tokenizer(models.llama3(), clean_up_tokenization_spaces=False),
     }
 
 

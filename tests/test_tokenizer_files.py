@@ -35,9 +35,18 @@ def same(first: Tokenizer, second: Tokenizer) -> None:
     assert first.special_tokens_map == second.special_tokens_map
     assert first.added_tokens_decoder == second.added_tokens_decoder
     for name in (
-        "model_max_length", "padding_side", "truncation_side", "chat_template", "add_bos_token", "add_eos_token",
-        "spaces_between_special_tokens", "use_default_system_prompt", "split_special_tokens", "legacy", "add_prefix_space",
-    ):  # fmt: skip
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "chat_template",
+        "add_bos_token",
+        "add_eos_token",
+        "spaces_between_special_tokens",
+        "use_default_system_prompt",
+        "split_special_tokens",
+        "legacy",
+        "add_prefix_space",
+    ):
         assert getattr(first, name) == getattr(second, name), name
 
 
@@ -63,12 +72,24 @@ def test_a_model_alone_makes_both(models: Models) -> None:
 
 
 RICH: dict[str, Any] = {
-    "legacy": True, "add_bos_token": True, "add_eos_token": True, "model_max_length": 512, "padding_side": "right",
-    "truncation_side": "left", "pad_token": "<pad>", "bos_token": {"content": "<s>", "lstrip": True},
-    "additional_special_tokens": ["<a>"], "chat_template": CHAT_TEMPLATE, "use_default_system_prompt": True,
-    "spaces_between_special_tokens": True, "something_else": {"kept": 1},
-    "added_tokens_decoder": {"900": {"content": "<pad>", "special": True}, "901": {"content": "<word>", "rstrip": True}},
-}  # fmt: skip
+    "legacy": True,
+    "add_bos_token": True,
+    "add_eos_token": True,
+    "model_max_length": 512,
+    "padding_side": "right",
+    "truncation_side": "left",
+    "pad_token": "<pad>",
+    "bos_token": {"content": "<s>", "lstrip": True},
+    "additional_special_tokens": ["<a>"],
+    "chat_template": CHAT_TEMPLATE,
+    "use_default_system_prompt": True,
+    "spaces_between_special_tokens": True,
+    "something_else": {"kept": 1},
+    "added_tokens_decoder": {
+        "900": {"content": "<pad>", "special": True},
+        "901": {"content": "<word>", "rstrip": True},
+    },
+}
 
 
 @pytest.mark.parametrize("engine", ["sentencepiece", "tokenizers"])
@@ -247,12 +268,16 @@ def test_truncation_and_padding_baked_into_a_tokenizer_json_are_said_and_not_don
         ("tokenizer.json", "{}", "tokenizer.json"),
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": []}}', "tokenizer.json"),
         ("tokenizer.model", b"", "is not a SentencePiece model"),
-        ("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is not a SentencePiece model"),
+        (
+            "tokenizer.model",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is not a SentencePiece model",
+        ),
         ("tokenizer.model", b"YQ== 0\nYg== 5\n", "expected rank 1"),
         ("tokenizer.model", b"YQ== 0\nYg==\n", "line 2"),
         ("tokenizer.model", b"YQ== 0\nYg== 1\n", "single bytes are missing"),
     ],
-)  # fmt: skip
+)
 def test_wrong_files_are_errors_that_name_the_file(
     models: Models, tmp_path: Path, name: str, content: Any, message: str
 ) -> None:

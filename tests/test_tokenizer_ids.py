@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from polyllama.core.errors import TokenizerError
 from polyllama.core.tokenizer import AddedToken, LlamaTokenizer, LlamaTokenizerFast, Tokenizer, load_tokenizer
 from polyllama.core.tokenizer.added_tokens import AddedTokenMatcher
+from polyllama.core.tokenizer.merges import pair_merges
 from tokenizer_models import LLAMA3_SPLIT, SYMBOLS, Models, any_text, plain_text, text_with_specials
 
 FAST_KINDS = ["plain", "symbols", "across_words", "no_bytes", "strip", "no_prefix"]
@@ -143,9 +145,13 @@ def test_legacy_ids_are_those_of_the_sentencepiece_backend_of_transformers(model
     from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
     oracle = SentencePieceBackend(
-        vocab_file=str(models.model("symbols")), unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-        additional_special_tokens=["<ctl>"], legacy=True,
-    )  # fmt: skip
+        vocab_file=str(models.model("symbols")),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<ctl>"],
+        legacy=True,
+    )
 
     @settings(max_examples=150, deadline=None)
     @given(text_with_specials)
@@ -176,8 +182,12 @@ added = st.builds(
     lambda content, left, right, word, special: tokenizers.AddedToken(
         content, lstrip=left, rstrip=right, single_word=word, special=special, normalized=False
     ),
-    st.sampled_from(["<x>", "<x>y", "ana", "x", "<s", " in "]), st.booleans(), st.booleans(), st.booleans(), st.booleans(),
-)  # fmt: skip
+    st.sampled_from(["<x>", "<x>y", "ana", "x", "<s", " in "]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
 around_added = st.lists(
     st.sampled_from(
         ["<x>", "<x>y", "ana", "x", " in ", " ", "  ", "\n", "\t", "\u3000", "\x1c", "b", "é", "_", "-", "<s>", "好"]
@@ -229,7 +239,7 @@ def test_llama3_has_the_ids_of_its_tokenizer_json(models: Models) -> None:
 
 
 def tiktoken_reference(ranks: dict[bytes, int], text: str) -> list[int]:
-    """tiktoken's definition: within each piece of the pattern, join the lowest-ranking neighbours until none is left."""
+    """tiktoken's definition: within each piece of the pattern, join the lowest-ranking neighbours while any are."""
     import regex
 
     ids: list[int] = []
@@ -240,9 +250,7 @@ def tiktoken_reference(ranks: dict[bytes, int], text: str) -> list[int]:
             continue
         parts = [content[i : i + 1] for i in range(len(content))]
         while True:
-            candidates = [
-                (ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in ranks
-            ]
+            candidates = [(ranks[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
             if not candidates:
                 break
             _, place = min(candidates)
@@ -270,6 +278,7 @@ def test_rank_file_of_meta_gives_the_ids_of_tiktoken(models: Models) -> None:
         size + 256,
     )
     assert tokenizer.encode("<|eot_id|>") == [size, size + 9]
+    assert tokenizer.encode("qzqzq", False) == [size - 1]  # whole, though no pair of its parts is a token
 
     @settings(max_examples=250, deadline=None)
     @given(any_text)
@@ -377,6 +386,38 @@ def test_any_distinct_scores_give_the_ids_of_sentencepiece(models: Models, seed:
     slow, fast = LlamaTokenizer(path), LlamaTokenizerFast(path)
     for text in [*texts, "anananananaana", "aaaaaaaaaaa", "        x"]:
         assert fast.encode(text) == slow.encode(text)
+
+
+letters = st.text(alphabet="ab", min_size=1, max_size=6)
+
+
+def joined_by_rank(ranks: dict[str, float], text: str) -> list[str]:
+    """What SentencePiece defines: join the neighbours whose result ranks best, the leftmost of equals."""
+    parts = list(text)
+    while True:
+        candidates = [(ranks[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
+        if not candidates:
+            return parts
+        place = min(candidates)[1]
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(letters, min_size=2, max_size=12, unique=True), st.text(alphabet="ab", max_size=30), st.booleans())
+def test_merges_keep_the_leftmost_of_equal_ranks(tokens: list[str], text: str, equal: bool) -> None:
+    ordered = sorted(
+        {*tokens, "a", "b"}, key=lambda token: len(token) if equal else (len(token), tokens.count(token), token)
+    )
+    ranks = {token: float(len(token) if equal else index) for index, token in enumerate(ordered)}
+    try:
+        merges = pair_merges(ranks, source="test")
+    except TokenizerError:
+        assert equal
+        return
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={token: i for i, token in enumerate(ordered)}, merges=merges)
+    )
+    assert backend.encode(text).tokens == joined_by_rank(ranks, text)
 
 
 def test_equal_scores_are_refused_where_no_order_of_merges_is_exact(models: Models) -> None:

@@ -38,7 +38,7 @@ def test_tied_weights_are_one_parameter(tiny_models: Any) -> None:
 
 
 def test_module_takes_and_returns_what_the_documentation_says(pair: tuple[Any, Llama]) -> None:
-    model, llm = pair
+    _, llm = pair
     ids = torch.tensor(IDS)
     found = llm.module(input_ids=ids, labels=ids, output_hidden_states=True, output_attentions=True)
     assert found.loss.requires_grad and found.logits.dtype == torch.float32

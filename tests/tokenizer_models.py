@@ -12,10 +12,13 @@ import sentencepiece
 from hypothesis import strategies as st
 
 WORDS = (  # noqa: SIM905
-    "the a once upon time there was little girl named Lily who loved banana bananas ananas anana 123 4567 89 hello Hello "
-    "world is this test naïve café été 日本 日本語 你好 世界 Привет мир return def print if else =="
+    "the a once upon time there was little girl named Lily who loved banana bananas ananas anana 123 4567 89 hello "
+    "Hello world is this test naïve café été 日本 日本語 你好 世界 Привет мир return def print if else =="
 ).split()
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def corpus(sentences: int = 4000) -> list[str]:
@@ -139,7 +142,10 @@ class Models:
         vocabulary = sorted(backend.get_vocab(with_added_tokens=False).items(), key=lambda entry: entry[1])
         tokens = [bytes(alphabet[character] for character in token) for token, _ in vocabulary]
         singles = [bytes([byte]) for byte in range(256)]
-        ranks = {token: rank for rank, token in enumerate(singles + [token for token in tokens if len(token) > 1])}
+        ranks = {
+            token: rank
+            for rank, token in enumerate(singles + [token for token in tokens if len(token) > 1] + [b"qzqzq"])
+        }
         path = self.folder / "ranks" / "tokenizer.model"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()))
@@ -159,8 +165,40 @@ CHAT_TEMPLATE = (
 )
 
 SPECIALS = ["<s>", "</s>", "<unk>", "<ctl>", "<|eot_id|>", "<|begin_of_text|>", "<0x0A>", "<s", "[INST]", *SYMBOLS]
-FRAGMENTS = [*WORDS, " ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "▁", "\x00", "\x1f", "\x7f", "\u200b", "\u3000", "\xa0", "\ufeff",
-             "🦙", "👩‍👩‍👧", "🇫🇷", "é", "aaaa", "ana", "anan", "ℌ", "ﬁ", "'s", " ' ", " .", "n't", "\ufffd", "0", "12"]  # fmt: skip
+FRAGMENTS = [
+    *WORDS,
+    " ",
+    "  ",
+    "   ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\r\n",
+    "▁",
+    "\x00",
+    "\x1f",
+    "\x7f",
+    "\u200b",
+    "\u3000",
+    "\xa0",
+    "\ufeff",
+    "🦙",
+    "👩‍👩‍👧",
+    "🇫🇷",
+    "é",
+    "aaaa",
+    "ana",
+    "anan",
+    "\u210c",
+    "ﬁ",
+    "'s",
+    " ' ",
+    " .",
+    "n't",
+    "\ufffd",
+    "0",
+    "12",
+]
 
 plain_text = st.one_of(
     st.text(max_size=40),

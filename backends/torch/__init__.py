@@ -86,6 +86,6 @@ def _nvidia_driver() -> bool:
     """Whether an NVIDIA driver is loaded, from the file system alone."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    return any(
-        os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
-    ) or bool(sys.platform == "win32" and os.path.exists(r"C:\Windows\System32\nvcuda.dll"))
+    return any(os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")) or bool(
+        sys.platform == "win32" and os.path.exists(r"C:\Windows\System32\nvcuda.dll")
+    )

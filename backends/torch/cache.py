@@ -35,9 +35,9 @@ class TorchCache(Cache):
             buffers = self._grow(buffers, keys, values, stop)
             self.buffers[name] = buffers
         key_buffer, value_buffer = buffers
-        key_buffer[:, :, start:stop] = keys
-        value_buffer[:, :, start:stop] = values
-        return key_buffer[:, :, :stop], value_buffer[:, :, :stop]
+        key_buffer.narrow(2, start, stop - start).copy_(keys)
+        value_buffer.narrow(2, start, stop - start).copy_(values)
+        return key_buffer.narrow(2, 0, stop), value_buffer.narrow(2, 0, stop)
 
     def _grow(
         self, old: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, needed: int

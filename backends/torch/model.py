@@ -112,7 +112,8 @@ class LlamaModule(nn.Module):
 
         Args:
             input_ids: ``[B, S]`` token ids; or `inputs_embeds` ``[B, S, hidden_size]``, exactly one of them.
-            attention_mask: ``[B, past + S]``, 1 where attended, padding on either side; or ``[B or 1, 1, S, past + S]``.
+            attention_mask: ``[B, past + S]``, 1 where attended, padding on either side; or
+                ``[B or 1, 1, S, past + S]``.
             position_ids: ``[B or 1, S]``; by default the count of attended tokens before each.
             past_key_values: the cache of an earlier output.
             labels: ``[B, S]`` token ids, -100 ignored; shifted inside.
@@ -351,7 +352,8 @@ def _check_device(device: torch.device) -> None:
     """What the cheap look before importing torch could not know."""
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
-            f"torch {torch.__version__} sees no CUDA device", hint="use device='cpu', or install a CUDA build and driver"
+            f"torch {torch.__version__} sees no CUDA device",
+            hint="use device='cpu', or install a CUDA build and driver",
         )
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise BackendUnavailableError(f"there is no {device}: torch sees {torch.cuda.device_count()} CUDA devices")

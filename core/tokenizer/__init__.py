@@ -1,6 +1,7 @@
 """Text to ids and back: SentencePiece and tokenizers engines behind one interface.
 
->>> # tokenizer = load_tokenizer("checkpoint"); tokenizer.decode(tokenizer.encode("Hello"), skip_special_tokens=True)
+``load_tokenizer(folder)`` chooses the engine; ``LlamaTokenizer`` and ``LlamaTokenizerFast`` name one. Importing this
+package loads neither engine: each is imported when a tokenizer that needs it is made.
 """
 
 from __future__ import annotations

@@ -130,9 +130,11 @@ class AddedTokenMatcher:
                 (start > 0 and _is_word(text[start - 1])) or (end < len(text) and _is_word(text[end]))
             ):
                 continue
-            # White space that an rstrip swallowed may be matched again, as the tokenizers library does it.
-            while token.lstrip and start > done and text[start - 1] in _WHITE_SPACE:
-                start -= 1
+            # Without lstrip, white space that an rstrip swallowed is matched again, as the tokenizers library does.
+            if token.lstrip:
+                while start > done and text[start - 1] in _WHITE_SPACE:
+                    start -= 1
+                start = max(start, done)
             while token.rstrip and end < len(text) and text[end] in _WHITE_SPACE:
                 end += 1
             if start > done:

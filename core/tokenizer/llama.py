@@ -93,7 +93,7 @@ class _Llama(Tokenizer):
         """
         from .loading import load_as, resolve
 
-        revision, offline = overrides.pop("revision", None), overrides.pop("offline", False)
+        revision, offline = overrides.pop("revision", None), overrides.pop("offline", None)
         tokenizer = load_as(cls, resolve(path_or_name, revision=revision, offline=offline), overrides)
         if not isinstance(tokenizer, cls):
             raise TokenizerError(

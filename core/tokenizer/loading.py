@@ -34,7 +34,7 @@ def load_tokenizer(path: PathOrName, *, engine: str | None = None, **overrides: 
     return load_as(wanted, Path(path), overrides)
 
 
-def resolve(path_or_name: PathOrName, *, revision: str | None, offline: bool) -> Path:
+def resolve(path_or_name: PathOrName, *, revision: str | None, offline: bool | None) -> Path:
     """A local path as it is; a name through the registry and the Hub."""
     path = Path(path_or_name).expanduser()
     if path.exists() or not isinstance(path_or_name, str) or path_or_name.startswith((".", "/", "~")):

@@ -104,7 +104,7 @@ class JsonEngine(Engine):
             if settings is not None:
                 length = settings.get("max_length") or settings.get("length") or "the longest's"
                 warnings.warn(
-                    f"{source} is written to {done} to {length} tokens, which is not done (pass {instead} where wanted)",
+                    f"{source} is written to {done} to {length} tokens, which is not done (pass {instead} if wanted)",
                     PolyllamaWarning,
                     stacklevel=5,
                 )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 import click
 
-from ...core.errors import PolyllamaWarning
 from ._console import examples, json_option, print_json, print_table, visible
 
 
@@ -20,9 +17,7 @@ def plugins(as_json: bool) -> None:
     """
     from ...core.plugins import plugin_manager
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PolyllamaWarning)  # the listing itself says what they would
-        found = plugin_manager()
+    found = plugin_manager()
     if as_json:
         rows = [
             {
