@@ -13,7 +13,7 @@ from .loading import Loaded, load
 if TYPE_CHECKING:
     from .backend import Choice, Model
     from .config import LlamaConfig
-    from .generation import Generation, TextStream
+    from .generation import TextStream
     from .generation_config import GenerationOptions
     from .generation_defaults import GenerationDefaults
     from .graph import Graph
@@ -279,18 +279,24 @@ class Llama:
             raise InputError("stream takes one prompt", hint="use generate for several")
         return stream(self.model, self.tokenizer, ids[0], self._options(options))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         """Answer a conversation by the checkpoint's own chat template.
 
         Args:
             messages: ``[{"role": "user", "content": "Hi"}, ...]``.
+            options: as for :meth:`generate`.
+
+        Returns:
+            A :class:`~polyllama.core.generation.Generation`; a list of them with ``num_return_sequences`` above 1.
 
         Raises:
             TokenizerError: the checkpoint has no chat template.
         """
-        from .generation import generate
+        from .generation import by_prompt, generate
 
-        return generate(self.model, self.tokenizer, [self.chat_prompt(messages)], self._options(options))[0]
+        resolved = self._options(options)
+        results = generate(self.model, self.tokenizer, [self.chat_prompt(messages)], resolved)
+        return by_prompt(results, resolved.num_return_sequences)[0]
 
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
         """:meth:`chat`, piece by piece."""

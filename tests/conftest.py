@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 
+# Tests run in several processes on few cores; threads on top of that only get in each other's way. Read on import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
+from hypothesis import settings
 from support import TinyModels
+
+settings.register_profile("polyllama", deadline=None)  # a busy machine is no reason to fail
+settings.load_profile("polyllama")
 
 
 @pytest.fixture(scope="session")

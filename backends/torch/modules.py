@@ -137,7 +137,8 @@ class Attention(Composite):
         q_proj, k_proj, v_proj, o_proj = (child(self, name) for name in self._children)
         # Queries and keys are rotated together: one pass over both costs half the operations.
         qk = torch.cat([q_proj(x), k_proj(x)], dim=-1).view(batch, length, -1, head_dim).transpose(1, 2)
-        q, k = rotate(qk, *ctx.rotation(node.rope)).split([num_heads, num_kv_heads], dim=1)  # [B, H or G, S, D]
+        qk = rotate(qk, *ctx.rotation(node.rope))
+        q, k = qk.narrow(1, 0, num_heads), qk.narrow(1, num_heads, num_kv_heads)  # [B, H or G, S, D]
         v = v_proj(x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)
         if ctx.cache is not None:
             k, v = ctx.cache.update(node.name, k, v)
