@@ -221,3 +221,29 @@ def test_cuda_agrees_with_the_reference(dtype: str, tolerance: float, tiny_model
     if dtype == "float32":
         wanted = exact.generate([[1, 5, 9]], max_new_tokens=20)[0].token_ids
         assert llm.generate([[1, 5, 9]], max_new_tokens=20)[0].token_ids == wanted
+
+
+@pytest.mark.parametrize("length", [255, 257, 300, 512, 513])
+def test_long_prompts_take_the_same_numbers_by_every_road(length: int, tiny_models: Any) -> None:
+    """On a CPU, prompts of 257 to 512 tokens are attended in halves."""
+    _, folder = tiny_models(max_position_embeddings=1024)
+    ids = np.random.default_rng(1).integers(0, 97, (1, length))
+    exact = Llama.load(folder, backend="reference").forward(ids).numpy()["logits"]
+    llm = Llama.load(folder, backend="torch:cpu")
+    assert relative_error(llm.forward(ids).numpy()["logits"], exact) < 2e-5
+    cached = llm.forward(ids[:, :-1], use_cache=True).past_key_values
+    step = llm.forward(ids[:, -1:], past_key_values=cached).numpy()["logits"]
+    assert relative_error(step[:, -1], exact[:, -1]) < 2e-5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_decoding_one_row_in_half_precision(dtype: str, tiny_models: Any) -> None:
+    """A single row runs through other kernels than a batch; the process's switch for them is put back."""
+    _, folder = tiny_models()
+    llm = Llama.load(folder, backend="torch:cpu", dtype=dtype)
+    before = torch.backends.mkldnn.enabled
+    cache = llm.forward(IDS[:1, :-1], use_cache=True).past_key_values
+    step = llm.forward(IDS[:1, -1:], past_key_values=cache).numpy()["logits"]
+    whole = llm.forward(IDS).numpy()["logits"][:1, -1:]
+    assert relative_error(step, whole) < 8 * torch.finfo(getattr(torch, dtype)).eps
+    assert torch.backends.mkldnn.enabled == before

@@ -46,7 +46,7 @@ count it can tell more than {distinct:.0e} different stories. Training saw {stor
 ## Training
 
 `python tools/train_tiny.py --out models/tiny`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps
-over {tokens:,} tokens, {seconds:,.0f} seconds on {threads} CPU threads ({machine}, torch {torch}), seed
+over {tokens:,} tokens, {cpu_seconds:,.0f} CPU seconds on {threads} threads ({machine}, torch {torch}), seed
 {training_seed}, with the module of polyllama's torch backend and polyllama's own loss.
 
 ## Loss
@@ -98,7 +98,7 @@ def model_card(report: Report, sample: Mapping[str, Any]) -> str:
         learning_rate=recipe.learning_rate,
         steps=report.steps,
         tokens=report.tokens,
-        seconds=report.seconds,
+        cpu_seconds=report.cpu_seconds,
         threads=recipe.threads,
         machine=platform.machine(),
         torch=torch.__version__,

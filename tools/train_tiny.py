@@ -83,7 +83,7 @@ class Report:
     parameters: int = 0
     tokens: int = 0
     steps: int = 0
-    seconds: float = 0.0
+    cpu_seconds: float = 0.0
     train_loss: float = math.nan
     losses: dict[str, float] = field(default_factory=dict)
     held_out_stories: int = HELD_OUT_STORIES
@@ -188,7 +188,7 @@ def optimizer_for(module: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves the norms alone."""
     matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     norms = [parameter for parameter in module.parameters() if parameter.ndim == 1]
-    groups = [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True)
 
 
@@ -218,7 +218,7 @@ def train(
     recipe = report.recipe
     plan = batches(documents, recipe)
     optimizer = optimizer_for(module, recipe)
-    started, seen, average = time.monotonic(), 0, math.nan
+    started, cpu_started, seen, average = time.monotonic(), time.process_time(), 0, math.nan
     with Progress(*columns()) as progress:
         task = progress.add_task("training", total=len(plan), loss=math.nan, speed=0)
         for step, rows in enumerate(plan):
@@ -240,7 +240,7 @@ def train(
                 progress.console.print(f"step {step + 1}: train {average:.4f}, held out {held_out:.4f}")
     report.steps, report.train_loss = len(plan), average
     report.tokens = sum(len(row) for rows in plan for row in rows)
-    report.seconds = time.monotonic() - started
+    report.cpu_seconds = time.process_time() - cpu_started
 
 
 def round_weights(module: torch.nn.Module) -> None:

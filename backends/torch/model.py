@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,8 @@ class LlamaModule(nn.Module):
             loss_options={k: v for k, v in loss_options.items() if k != "observe"},
             observe=loss_options.get("observe"),
         )
-        output = forward(engine, self.graph, self.task, request, cache, self._ropes)
+        with row_kernels(inputs):
+            output = forward(engine, self.graph, self.task, request, cache, self._ropes)
         output.to_numpy = as_float32
         return output if return_dict else output.to_tuple()
 
@@ -179,6 +181,24 @@ class LlamaModule(nn.Module):
                     f"cache_position starts at {int(cache_position.reshape(-1)[0])}, the cache holds {past} tokens",
                     hint="leave it out: the cache knows its own length",
                 )
+
+
+@contextlib.contextmanager
+def row_kernels(inputs: Tensor | None) -> Iterator[None]:
+    """Let torch's own matrix-vector kernels run where a CPU decodes a single row, instead of oneDNN's.
+
+    For a single row in half precision oneDNN repacks each matrix on every call; torch's own kernels read it once, twice
+    as fast, with the same float32 sums. The switch is the process's, so it is held for one pass only.
+    """
+    single = inputs is not None and inputs.shape[0] * inputs.shape[1] == 1 and inputs.device.type == "cpu"
+    if not single or torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.backends.mkldnn.enabled:
+        yield
+        return
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(True)
 
 
 class _ParametersByName(Mapping[str, Tensor]):

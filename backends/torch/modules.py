@@ -6,6 +6,7 @@ that has no module here runs by its own definition in :class:`SpecModule`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,6 +91,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y if rotary == x.shape[-1] else torch.cat([y, x[..., rotary:]], dim=-1)
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y``, into the memory of `x` (which nobody else holds) where no gradient needs it.
+
+    Large activations that are allocated anew cost more in page faults than in arithmetic.
+    """
+    return x + y if torch.is_grad_enabled() else x.add_(y)
+
+
+def multiply(x: Tensor, y: Tensor) -> Tensor:
+    """``x * y``, into the memory of `x` as :func:`add`."""
+    return x * y if torch.is_grad_enabled() or x.dtype != y.dtype else x.mul_(y)
+
+
 def child(module: nn.Module, path: str) -> nn.Module:
     """The submodule at `path`; a plain name, as nearly all are, is one look into a dictionary."""
     return module._modules.get(path) or module.get_submodule(path)
@@ -111,7 +125,7 @@ class RMSNorm(nn.Module):
         """``[..., dim] -> [..., dim]``."""
         wide = x if x.dtype == torch.float64 else x.float()
         scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        return multiply(scaled.to(x.dtype), self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
@@ -135,26 +149,46 @@ class Attention(Composite):
         batch, length, _ = x.shape
         num_heads, num_kv_heads, head_dim = self.heads
         q_proj, k_proj, v_proj, o_proj = (child(self, name) for name in self._children)
-        # Queries and keys are rotated together: one pass over both costs half the operations.
-        qk = torch.cat([q_proj(x), k_proj(x)], dim=-1).view(batch, length, -1, head_dim).transpose(1, 2)
-        qk = rotate(qk, *ctx.rotation(node.rope))
-        q, k = qk.narrow(1, 0, num_heads), qk.narrow(1, num_heads, num_kv_heads)  # [B, H or G, S, D]
-        v = v_proj(x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)
+        q = q_proj(x).view(batch, length, num_heads, head_dim)
+        k = k_proj(x).view(batch, length, num_kv_heads, head_dim)
+        v = v_proj(x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)  # [B, G, S, D]
+        rotation = ctx.rotation(node.rope)
+        if length == 1:
+            # Rotated together: for a single token the number of operations counts, not their size.
+            qk = rotate(torch.cat([q, k], dim=2).transpose(1, 2), *rotation)
+            q, k = qk.narrow(1, 0, num_heads), qk.narrow(1, num_heads, num_kv_heads)
+        else:
+            q, k = rotate(q.transpose(1, 2), *rotation), rotate(k.transpose(1, 2), *rotation)
         if ctx.cache is not None:
             k, v = ctx.cache.update(node.name, k, v)
-        mask, causal = _sdpa_mask(ctx, length, k)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=node.dropout if self.training else 0.0,
-            is_causal=causal,
-            scale=head_dim**-0.5,
-            enable_gqa=num_heads != num_kv_heads,
-        )
+        y = attend(ctx, q, k, v, node.dropout if self.training else 0.0)
         projected: Tensor = o_proj(y.transpose(1, 2).reshape(batch, length, num_heads * head_dim))
         return projected
+
+
+def attend(ctx: TorchContext, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Fused attention of ``[B, H, S, D]`` queries over ``[B, G, K, D]`` keys, by the road fastest on the device."""
+    length, on_cpu = q.shape[2], q.device.type == "cpu"
+    mask, causal = _sdpa_mask(ctx, length, k)
+    fused = functools.partial(
+        F.scaled_dot_product_attention,
+        dropout_p=dropout,
+        scale=q.shape[-1] ** -0.5,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    if on_cpu and length == 1 and q.dtype in (torch.bfloat16, torch.float16):
+        # torch's CPU kernel for half precision is several times slower than converting, for a single query.
+        return fused(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+    half = length // 2
+    if on_cpu and causal and CPU_KEY_BLOCK // 2 < length <= CPU_KEY_BLOCK and not torch.is_grad_enabled():
+        # torch's CPU kernel multiplies whole blocks of keys, masked ones too: the first half need not see the second.
+        first = fused(q[:, :, :half], k[:, :, :half], v[:, :, :half], is_causal=True)
+        return torch.cat([first, fused(q[:, :, half:], k, v, attn_mask=_causal(length - half, k))], dim=2)
+    return fused(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+CPU_KEY_BLOCK = 512
+"""Keys that torch's CPU attention takes at a time."""
 
 
 def _sdpa_mask(ctx: TorchContext, length: int, keys: Tensor) -> tuple[Tensor | None, bool]:
@@ -166,10 +200,14 @@ def _sdpa_mask(ctx: TorchContext, length: int, keys: Tensor) -> tuple[Tensor | N
     if keys.shape[2] == length:
         return None, True
     # torch aligns its causal mask at the top left; new tokens after cached ones need it at the bottom right.
-    ctx.mask = torch.ones(length, keys.shape[2], dtype=torch.bool, device=keys.device).tril(keys.shape[2] - length)[
-        None, None
-    ]
+    ctx.mask = _causal(length, keys)
     return ctx.mask, False
+
+
+def _causal(length: int, keys: Tensor) -> Tensor:
+    """``[1, 1, S, K]``: the last `length` tokens may look at what is before them."""
+    allowed = torch.ones(length, keys.shape[2], dtype=torch.bool, device=keys.device)
+    return allowed.tril(keys.shape[2] - length)[None, None]
 
 
 class GatedMLP(Composite):
@@ -184,8 +222,8 @@ class GatedMLP(Composite):
         """``[B, S, E] -> [B, S, E]``."""
         node = self.node
         gate, up, down = (child(self, name) for name in self._children)
-        inner = ctx.activate(node.activation, ctx.child(gate, node.gate, x)) * ctx.child(up, node.up, x)
-        return ctx.child(down, node.down, inner)
+        inner = ctx.activate(node.activation, ctx.child(gate, node.gate, x))
+        return ctx.child(down, node.down, multiply(inner, ctx.child(up, node.up, x)))
 
 
 class DecoderLayer(Composite):
@@ -201,8 +239,8 @@ class DecoderLayer(Composite):
         """``[B, S, E] -> [B, S, E]``."""
         node = self.node
         attention_norm, attention, mlp_norm, mlp = (child(self, name) for name in self._children)
-        x = x + ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x))
-        return x + ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x))
+        x = add(ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x)), x)
+        return add(ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x)), x)
 
 
 class Decoder(nn.Module):
