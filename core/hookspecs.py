@@ -4,11 +4,11 @@ A plugin is a module (or any object) with functions named like the hooks below, 
 found through an entry point of the group ``polyllama``:
 
     # my_plugin.py
-    import polyllama
+    from polyllama.core.hookspecs import BackendDescriptor, hookimpl
 
-    @polyllama.hookimpl
+    @hookimpl
     def polyllama_backends():
-        return [polyllama.BackendDescriptor("mine", "my_plugin.backend:MyBackend", "runs on my accelerator")]
+        return [BackendDescriptor("mine", "my_plugin.backend:MyBackend", "runs on my accelerator")]
 
     # pyproject.toml
     [project.entry-points.polyllama]

@@ -39,7 +39,6 @@ class ReferenceBackend:
         task: Task,
     ) -> SpecModel:
         """Copy the weights into the asked dtype (``"auto"`` is float64) and run the graph's own definitions."""
-        import array_api_compat.numpy as xp
         import numpy as np
 
         dtype = "float64" if options.dtype == "auto" else options.dtype
@@ -53,7 +52,7 @@ class ReferenceBackend:
             return array
 
         native: dict[str, Any] = {p.name: np.asarray(weights[p.name]).astype(dtype) for p in graph.parameters()}
-        engine = Engine(xp, native, as_frequencies=lambda f: f.astype(dtype), to_host=as_array)
+        engine = Engine(np, native, as_frequencies=lambda f: f.astype(dtype), to_host=as_array)
         return SpecModel(
             graph,
             config,
