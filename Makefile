@@ -28,7 +28,7 @@ install: $(VENV)/.installed-demo
 install-test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test ## polyllama beside transformers, in one run
-	$(BIN)/python -m pip install -q matplotlib
+	$(PIP) install -q -e '.[bench]'
 	$(BIN)/python bench/run.py
 
 $(BIN)/python:

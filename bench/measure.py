@@ -95,6 +95,28 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), **packages}
 
 
+def plot(name: str, labels: list[str], bars: Mapping[str, list[float]], unit: str) -> None:
+    """Grouped bars of medians as ``bench/results/NAME.png``; one group a label, one colour a contender."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(1.6 * len(labels) + 2, 4))
+    width = 0.8 / len(bars)
+    for number, (who, heights) in enumerate(bars.items()):
+        drawn = axes.bar([i + number * width for i in range(len(labels))], heights, width, label=who)
+        axes.bar_label(drawn, fmt="%.3g", fontsize=8)
+    axes.set_xticks([i + 0.4 - width / 2 for i in range(len(labels))], labels)
+    axes.set_ylabel(unit)
+    axes.set_yscale("log")
+    axes.legend()
+    figure.tight_layout()
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    print(f"drawn: bench/results/{name}.png")
+
+
 def report(name: str, result: dict[str, Any], rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
     """Print a table and keep the figures as JSON under ``bench/results``."""
     from rich.console import Console

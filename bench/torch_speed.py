@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from measure import alternate, ratio, report
+from measure import alternate, plot, ratio, report
 from polyllama import Llama
 
 PROMPT, NEW = 512, 48
@@ -118,6 +118,11 @@ def main() -> None:
             medians = [f"{statistics.median(figures[peer]):.1f}" for peer in ("polyllama", "transformers")]
             rows.append((dtype, what, *medians, *(f"{ratios[k]:.2f}" for k in ("min", "median", "max"))))
     header = ("dtype", "what", "polyllama tok/s", "transformers tok/s", "ratio min", "median", "max")
+    medians_of = {
+        peer: [statistics.median(figures["tokens per second"][peer]) for figures in result.values()]
+        for peer in ("polyllama", "transformers")
+    }
+    plot("torch_speed", list(result), medians_of, "tokens per second")
     report("torch_speed", {"config": CONFIG, "threads": arguments.threads, "results": result}, rows, header)
 
 
