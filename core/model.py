@@ -209,7 +209,7 @@ class Llama:
 
         >>> llm = Llama.load("tiny", backend="reference")
         >>> llm.forward([[1, 5, 9]]).numpy()["logits"].shape
-        (1, 3, 1024)
+        (1, 3, 1792)
         """
         unknown = set(options) - {"num_items_in_batch", "observe"}
         if unknown:

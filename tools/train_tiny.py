@@ -14,6 +14,8 @@ import io
 import json
 import math
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from polyllama import Llama, LlamaConfig
+from polyllama import Llama, LlamaConfig, LlamaTokenizerFast
 from polyllama.backends.torch import build_module
 from polyllama.core.checkpoint import save_safetensors
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -260,6 +262,9 @@ def save(folder: Path, module: torch.nn.Module, config: LlamaConfig, tokenizer: 
     stored.pop("lm_head.weight", None)  # tied to the embedding, which is there
     save_safetensors(folder, stored)
     (folder / "tokenizer.model").write_bytes(tokenizer)
+    with tempfile.TemporaryDirectory() as scratch:  # tokenizer.json too, for readers without SentencePiece
+        LlamaTokenizerFast(str(folder / "tokenizer.model"), legacy=False).save_pretrained(scratch)
+        shutil.copyfile(Path(scratch) / "tokenizer.json", folder / "tokenizer.json")
     settings = {
         "tokenizer_class": "LlamaTokenizer",
         "bos_token": "<s>",
