@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -46,6 +47,7 @@ class Cache:
         self.length = 0
         self.mask: Array | None = None
         self.history: History | None = None
+        self.owner: object = None
 
     def update(self, name: str, keys: Array, values: Array) -> tuple[Array, Array]:
         """Add the new `keys` and `values` ``[B, G, S, D]`` of the attention called `name`; all of them come back."""
@@ -68,8 +70,13 @@ class Cache:
         self.length += count
         self.mask = mask
 
-    def check_batch(self, batch: int) -> None:
-        """Refuse inputs of another batch size than the cache's."""
+    def claim(self, owner: object, batch: int) -> None:
+        """Refuse another model than the one that filled this cache, and inputs of another batch size."""
+        if self.owner is not None and self.owner is not owner:
+            raise InputError(
+                "past_key_values comes from another model", hint="a cache goes with the model that filled it"
+            )
+        self.owner = owner
         if self.batch is None:
             self.batch = batch
         elif self.batch != batch:
@@ -83,11 +90,9 @@ class Cache:
 
         The new cache does not share storage with this one, so either may go on.
         """
-        rows = list(rows)
-        if any(not 0 <= row < (self.batch or 0) for row in rows):
-            raise InputError(f"select_rows: rows {rows} of a cache of {self.batch or 0} rows")
+        rows = as_rows(rows, self.batch or 0)
         chosen = type(self)(len(rows), self.capacity)
-        chosen.length = self.length
+        chosen.length, chosen.owner = self.length, self.owner
         chosen.mask = None if self.mask is None else self._take(self.mask, rows)
         chosen._select(self, rows)
         if self.history is not None:
@@ -107,6 +112,17 @@ class Cache:
         return f"{type(self).__name__}(batch={self.batch}, length={self.length})"
 
 
+def as_rows(rows: Any, batch: int) -> list[int]:
+    """Row numbers as a list of integers within a batch."""
+    try:
+        found = [operator.index(row) for row in rows]
+    except TypeError:
+        raise InputError(f"select_rows: {rows!r} is not a list of row numbers") from None
+    if not found or any(not 0 <= row < batch for row in found):
+        raise InputError(f"select_rows: rows {found} of a cache of {batch} rows")
+    return found
+
+
 class ConcatenatingCache(Cache):
     """A cache for any array namespace: new keys and values are concatenated to the old ones."""
 
@@ -117,9 +133,10 @@ class ConcatenatingCache(Cache):
 
     def update(self, name: str, keys: Array, values: Array) -> tuple[Array, Array]:
         old = self.entries.get(name)
-        if old is not None:
-            keys = self.xp.concat([old[0], keys], axis=2)
-            values = self.xp.concat([old[1], values], axis=2)
+        if old is not None and self.length:
+            # What a pass that failed half-way wrote lies beyond `length`, and is cut off here.
+            keys = self.xp.concat([old[0][:, :, : self.length], keys], axis=2)
+            values = self.xp.concat([old[1][:, :, : self.length], values], axis=2)
         self.entries[name] = (keys, values)
         return keys, values
 

@@ -7,7 +7,7 @@ handling of caches and of length-dependent RoPE, and the outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .cache import Cache, History
@@ -46,6 +46,11 @@ class Engine:
     device: Any = None
     context: Callable[..., Context] = Context
     _fixed: dict[int, Array] = field(default_factory=dict)
+
+    def move_to(self, device: Any) -> None:
+        """Make arrays on `device` from now on."""
+        self.device = device
+        self._fixed.clear()
 
     def frequencies(self, rope: Rope, lengths: np.ndarray | None) -> Array:
         """Native inverse frequencies of `rope`; those that depend on nothing are converted once."""
@@ -94,7 +99,7 @@ def forward(
     batch, new = int(inputs.shape[0]), int(inputs.shape[1])
     past = 0
     if cache is not None:
-        cache.check_batch(batch)
+        cache.claim(engine, batch)
         past = cache.length
     layout = lay_out(
         engine.xp,
@@ -194,12 +199,11 @@ def _length_dependent_trunk(
         lengths = engine.to_host(xp.sum(xp.astype(layout.key_mask, xp.int64), axis=1))
     regime = np.stack([rope.regime(lengths) for rope in ropes], axis=1)
     restart = history is not None and not np.array_equal(regime, history.regime)
-    if cache is not None:
-        if restart:
-            cache.reset()
-        cache.history = History(embeds, positions, regime)
     if not restart:
-        return _trunk(engine, graph, request, cache, layout, lengths, x)
+        result = _trunk(engine, graph, request, cache, layout, lengths, x)
+        if cache is not None:
+            cache.history = History(embeds, positions, regime)
+        return result
     whole = lay_out(
         xp,
         new=past + new,
@@ -209,14 +213,33 @@ def _length_dependent_trunk(
         position_ids=positions,
         device=engine.device,
     )
-    hidden, ctx = _trunk(engine, graph, request, cache, whole, lengths, embeds)
+    hidden, ctx = _restarted(engine, graph, request, cache, whole, lengths, embeds)
     if cache is not None:
-        cache.length = past  # the caller counts the new tokens
+        cache.history = History(embeds, positions, regime)
     if ctx.hidden_states is not None:
         ctx.hidden_states = [state[:, past:, :] for state in ctx.hidden_states]
     if ctx.attentions is not None:
         ctx.attentions = [weights[:, :, past:, :] for weights in ctx.attentions]
     return hidden[:, past:, :], ctx
+
+
+def _restarted(
+    engine: Engine, graph: Graph, request: Request, cache: Cache | None, layout: Layout, lengths: Any, embeds: Array
+) -> tuple[Array, Context]:
+    """The trunk over all inputs so far, into the cache's storage from its start."""
+    if cache is None:
+        return _trunk(engine, graph, request, cache, layout, lengths, embeds)
+    past, mask, history = cache.length, cache.mask, cache.history
+    cache.reset()
+    try:
+        result = _trunk(engine, graph, request, cache, layout, lengths, embeds)
+    except BaseException:
+        # Keys and values are half rewritten; with no length and no regime the next pass writes them all again.
+        cache.history = None if history is None else replace(history, regime=history.regime * 0 - 1)
+        raise
+    finally:
+        cache.length, cache.mask = past, mask  # the caller counts the new tokens
+    return result
 
 
 def _join_positions(xp: Any, old: Array, new: Array, batch: int) -> Array:

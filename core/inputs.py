@@ -49,8 +49,6 @@ def read_inputs(
     Raises:
         InputError: anything of the wrong shape, type or range; the message names the argument and the value.
     """
-    import numpy as np
-
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
@@ -61,12 +59,13 @@ def read_inputs(
         check_ids(ids, config.vocab_size)
         batch, new = ids.shape
     else:
-        embeds = np.asarray(inputs_embeds)
+        embeds = as_embeds(inputs_embeds)
         check_embeds_shape(embeds.shape, config.hidden_size)
         batch, new = embeds.shape[:2]
     if attention_mask is not None:
         past = cache.length if cache is not None else 0
-        mask = check_mask(as_integers(attention_mask, "attention_mask"), batch, new, past)
+        # With a cache more tokens may follow, so a row may be all padding so far.
+        mask = check_mask(as_mask(attention_mask), batch, new, past, rows_may_be_empty=cache is not None)
     if labels is not None:
         labels = as_integers(labels, "labels")
         if task.generates:
@@ -115,7 +114,7 @@ def as_integers(value: Any, name: str) -> np.ndarray:
 
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{name} is not a rectangular array: {str(error).splitlines()[0]}",
             hint="pad the rows to one length and give an attention_mask",
@@ -127,18 +126,57 @@ def as_integers(value: Any, name: str) -> np.ndarray:
     return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int64 else array
 
 
-def check_mask(mask: np.ndarray, batch: int, new: int, past: int) -> np.ndarray | None:
+def as_embeds(value: Any) -> np.ndarray:
+    """Embeddings as a NumPy array of floats."""
+    import numpy as np
+
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "iub":
+            array = array.astype(np.float32)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"inputs_embeds is not an array of numbers: {str(error).splitlines()[0]}") from None
+    if array.dtype.kind != "f" and array.dtype.name not in ("bfloat16", "float16"):
+        raise InputError(f"inputs_embeds holds {array.dtype}, wanted floats")
+    return array
+
+
+def as_mask(value: Any) -> np.ndarray:
+    """An attention mask as NumPy; a ``[B, 1, S, K]`` one may also be additive: 0 where allowed, -inf elsewhere."""
+    import numpy as np
+
+    array = np.asarray(value) if hasattr(value, "dtype") else None
+    if array is None or array.dtype.kind != "f":
+        return as_integers(value, "attention_mask")
+    if array.ndim == 4 and bool(((array == 0) | (array <= ADDITIVE_MASKED)).all()):
+        return np.asarray(array == 0)
+    raise InputError(
+        "attention_mask holds floats",
+        hint="give 1 and 0; only a [batch, 1, sequence, keys] mask may be additive, with 0 and -inf",
+    )
+
+
+ADDITIVE_MASKED = -1e4
+"""At and below this an additive mask means "may not look"; float16 cannot write much less."""
+
+
+def check_mask(
+    mask: np.ndarray, batch: int, new: int, past: int, *, rows_may_be_empty: bool = False
+) -> np.ndarray | None:
     """Check an attention mask given as numbers; ``None`` comes back where it masks nothing."""
     if mask.dtype.kind not in "biu" or (mask.size and (int(mask.min()) < 0 or int(mask.max()) > 1)):
         raise InputError(
             "attention_mask holds something other than 0 and 1", hint="1 marks a token to attend to, 0 a padding"
         )
+    total = past + new
     if mask.ndim == 4:
+        if mask.shape[0] not in (1, batch) or mask.shape[1:] != (1, new, total):
+            raise InputError(f"attention_mask has shape {list(mask.shape)}, wanted [{batch}, 1, {new}, {total}]")
         return mask.astype(bool)
-    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] not in (new, past + new):
-        wanted = f"[{batch}, {past + new}]" + (f" or [{batch}, {new}]" if past else "")
+    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] not in (new, total):
+        wanted = f"[{batch}, {total}]" + (f" or [{batch}, {new}]" if past else "")
         raise InputError(f"attention_mask has shape {list(mask.shape)}, wanted {wanted}")
-    if mask.shape[1] == past + new and not mask.any(axis=1).all():
+    if not rows_may_be_empty and not mask.any(axis=1).all():
         row = int((~mask.any(axis=1)).argmax())
         raise InputError(f"attention_mask[{row}] attends to nothing", hint="drop the row")
     return None if mask.all() else mask.astype(bool)
@@ -161,6 +199,8 @@ def check_embeds_shape(shape: tuple[int, ...], hidden_size: int) -> None:
 
 def check_keep(keep: Any, task: Task, new: int) -> int | np.ndarray:
     """``logits_to_keep``: a count of last positions (0 for all), or the positions themselves."""
+    if isinstance(keep, bool):
+        raise InputError(f"logits_to_keep is {keep}", hint="0 keeps all positions, n the last n")
     if isinstance(keep, int) and keep == 0:
         return 0
     if not task.keeps_positions:
@@ -169,6 +209,8 @@ def check_keep(keep: Any, task: Task, new: int) -> int | np.ndarray:
         if keep < 0:
             raise InputError(f"logits_to_keep is {keep}", hint="0 keeps all positions, n the last n")
         return min(keep, new)
+    if getattr(keep, "dtype", None) is not None and "bool" in str(keep.dtype):
+        raise InputError("logits_to_keep holds booleans, wanted positions")
     indices = as_integers(keep, "logits_to_keep")
     if indices.ndim != 1 or indices.size == 0 or indices.min() < 0 or indices.max() >= new:
         raise InputError(f"logits_to_keep {indices.tolist()} are not positions of a sequence of {new}")
@@ -228,12 +270,17 @@ def lay_out(
         attention_mask: ``[B, past + new]`` or ``[B, new]`` (the cache remembers the rest), 1 where attended; or
             ``[B or 1, 1, new, past + new]``, used as it is.
         past_mask: the cache's own ``[B, past]``, ``None`` where all are attended.
-        position_ids: ``[B or 1, new]``, overrides counting.
+        position_ids: ``[B or 1, new]``, overrides counting. Given without a mask or a cache, a position that does not
+            rise begins another sequence packed into the row, which does not see the ones before it.
     """
     total = past + new
     if attention_mask is not None and attention_mask.ndim == 4:
         positions = _plain_positions(xp, past, total, device) if position_ids is None else position_ids
-        return Layout(positions, xp.astype(attention_mask, xp.bool), past_mask)
+        # A query that may see nothing at all sees itself, so that no softmax runs over nothing.
+        keys, queries = _slots(xp, new, total, device)
+        return Layout(positions, xp.astype(attention_mask, xp.bool) | (keys == queries), past_mask)
+    if attention_mask is None and past == 0 and new > 1 and position_ids is not None:
+        return Layout(position_ids, _packed_mask(xp, position_ids, new, device), None)
     key_mask = None if attention_mask is None else xp.astype(attention_mask, xp.bool)
     if key_mask is None and past_mask is not None:
         key_mask = xp.ones((past_mask.shape[0], new), dtype=xp.bool, device=device)
@@ -257,6 +304,29 @@ def _plain_positions(xp: Any, past: int, total: int, device: Any) -> Array:
 
 def _padded_mask(xp: Any, key_mask: Array, new: int, total: int, device: Any) -> Array:
     """Causal, without padded keys; a query may always see itself, so that no softmax runs over nothing."""
-    keys = xp.reshape(xp.arange(total, device=device), (1, 1, 1, total))
-    queries = xp.reshape(xp.arange(total - new, total, device=device), (1, 1, new, 1))
+    keys, queries = _slots(xp, new, total, device)
     return ((keys <= queries) & key_mask[:, None, None, :]) | (keys == queries)
+
+
+def _packed_mask(xp: Any, position_ids: Array, new: int, device: Any) -> Array:
+    """Causal within each sequence of a packed row: a new one begins where positions do not rise."""
+    begins = xp.astype(position_ids[:, 1:] <= position_ids[:, :-1], xp.int64)
+    number = xp.concat([xp.zeros_like(begins[:, :1]), xp.cumulative_sum(begins, axis=1)], axis=1)  # [B or 1, S]
+    keys, queries = _slots(xp, new, new, device)
+    return (keys <= queries) & (number[:, None, :, None] == number[:, None, None, :])
+
+
+def _slots(xp: Any, new: int, total: int, device: Any) -> tuple[Array, Array]:
+    """Slot numbers of all keys ``[1, 1, 1, K]`` and of the new queries ``[1, 1, S, 1]``."""
+    keys = xp.reshape(xp.arange(total, device=device), (1, 1, 1, total))
+    return keys, xp.reshape(xp.arange(total - new, total, device=device), (1, 1, new, 1))
+
+
+def check_num_items(value: Any) -> None:
+    """``num_items_in_batch`` divides a sum of losses: a positive number, or an array of one."""
+    if value is None or (
+        hasattr(value, "shape") and getattr(value, "size", 1) is not None and not isinstance(value, (int, float))
+    ):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise InputError(f"num_items_in_batch is {value!r}, wanted a positive number")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .cache import Cache, ConcatenatingCache
 from .checkpoint.base import TensorInfo
 from .forward import Engine, Request, forward, length_ropes
-from .inputs import read_inputs
+from .inputs import check_num_items, read_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +77,7 @@ class SpecModel:
             labels=labels,
             logits_to_keep=logits_to_keep,
         )
+        check_num_items(options.get("num_items_in_batch"))
         keep = given.logits_to_keep
         request = Request(
             input_ids=self._native(given.input_ids),

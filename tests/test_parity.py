@@ -145,6 +145,41 @@ class TestForward:
         assert relative_error(packed[:, :4], llm.forward(first).numpy()["logits"]) < TOLERANCE
         assert relative_error(packed[:, 4:], llm.forward(second).numpy()["logits"]) < TOLERANCE
 
+    def test_packed_sequences_by_positions_that_start_again(self, llm: Llama) -> None:
+        packed = llm.forward(IDS[:1, :9], position_ids=[[0, 1, 2, 3, 0, 1, 2, 3, 4]]).numpy()["logits"]
+        assert relative_error(packed[:, 4:], llm.forward(IDS[:1, 4:9]).numpy()["logits"]) < TOLERANCE
+
+    def test_chunks_of_padding_alone(self, llm: Llama) -> None:
+        ids, mask = IDS[:, :18].copy(), np.ones((2, 18), int)
+        ids[1, 7:], mask[1, :7] = IDS[1, :11], 0
+        cache = llm.forward(ids[:, :5], attention_mask=mask[:, :5], use_cache=True).past_key_values
+        rest = llm.forward(ids[:, 5:], attention_mask=mask, past_key_values=cache).numpy()["logits"]
+        assert relative_error(rest[1, 2:], llm.forward(IDS[1:, :11]).numpy()["logits"][0]) < TOLERANCE
+        assert relative_error(rest[0], llm.forward(ids[:1]).numpy()["logits"][0, 5:]) < TOLERANCE
+
+    def test_a_failed_pass_leaves_the_cache_as_it_was(self, llm: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+        from polyllama.core.context import Context
+
+        cache = llm.forward(IDS[:, :10], use_cache=True).past_key_values
+
+        def broken(self: Any, x: Any) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Context, "keep_attention", broken)
+        with pytest.raises(KeyboardInterrupt):
+            llm.forward(IDS[:, 10:11], past_key_values=cache, output_attentions=True)
+        monkeypatch.undo()
+        step = llm.forward(IDS[:, 10:11], past_key_values=cache).numpy()["logits"]
+        assert relative_error(step, llm.forward(IDS[:, :11]).numpy()["logits"][:, -1:]) < TOLERANCE
+
+    def test_a_cache_of_another_model_is_refused(self, llm: Llama, backend: str, tiny_models: Any) -> None:
+        from polyllama.core.errors import InputError
+
+        other = Llama.load(tiny_models("linear")[1], backend=backend)
+        cache = other.forward(IDS[:, :5], use_cache=True).past_key_values
+        with pytest.raises(InputError, match="another model"):
+            llm.forward(IDS[:, 5:], past_key_values=cache)
+
     def test_cache_rows_can_be_taken_and_go_on_alone(self, llm: Llama) -> None:
         cache = llm.forward(IDS[:, :10], use_cache=True).past_key_values
         picked = cache.select_rows([1, 0, 1])
@@ -195,6 +230,15 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     "positions of another shape": ({"input_ids": [[1, 2]], "position_ids": [[0]]}, r"wanted \[1, 2\]"),
     "negative positions": ({"input_ids": [[1, 2]], "position_ids": [[-1, 0]]}, "positions start at 0"),
     "a foreign cache": ({"input_ids": [[1, 2]], "past_key_values": ()}, "past_key_values is a tuple"),
+    "a four-dimensional mask of another shape": (
+        {"input_ids": [[1, 2]], "attention_mask": np.ones((1, 1, 2, 3), bool)},
+        r"wanted \[1, 1, 2, 2\]",
+    ),
+    "a mask of fractions": ({"input_ids": [[1, 2]], "attention_mask": np.array([[0.5, 1.0]])}, "holds floats"),
+    "ragged embeddings": ({"inputs_embeds": [[[1.0], [2.0, 3.0]]]}, "not an array of numbers"),
+    "embeddings of text": ({"inputs_embeds": [["a", "b"]]}, "wanted floats"),
+    "a count of logits that is no count": ({"input_ids": [[1, 2]], "logits_to_keep": True}, "logits_to_keep is True"),
+    "no items in the batch": ({"input_ids": [[1]], "labels": [[1]], "num_items_in_batch": 0}, "positive number"),
     "an unknown argument": ({"input_ids": [[1, 2]], "attention_masks": [[1, 1]]}, "no argument attention_masks"),
 }
 

@@ -247,3 +247,101 @@ def test_decoding_one_row_in_half_precision(dtype: str, tiny_models: Any) -> Non
     whole = llm.forward(IDS).numpy()["logits"][:1, -1:]
     assert relative_error(step, whole) < 8 * torch.finfo(getattr(torch, dtype)).eps
     assert torch.backends.mkldnn.enabled == before
+
+
+class TestAsAnOrdinaryModule:
+    """What people do to modules."""
+
+    @pytest.fixture
+    def module(self, pair: tuple[Any, Llama]) -> Any:
+        return pair[1].module
+
+    def test_hooks_hold_what_the_modules_returned(self, pair: tuple[Any, Llama]) -> None:
+        model, llm = pair
+        names = ["self_attn.o_proj", "mlp.down_proj", "mlp.up_proj", "mlp.gate_proj"]
+
+        def captured(module: Any) -> dict[str, Any]:
+            kept: dict[str, Any] = {}
+            for name in names:
+                part = module.get_submodule(f"model.layers.0.{name}")
+                part.register_forward_hook(lambda m, i, o, name=name: kept.__setitem__(name, o))
+            with torch.no_grad():
+                module(torch.tensor(IDS))
+            return kept
+
+        ours, theirs = captured(llm.module), captured(copy.deepcopy(model))
+        for name in names:
+            assert relative_error(ours[name], theirs[name]) < 1e-4, name
+
+    def test_hooks_on_the_trunk_fire_and_calling_it_alone_is_explained(self, module: Any) -> None:
+        from polyllama.core.errors import UnsupportedError
+
+        seen = []
+        module.model.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+        module(torch.tensor(IDS))
+        assert seen == [torch.Size([2, 12, 48])]
+        with pytest.raises(UnsupportedError, match="load the trunk alone"):
+            module.model(torch.tensor(IDS))
+
+    def test_copies_and_pickles_run_their_own_weights(self, module: Any) -> None:
+        import io
+
+        before = module(torch.tensor(IDS)).logits.detach()
+        file = io.BytesIO()
+        torch.save(module, file)
+        file.seek(0)
+        for other in (copy.deepcopy(module), torch.load(file, weights_only=False)):
+            assert torch.equal(other(torch.tensor(IDS)).logits, before)
+            with torch.no_grad():
+                other.lm_head.weight.zero_()
+            assert float(other(torch.tensor(IDS)).logits.abs().max()) == 0
+        assert torch.equal(module(torch.tensor(IDS)).logits, before)
+
+    def test_an_additive_mask_means_what_it_means_elsewhere(self, pair: tuple[Any, Llama]) -> None:
+        _, llm = pair
+        plain = llm.module(torch.tensor(IDS)).logits
+        mask = torch.triu(torch.full((12, 12), torch.finfo(torch.float32).min), 1)[None, None]
+        assert relative_error(llm.module(torch.tensor(IDS), attention_mask=mask).logits.detach(), plain.detach()) < 1e-5
+        assert relative_error(llm.forward(IDS, attention_mask=mask.numpy()).logits, plain.detach()) < 1e-5
+
+    def test_a_cache_made_in_inference_mode_goes_on_without_it(self, module: Any) -> None:
+        with torch.inference_mode():
+            cache = module(torch.tensor(IDS[:, :-1]), use_cache=True).past_key_values
+        with torch.no_grad():
+            step = module(torch.tensor(IDS[:, -1:]), past_key_values=cache).logits
+            assert relative_error(step, module(torch.tensor(IDS)).logits[:, -1:]) < 1e-5
+
+    def test_gradients_reach_embeddings_given_by_the_user(self, pair: tuple[Any, Llama]) -> None:
+        _, llm = pair
+        embeds = torch.randn(1, 4, 48, requires_grad=True)
+        llm.forward(inputs_embeds=embeds, attention_mask=[[0, 1, 1, 1]], labels=[[1, 2, 3, 4]]).loss.backward()
+        assert embeds.grad is not None and float(embeds.grad.abs().max()) > 0
+
+    def test_saving_with_adapters_in_place_is_refused(self, pair: tuple[Any, Llama], tmp_path: Path) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+        from polyllama.core.errors import CheckpointError
+
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"]), pair[1].module)
+        with pytest.raises(CheckpointError, match="merge adapters"):
+            pair[1].save(tmp_path / "saved")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"labels": torch.tensor([[1, 2, 500]])}, "labels hold 500"),
+            ({"labels": torch.tensor([[1.0, 2.0, 3.0]])}, "labels holds float32"),
+            ({"attention_mask": torch.tensor([[5, -1, 1]])}, "other than 0 and 1"),
+            ({"attention_mask": torch.tensor([[1, 1]])}, r"wanted \[1, 3\]"),
+            ({"position_ids": torch.tensor([[-1, 0, 1]])}, "positions start at 0"),
+            ({"position_ids": torch.tensor([[0, 1]])}, r"wanted \[1, 3\]"),
+            ({"logits_to_keep": torch.tensor([True, False, True])}, "booleans"),
+            ({"logits_to_keep": torch.tensor([7])}, "not positions"),
+            ({"attention_mask": [[1, 1, 1]]}, "wanted a tensor"),
+            ({"num_items_in_batch": 0, "labels": torch.tensor([[1, 2, 3]])}, "wanted a positive number"),
+        ],
+    )
+    def test_wrong_tensors_are_named(self, module: Any, arguments: dict[str, Any], message: str) -> None:
+        from polyllama.core.errors import InputError
+
+        with pytest.raises(InputError, match=message):
+            module(torch.tensor([[1, 2, 3]]), **arguments)

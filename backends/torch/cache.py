@@ -31,6 +31,9 @@ class TorchCache(Cache):
                 values = torch.cat([buffers[1][:, :, :start], values], dim=2)
             self.buffers[name] = (keys, values)
             return keys, values
+        if buffers is not None and buffers[0].is_inference() and not torch.is_inference_mode_enabled():
+            buffers = buffers[0].clone(), buffers[1].clone()  # torch forbids writing into what inference mode made
+            self.buffers[name] = buffers
         if buffers is None or buffers[0].shape[2] < stop:
             buffers = self._grow(buffers, keys, values, stop)
             self.buffers[name] = buffers

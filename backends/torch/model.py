@@ -8,22 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...core.backend import RealizeOptions
 from ...core.checkpoint.base import TensorInfo
-from ...core.errors import BackendError, BackendUnavailableError, InputError
+from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import check_cache, check_embeds_shape, check_ids, check_keep, read_inputs
+from ...core.inputs import as_embeds, as_integers, as_mask, check_cache, check_num_items, read_inputs
 from ...core.llama import build_graph
 from .cache import TorchCache
 from .modules import TorchContext, attach_node
 from .tensors import dtype_name, dtype_of, from_numpy, to_numpy
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
     from ...core.outputs import ModelOutput
@@ -56,20 +55,32 @@ class LlamaModule(nn.Module):
             attach_node(self, "", graph.head)
         self._tie()
         self._ropes = length_ropes(graph)
-        # The engine reads parameters through the module, so that whatever replaces them later is what runs.
-        self._engine = Engine(
-            xp,
-            _ParametersByName(self),
-            as_frequencies=self._frequencies,
-            to_host=to_numpy,
-            context=functools.partial(TorchContext, root=self, attn_implementation=attn_implementation),
-        )
+        self.attn_implementation = attn_implementation
+        self._engine = self._build_engine()
 
     def _tie(self) -> None:
         for node in self.graph.walk():
             tied = getattr(node, "tied_to", None)
             if tied is not None:
                 self.get_submodule(node.name).weight = self.get_submodule(tied).weight  # type: ignore[attr-defined]
+
+    def _build_engine(self) -> Engine:
+        """Reads parameters through the module, so that whatever replaces them later is what runs."""
+        return Engine(
+            xp,
+            _ParametersByName(self),
+            as_frequencies=self._frequencies,
+            to_host=to_numpy,
+            context=functools.partial(TorchContext, root=self, attn_implementation=self.attn_implementation),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The engine points at this very module: a copy makes its own.
+        return {name: value for name, value in self.__dict__.items() if name != "_engine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._engine = self._build_engine()
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +115,7 @@ class LlamaModule(nn.Module):
         use_cache: bool | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **loss_options: Any,
@@ -131,13 +142,20 @@ class LlamaModule(nn.Module):
             use_cache = self.config.use_cache and not self.training
         cache = past_key_values if past_key_values is not None else TorchCache() if use_cache else None
         if not torch.compiler.is_compiling():
-            self._check(input_ids, inputs_embeds, cache, cache_position, loss_options)
+            check_options(loss_options)
+            check_tensors(self, cache, input_ids, inputs_embeds, attention_mask, position_ids, labels, logits_to_keep)
+            check_cache_position(cache, cache_position)
+        if position_ids is not None and position_ids.ndim == 1:
+            position_ids = position_ids[None]
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask == 0  # additive: 0 where allowed
         inputs = input_ids if input_ids is not None else inputs_embeds
         keep = logits_to_keep
-        if isinstance(keep, int):
-            keep = check_keep(keep, self.task, inputs.shape[1] if inputs is not None else 0)  # type: ignore[assignment]
+        if isinstance(keep, int) and inputs is not None:
+            keep = min(keep, inputs.shape[1])
         engine = self._engine
-        engine.device = self.device
+        if engine.device != self.device:
+            engine.move_to(self.device)
         request = Request(
             input_ids=input_ids,
             inputs_embeds=None if inputs_embeds is None else inputs_embeds.to(self.dtype),
@@ -153,34 +171,84 @@ class LlamaModule(nn.Module):
         with row_kernels(inputs):
             output = forward(engine, self.graph, self.task, request, cache, self._ropes)
         output.to_numpy = as_float32
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
-    def _check(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        cache: TorchCache | None,
-        cache_position: Tensor | None,
-        loss_options: Mapping[str, Any],
-    ) -> None:
-        """What can be checked without waiting for a device: shapes everywhere, id ranges on the CPU."""
-        unknown = set(loss_options) - {"num_items_in_batch", "observe"}
-        if unknown:
-            raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what no loss takes."""
+    unknown = set(options) - {"num_items_in_batch", "observe"}
+    if unknown:
+        raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+    check_num_items(options.get("num_items_in_batch"))
+
+
+def check_tensors(
+    module: LlamaModule,
+    cache: Any,
+    input_ids: Any,
+    inputs_embeds: Any,
+    attention_mask: Any,
+    position_ids: Any,
+    labels: Any,
+    logits_to_keep: Any,
+) -> None:
+    """Check the inputs of a pass: all of it on the CPU; elsewhere, where a look would wait for the device, the types."""
+    tensors = {
+        "input_ids": input_ids,
+        "inputs_embeds": inputs_embeds,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids,
+        "labels": labels,
+    }
+    for name, value in tensors.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}, wanted a tensor", hint="llm.forward takes lists and NumPy too"
+            )
+    if cache is not None and not isinstance(cache, TorchCache):
         check_cache(cache)
-        if input_ids is not None and input_ids.device.type == "cpu":
-            check_ids(input_ids.numpy(), self.config.vocab_size)
-        elif input_ids is not None and input_ids.ndim != 2:
-            raise InputError(f"input_ids has shape {list(input_ids.shape)}, wanted [batch, sequence]")
-        if inputs_embeds is not None:
-            check_embeds_shape(tuple(inputs_embeds.shape), self.config.hidden_size)
-        if cache_position is not None:
-            past = cache.length if cache is not None else 0
-            if cache_position.numel() and int(cache_position.reshape(-1)[0]) != past:
-                raise InputError(
-                    f"cache_position starts at {int(cache_position.reshape(-1)[0])}, the cache holds {past} tokens",
-                    hint="leave it out: the cache knows its own length",
-                )
+        raise InputError(f"past_key_values is a {type(cache).__name__}, of another backend")
+    if isinstance(logits_to_keep, slice):
+        raise InputError("logits_to_keep is a slice", hint="give a count or a tensor of positions")
+    held = [value for value in (*tensors.values(), logits_to_keep) if isinstance(value, Tensor)]
+    if any(value.device.type != "cpu" for value in held):
+        return
+    embeds = None
+    if inputs_embeds is not None:
+        if not inputs_embeds.is_floating_point():
+            raise InputError(f"inputs_embeds holds {inputs_embeds.dtype}, wanted floats")
+        embeds = np.broadcast_to(np.float32(0), tuple(inputs_embeds.shape))  # the shape is what is checked
+    read_inputs(
+        module.config,
+        module.task,
+        cache,
+        input_ids=_host(input_ids),
+        inputs_embeds=embeds,
+        attention_mask=_host(attention_mask),
+        position_ids=_host(position_ids),
+        labels=_host(labels),
+        logits_to_keep=logits_to_keep if isinstance(logits_to_keep, int) else _host(logits_to_keep),
+    )
+
+
+def _host(tensor: Tensor | None) -> np.ndarray | None:
+    """A CPU tensor as NumPy; half precision, which NumPy does not know, as float32."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def check_cache_position(cache: TorchCache | None, cache_position: Tensor | None) -> None:
+    """``cache_position`` may only say what the cache knows: how many tokens it holds."""
+    if cache_position is None or not cache_position.numel():
+        return
+    past, first = cache.length if cache is not None else 0, int(cache_position.reshape(-1)[0])
+    if first != past:
+        raise InputError(
+            f"cache_position starts at {first}, the cache holds {past} tokens",
+            hint="leave it out: the cache knows its own length",
+        )
 
 
 @contextlib.contextmanager
@@ -221,11 +289,6 @@ class _ParametersByName(Mapping[str, Tensor]):
         return sum(1 for _ in self._all())
 
 
-def _elsewhere(value: Any) -> bool:
-    """Whether a value is a tensor that NumPy cannot look at: on a device, or part of an autograd graph."""
-    return isinstance(value, Tensor) and (value.device.type != "cpu" or bool(value.requires_grad))
-
-
 def as_float32(tensor: Tensor) -> np.ndarray:
     """A tensor as float32 NumPy."""
     return to_numpy(tensor.detach().float())
@@ -234,7 +297,7 @@ def as_float32(tensor: Tensor) -> np.ndarray:
 class TorchModel:
     """The module as generation and the facade see it: lists, NumPy or tensors in, tensors out, no gradients.
 
-    Gradients are recorded while ``module.train()`` is on, so that a training loop may also go through the facade.
+    Gradients are recorded while ``module.train()`` is on, or where an input asks for them.
     """
 
     def __init__(self, module: LlamaModule) -> None:
@@ -267,19 +330,22 @@ class TorchModel:
         **options: Any,
     ) -> ModelOutput:
         """See :meth:`polyllama.core.model.Llama.forward`."""
+        check_options(options)
+        keep = (
+            logits_to_keep
+            if isinstance(logits_to_keep, (int, slice, Tensor))
+            else as_integers(logits_to_keep, "logits_to_keep")
+        )
         arguments = {
-            "input_ids": input_ids,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "labels": labels,
-            "logits_to_keep": logits_to_keep,
+            "input_ids": self._tensor(input_ids, lambda v: as_integers(v, "input_ids")),
+            "inputs_embeds": self._tensor(inputs_embeds, as_embeds),
+            "attention_mask": self._tensor(attention_mask, as_mask),
+            "position_ids": self._tensor(position_ids, lambda v: as_integers(v, "position_ids")),
+            "labels": self._tensor(labels, lambda v: as_integers(v, "labels")),
+            "logits_to_keep": keep if isinstance(keep, (int, slice)) else self._tensor(keep, lambda v: v),
         }
-        if not any(_elsewhere(value) for value in arguments.values()):
-            # Everything is on the host: check it all before any of it moves.
-            given = read_inputs(self.config, self.task, past_key_values, **arguments)
-            arguments = {name: self._tensor(getattr(given, name)) for name in arguments}
-        with torch.set_grad_enabled(self.module.training and torch.is_grad_enabled()):
+        gradients = self.module.training or any(isinstance(v, Tensor) and v.requires_grad for v in arguments.values())
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             output: ModelOutput = self.module(
                 **arguments,
                 past_key_values=past_key_values,
@@ -290,10 +356,11 @@ class TorchModel:
             )
         return output
 
-    def _tensor(self, value: Any) -> Any:
-        if value is None or isinstance(value, int):
-            return value
-        return from_numpy(value).to(self.module.device)
+    def _tensor(self, value: Any, read: Callable[[Any], np.ndarray]) -> Tensor | None:
+        """A tensor on the module's device; what is none yet is read as an array first."""
+        if value is None:
+            return None
+        return (value if isinstance(value, Tensor) else from_numpy(read(value))).to(self.module.device)
 
     def new_cache(self, batch: int | None = None, capacity: int | None = None) -> TorchCache:
         """An empty cache with room for `capacity` tokens."""
@@ -304,11 +371,29 @@ class TorchModel:
         return as_float32(array)
 
     def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
-        """Every parameter as it is now, in the module's dtype."""
+        """Every parameter as it is now, in the module's dtype.
+
+        Raises:
+            CheckpointError: the module holds other parameters than the graph, such as adapters.
+        """
+        self._check_complete()
         for parameter in self.graph.parameters():
             tensor = self.module.get_parameter(parameter.name)
             info = TensorInfo(parameter.name, dtype_name(tensor.dtype), tuple(tensor.shape))
             yield info, functools.partial(to_numpy, tensor)
+
+    def _check_complete(self) -> None:
+        held = {name: tuple(p.shape) for name, p in self.module.named_parameters()}
+        wanted = {p.name: p.shape for p in self.graph.parameters()}
+        extra, missing = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
+        other = [name for name in wanted if name in held and held[name] != wanted[name]]
+        if extra or missing or other:
+            differing = extra + missing + other
+            raise CheckpointError(
+                f"the module's parameters are not its graph's any more: {len(differing)} differ, "
+                f"such as {', '.join(differing[:3])}",
+                hint="merge adapters and undo replaced layers before saving, or save module.state_dict() yourself",
+            )
 
 
 def build_module(config: LlamaConfig, task: Task, *, dtype: str = "float32", seed: int = 0) -> LlamaModule:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core import graph as spec
 from ...core.context import Context
-from ...core.errors import BackendError
+from ...core.errors import BackendError, UnsupportedError
 from ...core.rope import Rope
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,7 +45,7 @@ class TorchContext(Context):
             y = rotate(x, *self.rotation(node))
         elif isinstance(node, spec.Decoder):
             # The bare trunk has no prefix: its decoder is the root itself.
-            y = run_decoder(self.root.get_submodule(node.name), node, x, self)
+            y = self.root.get_submodule(node.name)(x, self) if node.name else run_decoder(self.root, node, x, self)
         else:
             module = self.root.get_submodule(node.name)  # type: ignore[attr-defined]
             y = module(x, self) if isinstance(module, Composite) else module(x)
@@ -91,16 +91,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y if rotary == x.shape[-1] else torch.cat([y, x[..., rotary:]], dim=-1)
 
 
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """``x + y``, into the memory of `x` (which nobody else holds) where no gradient needs it.
-
-    Large activations that are allocated anew cost more in page faults than in arithmetic.
-    """
-    return x + y if torch.is_grad_enabled() else x.add_(y)
-
-
 def multiply(x: Tensor, y: Tensor) -> Tensor:
-    """``x * y``, into the memory of `x` as :func:`add`."""
+    """``x * y``, into the memory of `x` where no gradient needs it.
+
+    Only for an `x` that was made a line before: what a module returned may be held by a hook. Large activations that
+    are allocated anew cost more in page faults than in arithmetic.
+    """
     return x * y if torch.is_grad_enabled() or x.dtype != y.dtype else x.mul_(y)
 
 
@@ -223,7 +219,10 @@ class GatedMLP(Composite):
         node = self.node
         gate, up, down = (child(self, name) for name in self._children)
         inner = ctx.activate(node.activation, ctx.child(gate, node.gate, x))
-        return ctx.child(down, node.down, multiply(inner, ctx.child(up, node.up, x)))
+        other = ctx.child(up, node.up, x)
+        # The activations listed here make a new tensor; another may give back what gate returned.
+        product = multiply(inner, other) if node.activation in ACTIVATIONS else inner * other
+        return ctx.child(down, node.down, product)
 
 
 class DecoderLayer(Composite):
@@ -239,16 +238,25 @@ class DecoderLayer(Composite):
         """``[B, S, E] -> [B, S, E]``."""
         node = self.node
         attention_norm, attention, mlp_norm, mlp = (child(self, name) for name in self._children)
-        x = add(ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x)), x)
-        return add(ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x)), x)
+        x = x + ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x))
+        return x + ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x))
 
 
-class Decoder(nn.Module):
-    """Holds the trunk's modules; :func:`run_decoder` runs them."""
+class Decoder(Composite):
+    """The trunk inside a module with a head."""
 
     def __init__(self, node: spec.Decoder) -> None:
         super().__init__()
         self.node = node
+
+    def forward(self, x: Tensor | None = None, ctx: TorchContext | None = None, **arguments: Any) -> Tensor:
+        """``[B, S, E] -> [B, S, E]``, run by the module it belongs to."""
+        if x is None or ctx is None:
+            raise UnsupportedError(
+                "the trunk inside a module is not called by itself",
+                hint="call the whole module with output_hidden_states=True, or load the trunk alone with task='base'",
+            )
+        return run_decoder(self, self.node, x, ctx)
 
 
 def run_decoder(container: nn.Module, node: spec.Decoder, x: Tensor, ctx: TorchContext) -> Tensor:
