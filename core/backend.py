@@ -185,8 +185,9 @@ def _refusal(backend: Backend, device: str | None) -> str | None:
     availability = backend.availability()
     if not availability.usable:
         return availability.reason or "it did not say why"
-    base_devices = {d.partition(":")[0] for d in availability.devices}
-    if device and device not in availability.devices and device.partition(":")[0] not in base_devices:
+    base, _, index = (device or "").partition(":")
+    numbered = base in availability.devices and index.isdigit() and base != "cpu"
+    if device and device not in availability.devices and not numbered:
         why = f" ({availability.reason})" if availability.reason else ""
         return f"it has no device {device!r}, only {', '.join(availability.devices)}{why}"
     return None

@@ -170,8 +170,8 @@ class LlamaConfig(BaseModel):
             ConfigError: no such file, not a configuration, not a Llama, or wrong values; the message names the file.
         """
         for name in overrides:
-            if name in _LOADER_ARGUMENTS:
-                raise ConfigError(f"from_pretrained does not take {name}", hint=_LOADER_ARGUMENTS[name])
+            if name in LOADER_ARGUMENTS:
+                raise ConfigError(f"from_pretrained does not take {name}", hint=LOADER_ARGUMENTS[name])
         given = Path(path).expanduser() if str(path) else Path(path)
         if not _is_local(path, given):
             from .hub import resolve_checkpoint_folder
@@ -343,17 +343,27 @@ class LlamaConfig(BaseModel):
 
 
 _OPTIONAL = ("dtype", "problem_type", "classifier_dropout", "hidden_dropout")
-_LOADER_ARGUMENTS = {
-    "local_files_only": "use offline=True",
-    "cache_dir": "the cache folder is a setting: HF_HOME in the environment",
+LOADER_ARGUMENTS = {
+    "attn_implementation": "torch takes its fused attention, and eager where attentions are asked for",
+    "cache_dir": "the cache folder is a setting: POLYLLAMA_CACHE_DIR, or cache_dir in polyllama.yaml",
+    "device_map": "name a device: device='cuda'",
     "force_download": "remove the files from the cache to fetch them again",
-    "resume_download": "downloads always resume; leave it out",
-    "token": "log in with `hf auth login`, or set HF_TOKEN",
-    "use_auth_token": "log in with `hf auth login`, or set HF_TOKEN",
+    "load_in_4bit": "this version runs weights as they are stored",
+    "load_in_8bit": "this version runs weights as they are stored",
+    "local_files_only": "use offline=True",
+    "low_cpu_mem_usage": "weights are mapped rather than copied anyway; leave it out",
+    "output_attentions": "give it to forward",
+    "output_hidden_states": "give it to forward",
     "proxies": "set HTTPS_PROXY in the environment",
-    "subfolder": "give the folder itself as the path",
-    "trust_remote_code": "polyllama never runs code from a checkpoint; leave it out",
+    "quantization_config": "this version runs weights as they are stored",
+    "resume_download": "downloads always resume; leave it out",
     "return_unused_kwargs": "unknown fields are kept in config.extra; leave it out",
+    "seed": "give it to generate, or set POLYLLAMA_SEED",
+    "subfolder": "give the folder itself as the path",
+    "token": "log in with `hf auth login`, or set HF_TOKEN",
+    "trust_remote_code": "polyllama never runs code from a checkpoint; leave it out",
+    "use_auth_token": "log in with `hf auth login`, or set HF_TOKEN",
+    "use_safetensors": "weights are never read from a pickle; leave it out",
 }
 """Arguments of transformers' loader; taken for fields they would silently do nothing."""
 

@@ -55,6 +55,23 @@ def _lookup(name: str) -> _ElementType:
         raise UnsupportedError(f"unknown dtype {name!r}", hint=f"use one of {', '.join(DTYPES)}") from None
 
 
+def name_of(dtype: Any) -> str:
+    """The name of whatever stands for a dtype: a name, a NumPy or torch dtype, or ``None`` for ``"auto"``.
+
+    >>> name_of("float16"), name_of(None)
+    ('float16', 'auto')
+    >>> import numpy as np
+    >>> name_of(np.float32), name_of(np.dtype("float64"))
+    ('float32', 'float64')
+    """
+    if dtype is None:
+        return "auto"
+    if isinstance(dtype, str):
+        return dtype.removeprefix("torch.")
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).removeprefix("torch.")
+
+
 def itemsize(name: str) -> int:
     """Bytes that one element takes.
 

@@ -167,7 +167,7 @@ def interpret(
     if looks_like_path:
         return Interpretation(source, "hf", repo_id=source, entry=registry.find_repo(source))
     entry = registry.get(source)
-    if path.exists():
+    if path.exists() and (entry is None or _looks_like_a_model(path)):
         if entry is not None:
             warnings.warn(
                 f"{source!r} is both {path.absolute()} and a registry name for {entry.source}; the local one is taken. "
@@ -183,6 +183,11 @@ def interpret(
             hint=registry.suggest(source),
         )
     return _from_entry(source, entry)
+
+
+def _looks_like_a_model(path: Path) -> bool:
+    """Whether a file or folder that shares its name with a registry entry can be meant at all."""
+    return path.is_file() or any((path / name).exists() for name in ("config.json", "params.json"))
 
 
 def _explicit(

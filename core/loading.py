@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backend import Choice, Model, RealizeOptions, choose_backend
-from .config import LlamaConfig
+from .config import LOADER_ARGUMENTS, LlamaConfig
 from .dtypes import numpy_dtype
-from .errors import CheckpointError, InputError, UnsupportedError
+from .errors import CheckpointError, InputError, RegistryError, UnsupportedError
 from .graph import Graph
 from .llama import build_graph
 from .plugins import Plugins, plugin_manager
@@ -74,6 +76,11 @@ def describe(
     """
     settings = settings if settings is not None else load_settings()
     overrides = dict(config_overrides or {})
+    check_overrides(overrides)
+    if not isinstance(source, (str, os.PathLike, LlamaConfig)):
+        raise InputError(f"a model is named by text or a path, not by a {type(source).__name__}")
+    if task is not None and (not isinstance(task, str) or not task):
+        raise InputError(f"task is {task!r}", hint="give a name such as 'causal-lm', or leave it out")
     plugins = plugin_manager(settings)
     if load_format == "auto":
         load_format = settings.load_format
@@ -81,13 +88,18 @@ def describe(
     if isinstance(source, LlamaConfig):
         if load_format != DUMMY:
             raise InputError("a LlamaConfig has no weights", hint="pass load_format='dummy' for random ones")
+        if revision is not None:
+            raise InputError(f"revision={revision!r} goes with a Hub repository, not with a LlamaConfig")
         name, config = "config", source.replace(**overrides) if overrides else source
     else:
         from .hub import locate
 
         files: Any = "config" if load_format == DUMMY else "all"
         name = str(source)
-        path = locate(source, revision=revision, files=files, settings=settings).path
+        try:
+            path = locate(source, revision=revision, files=files, settings=settings).path
+        except OSError as error:
+            raise RegistryError(f"{name[:80]!r} cannot be looked up: {error.strerror or error}") from None
         folder = path if path.is_dir() else path.parent
         if load_format == DUMMY:
             config = LlamaConfig.from_pretrained(path, **overrides)
@@ -98,6 +110,29 @@ def describe(
             config = checkpoint.config(**overrides)
     found = find_task(plugins, task, config)
     return Described(name, folder, checkpoint, config, found, build_graph(config, found), settings, plugins)
+
+
+_LOAD_ARGUMENTS = ("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline")
+_CONFIG_SPELLINGS = ("rope_theta", "rope_scaling", "torch_dtype", "num_labels", "partial_rotary_factor")
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Refuse arguments that are no config fields: in a file an unknown key is kept, in a call it is a mistake.
+
+    >>> check_overrides({"load_fromat": "dummy"})
+    Traceback (most recent call last):
+    ...
+    polyllama.core.errors.InputError: load has no argument 'load_fromat'; did you mean 'load_format'?
+    """
+    fields = {*LlamaConfig.model_fields, *_CONFIG_SPELLINGS} - {"extra"}
+    for name in overrides:
+        if name in fields:
+            continue
+        close = difflib.get_close_matches(name, [*_LOAD_ARGUMENTS, *sorted(fields)], n=1)
+        hint = LOADER_ARGUMENTS.get(name) or (
+            f"did you mean {close[0]!r}?" if close else "it takes fields of LlamaConfig"
+        )
+        raise InputError(f"load has no argument {name!r}", hint=hint)
 
 
 def load(

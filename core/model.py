@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from .dtypes import name_of
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
 from .loading import Loaded, load
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Llama:
-    """A loaded model. Get one from :meth:`load`.
+    """A loaded model. Get one from :meth:`load`; given a :class:`LlamaConfig` it has random weights.
 
     Attributes:
         config: the model's configuration.
@@ -34,8 +36,16 @@ class Llama:
 
     _task: ClassVar[str | None] = None
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+    def __init__(self, loaded: Loaded | LlamaConfig, **options: Any) -> None:
+        if not isinstance(loaded, Loaded):
+            # As the reference documentation writes it: LlamaModel(config) has random weights.
+            if not hasattr(loaded, "num_hidden_layers"):
+                raise InputError(
+                    f"{type(self).__name__}(...) takes a LlamaConfig, not a {type(loaded).__name__}",
+                    hint=f"{type(self).__name__}.load(...) loads a model by name or path",
+                )
+            loaded = type(self).load(loaded, load_format="dummy", **options)._loaded
+        self._loaded: Loaded = loaded
         self._tokenizer: Tokenizer | None = None
         self._defaults: GenerationDefaults | None = None
         self._defaults_read = False
@@ -47,8 +57,8 @@ class Llama:
         *,
         backend: str | None = None,
         task: str | None = None,
-        dtype: str = "auto",
-        device: str | None = None,
+        dtype: Any = "auto",
+        device: Any = None,
         quantize: str | None = None,
         revision: str | None = None,
         load_format: str = "auto",
@@ -63,7 +73,7 @@ class Llama:
             backend: ``"torch"``, ``"torch:cuda"``, ``"reference"`` ...; by default what the settings say, else the best
                 that can run here.
             task: the head; by default what the checkpoint's ``architectures`` says.
-            dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``.
+            dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``, or a framework's own.
             device: a device of the backend.
             quantize: not offered in this version.
             revision: branch, tag or commit of a Hub repository.
@@ -83,9 +93,9 @@ class Llama:
             load(
                 source,
                 backend=backend,
-                task=task or cls._task,
-                dtype=dtype,
-                device=device,
+                task=cls._task if task is None else task,
+                dtype=name_of(dtype),
+                device=None if device is None else str(device),
                 quantize=quantize,
                 revision=revision,
                 load_format=load_format,
@@ -101,8 +111,6 @@ class Llama:
             if "dtype" in options:
                 raise InputError("dtype and torch_dtype are both given", hint="give dtype")
             options["dtype"] = options.pop("torch_dtype")
-        if "dtype" in options and not isinstance(options["dtype"], str):
-            options["dtype"] = str(options["dtype"]).removeprefix("torch.")
         return cls.load(source, **options)
 
     @property
@@ -320,9 +328,15 @@ class Llama:
         """
         from .saving import save
 
-        return save(self._loaded, Path(folder), self._tokenizer_or_none(), max_shard_size=max_shard_size)
+        return save(self._loaded, folder, self._tokenizer_or_none(), max_shard_size=max_shard_size)
 
-    save_pretrained = save
+    def save_pretrained(
+        self, folder: str | Path, *, max_shard_size: int | str = "5GB", safe_serialization: bool = True
+    ) -> Path:
+        """:meth:`save` by the name the reference documentation uses; weights are always safetensors."""
+        if not safe_serialization:
+            raise UnsupportedError("safe_serialization=False would write a pickle", hint="leave it out")
+        return self.save(folder, max_shard_size=max_shard_size)
 
     def num_parameters(self) -> int:
         """Number of weights; tied ones count once."""
@@ -375,12 +389,12 @@ class Llama:
             raise InputError("attention_mask goes with input_ids", hint="a list of prompts needs no mask")
         if isinstance(prompts, str):
             return True, [self._encode(prompts)]
-        if not isinstance(prompts, Sequence) and hasattr(prompts, "tolist"):
+        if hasattr(prompts, "tolist"):
             prompts = prompts.tolist()
-        if not isinstance(prompts, Sequence):
+        if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
             raise InputError(f"a prompt is text or token ids, not a {type(prompts).__name__}")
-        if prompts and all(isinstance(item, int) for item in prompts):
-            return True, [list(prompts)]
+        if prompts and all(isinstance(item, Integral) for item in prompts):
+            return True, [_ids(prompts, 0)]
         return False, [self._encode(p) if isinstance(p, str) else _ids(p, i) for i, p in enumerate(prompts)]
 
     def _encode(self, text: str) -> list[int]:
@@ -390,24 +404,27 @@ class Llama:
 def _ids(prompt: Any, index: int) -> list[int]:
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
-    if not isinstance(prompt, Sequence) or not all(isinstance(item, int) for item in prompt):
+    listed = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray))
+    if not listed or not all(isinstance(item, Integral) and not isinstance(item, bool) for item in prompt):
         raise InputError(f"prompt {index} is neither text nor a list of token ids")
-    return list(prompt)
+    return [int(item) for item in prompt]
 
 
 def _unpadded(input_ids: Any, attention_mask: Any) -> list[list[int]]:
     """Rows of a padded array, without what the mask masks."""
-    from .inputs import as_integers
+    from .inputs import as_integers, as_mask, check_mask
 
     ids = as_integers(input_ids, "input_ids")
     if ids.ndim != 2:
         raise InputError(f"input_ids has shape {list(ids.shape)}, wanted [batch, sequence]")
-    if attention_mask is None:
+    mask = None
+    if attention_mask is not None:
+        mask = check_mask(as_mask(attention_mask), ids.shape[0], ids.shape[1], 0)
+    if mask is None:
         return [row.tolist() for row in ids]
-    mask = as_integers(attention_mask, "attention_mask")
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
-    return [row[keep.astype(bool)].tolist() for row, keep in zip(ids, mask, strict=True)]
+    return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
 
 
 class LlamaForCausalLM(Llama):

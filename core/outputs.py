@@ -32,6 +32,14 @@ class ModelOutput:
         """The fields that are there, in order."""
         return tuple(getattr(self, name) for name in self.keys())
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field called `name`, or `default` where it is not there."""
+        return getattr(self, name) if name in self.keys() else default
+
+    def values(self) -> tuple[Any, ...]:
+        """:meth:`to_tuple` by the mapping's name for it."""
+        return self.to_tuple()
+
     def items(self) -> Iterator[tuple[str, Any]]:
         """Name and value of each field that is there."""
         return ((name, getattr(self, name)) for name in self.keys())

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import save_safetensors
+from .errors import CheckpointError
 
 if TYPE_CHECKING:
     from .loading import Loaded
     from .tokenizer import Tokenizer
 
+GENERATION = "generation_config.json"
 
-def save(loaded: Loaded, folder: Path, tokenizer: Tokenizer | None, *, max_shard_size: int | str) -> Path:
-    """Write config, weights, tokenizer and generation defaults into `folder`, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = list(loaded.model.state())
-    save_safetensors(folder, tensors, max_shard_size=max_shard_size)
-    dtype = tensors[0][0].dtype
-    loaded.config.replace(dtype=dtype, architectures=[loaded.task.architecture]).save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    source = loaded.folder / "generation_config.json" if loaded.folder is not None else None
-    if source is not None and source.is_file() and source.resolve() != (folder / source.name).resolve():
-        shutil.copyfile(source, folder / source.name)
-    return folder
+
+def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_size: int | str) -> Path:
+    """Write config, weights, tokenizer and generation defaults into `folder`, which is made if need be.
+
+    Everything but the weights is written beside them first, and moved into place only when the weights are whole; so
+    a save that fails leaves a model that was there as it was.
+
+    Raises:
+        CheckpointError: the folder cannot be made or written, or there is not enough space.
+    """
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise CheckpointError(f"cannot save to {folder!r}", hint="give the path of a folder")
+    target = Path(folder).expanduser()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
+            staging = Path(name)
+            tensors = list(loaded.model.state())
+            config = loaded.config.replace(dtype=tensors[0][0].dtype, architectures=[loaded.task.architecture])
+            config.save_pretrained(staging)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
+            _write_generation_config(loaded, staging)
+            save_safetensors(target, tensors, max_shard_size=max_shard_size)
+            for file in sorted(staging.iterdir()):
+                os.replace(file, target / file.name)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{str(folder)[:80]}: cannot save there ({reason})") from None
+    return target
+
+
+def _write_generation_config(loaded: Loaded, staging: Path) -> None:
+    """The checkpoint's own generation defaults; without any, the ids, so that none that lie there are inherited."""
+    source = loaded.folder / GENERATION if loaded.folder is not None else None
+    if source is not None and source.is_file():
+        shutil.copyfile(source, staging / GENERATION)
+        return
+    ids = {"bos_token_id": loaded.config.bos_token_id, "eos_token_id": loaded.config.eos_token_id}
+    (staging / GENERATION).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")

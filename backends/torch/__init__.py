@@ -49,7 +49,7 @@ class TorchBackend:
         return realize(graph, weights, options, config=config, task=task)
 
 
-def build_module(config: LlamaConfig, task: str | Task = "causal-lm", *, dtype: str = "float32", seed: int = 0) -> Any:
+def build_module(config: LlamaConfig, task: str | Task = "causal-lm", *, dtype: Any = "float32", seed: int = 0) -> Any:
     """A freshly initialized ``nn.Module`` to train; see :func:`polyllama.backends.torch.model.build_module`."""
     from .model import build_module as build
 

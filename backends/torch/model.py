@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...core.backend import RealizeOptions
 from ...core.checkpoint.base import TensorInfo
+from ...core.dtypes import name_of
 from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.inputs import as_embeds, as_integers, as_mask, check_cache, check_num_items, read_inputs
@@ -50,9 +51,9 @@ class LlamaModule(nn.Module):
                 hint=f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}",
             )
         self.graph, self.config, self.task = graph, config, task
-        attach_node(self, "", graph.decoder)
+        attach_node(self, graph.decoder)
         if graph.head is not None:
-            attach_node(self, "", graph.head)
+            attach_node(self, graph.head)
         self._tie()
         self._ropes = length_ropes(graph)
         self.attn_implementation = attn_implementation
@@ -192,7 +193,7 @@ def check_tensors(
     labels: Any,
     logits_to_keep: Any,
 ) -> None:
-    """Check the inputs of a pass: all of it on the CPU; elsewhere, where a look would wait for the device, the types."""
+    """Check the inputs of a pass: all on the CPU; elsewhere, where a look would wait for the device, the types."""
     tensors = {
         "input_ids": input_ids,
         "inputs_embeds": inputs_embeds,
@@ -396,7 +397,7 @@ class TorchModel:
             )
 
 
-def build_module(config: LlamaConfig, task: Task, *, dtype: str = "float32", seed: int = 0) -> LlamaModule:
+def build_module(config: LlamaConfig, task: Task, *, dtype: Any = "float32", seed: int = 0) -> LlamaModule:
     """A freshly initialized module to train: normal weights of ``config.initializer_range``, norms one, biases zero.
 
     >>> from polyllama import LlamaConfig
@@ -408,7 +409,7 @@ def build_module(config: LlamaConfig, task: Task, *, dtype: str = "float32", see
     torch.Size([1, 3, 32])
     """
     graph = build_graph(config, task)
-    module = LlamaModule(graph, config, task).to(dtype_of(dtype))
+    module = LlamaModule(graph, config, task).to(dtype_of(name_of(dtype)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for spec in graph.parameters():

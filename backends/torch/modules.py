@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ class TorchContext(Context):
         elif isinstance(node, spec.Decoder):
             # The bare trunk has no prefix: its decoder is the root itself.
             y = self.root.get_submodule(node.name)(x, self) if node.name else run_decoder(self.root, node, x, self)
+        elif not getattr(node, "name", ""):
+            y = node.apply(self.xp, self.weights, x, self)  # it holds nothing, so it has no module
         else:
             module = self.root.get_submodule(node.name)  # type: ignore[attr-defined]
             y = module(x, self) if isinstance(module, Composite) else module(x)
@@ -340,28 +343,26 @@ MODULES: Mapping[type[spec.Node], Callable[[Any], nn.Module]] = {
 """What is native here; every other node type becomes a :class:`SpecModule`."""
 
 
-def attach_node(container: nn.Module, base: str, node: spec.Node) -> None:
-    """Build the module of `node` and all below it, and hang it into `container`, whose own path is `base`."""
-    name = getattr(node, "name", None)
-    if name is None:  # a rope: nothing to hold
-        return
-    if name == base:
-        module = container
-    else:
-        module = MODULES.get(type(node), SpecModule)(node)
-        _hang(container, name.removeprefix(f"{base}.") if base else name, module)
-    for _, child in node.children():
-        attach_node(module, name, child)
+def attach_node(root: nn.Module, node: spec.Node) -> None:
+    """Build the modules of `node` and all below it, and hang each into `root` at its own checkpoint path.
+
+    A node without a name (a rope) holds nothing and has no module; the bare trunk's name is empty, it is `root` itself.
+    """
+    name = getattr(node, "name", "")
+    if name:
+        _hang(root, name, MODULES.get(type(node), SpecModule)(node))
+    for _, below in node.children():
+        attach_node(root, below)
 
 
 def _hang(container: nn.Module, path: str, module: nn.Module) -> None:
     """Register `module` under a dotted path, with a ``ModuleList`` wherever a part is a number."""
-    *parents, last = path.split(".")
-    for position, part in enumerate(parents):
-        following = [*parents, last][position + 1]
+    parts = path.split(".")
+    for part, following in pairwise(parts):
         if part not in dict(container.named_children()):
             container.add_module(part, nn.ModuleList() if following.isdigit() else nn.Module())
         container = container.get_submodule(part)
+    last = parts[-1]
     if isinstance(container, nn.ModuleList):
         if int(last) != len(container):
             raise BackendError(f"graph: {path} is out of order", hint="layers must be listed by number")
