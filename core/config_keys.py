@@ -22,6 +22,24 @@ mlp_only_layers unk_token_id unk_index tokenizer_vocab_size neftune_noise_alpha 
 FOREIGN_KEYS = frozenset(_WORDS.split())
 """Known keys of Hugging Face, MLX and training tools; kept as they are, and never taken for a misspelt field."""
 
+CHANGES_THE_MODEL = (
+    "sliding_window",
+    "no_rope_layers",
+    "attention_chunk_size",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "logits_scaling",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "attention_multiplier",
+    "qk_layernorm",
+    "use_qk_norm",
+    "quantization_config",
+    "quantization",
+)
+"""Keys of kindred architectures that change what is computed. A Llama has none; where one is set, it is said."""
+
 OTHER_SPELLINGS = {
     "n_layers": "num_hidden_layers",
     "n_layer": "num_hidden_layers",

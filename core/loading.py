@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from .backend import Choice, Model, RealizeOptions, choose_backend
 from .config import LOADER_ARGUMENTS, LlamaConfig
+from .config_keys import CHANGES_THE_MODEL
 from .dtypes import numpy_dtype
-from .errors import CheckpointError, InputError, RegistryError, UnsupportedError
+from .errors import CheckpointError, InputError, PolyllamaWarning, RegistryError, UnsupportedError
 from .graph import Graph
 from .llama import build_graph
 from .plugins import Plugins, plugin_manager
@@ -108,8 +110,22 @@ def describe(
 
             checkpoint = open_checkpoint(path, load_format, plugins.checkpoint_formats())
             config = checkpoint.config(**overrides)
+    _warn_of_other_architectures(config)
     found = find_task(plugins, task, config)
     return Described(name, folder, checkpoint, config, found, build_graph(config, found), settings, plugins)
+
+
+def _warn_of_other_architectures(config: LlamaConfig) -> None:
+    """Say which keys of the config would change what is computed if this were not run as a plain Llama."""
+    set_keys = [key for key in CHANGES_THE_MODEL if config.extra.get(key)]
+    if config.extra.get("use_sliding_window") is False:
+        set_keys = [key for key in set_keys if key != "sliding_window"]
+    if set_keys:
+        warnings.warn(
+            f"the config sets {', '.join(set_keys)}, which a Llama does not have; run as a plain Llama",
+            PolyllamaWarning,
+            stacklevel=4,
+        )
 
 
 _LOAD_ARGUMENTS = ("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline")

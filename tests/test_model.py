@@ -136,11 +136,12 @@ def test_places_that_cannot_be_saved_to(where: Any) -> None:
         llm.save_pretrained("anywhere", safe_serialization=False)
 
 
-class TestPrompts:
-    @pytest.fixture(scope="class")
-    def llm(self) -> Llama:
-        return Llama.load("tiny", backend="reference", dtype="float32")
+@pytest.fixture(scope="module")
+def llm() -> Llama:
+    return Llama.load("tiny", backend="reference", dtype="float32")
 
+
+class TestPrompts:
     def test_every_form_of_the_same_prompt(self, llm: Llama) -> None:
         ids = llm.tokenizer.encode("Once upon a time")
         wanted = llm.generate("Once upon a time", max_new_tokens=6).token_ids
@@ -189,3 +190,12 @@ class TestPrompts:
         trunk = LlamaModel(LlamaConfig(**SIZES), backend="reference")
         with pytest.raises(UnsupportedError, match="task='causal-lm'"):
             trunk.generate([[1]])
+
+
+def test_keys_that_would_change_the_model_are_said_once() -> None:
+    from polyllama import PolyllamaWarning
+
+    config = LlamaConfig.from_dict(LlamaConfig(**SIZES).to_dict() | {"attn_logit_softcapping": 30.0})
+    with pytest.warns(PolyllamaWarning, match="attn_logit_softcapping, which a Llama does not have") as said:
+        Llama.load(config, load_format="dummy", backend="reference")
+    assert len(said) == 1

@@ -118,7 +118,7 @@ class RMSNorm(nn.Module):
     def __init__(self, node: spec.RMSNorm) -> None:
         super().__init__()
         self.eps = node.eps
-        self.weight = nn.Parameter(torch.ones(node.dim))
+        self.weight = nn.Parameter(torch.empty(node.dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., dim] -> [..., dim]``."""
@@ -298,6 +298,9 @@ class Linear(nn.Linear):
     batched product over blocks of rows of the same memory, each thread reads its own blocks.
     """
 
+    def reset_parameters(self) -> None:
+        """Nothing: weights are given, or made by ``build_module``; torch's own take a second to import."""
+
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in_features] -> [..., out_features]``."""
         if x.shape[-1] != x.numel() or not self._splits(x):
@@ -327,8 +330,15 @@ def _linear(node: spec.Linear) -> nn.Module:
     return Linear(node.in_features, node.out_features, bias=node.bias)
 
 
+class Embedding(nn.Embedding):
+    """``nn.Embedding`` without random weights of its own, as :class:`Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
 def _embedding(node: spec.Embedding) -> nn.Module:
-    return nn.Embedding(node.num_embeddings, node.dim)
+    return Embedding(node.num_embeddings, node.dim)
 
 
 MODULES: Mapping[type[spec.Node], Callable[[Any], nn.Module]] = {
