@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 from click.shell_completion import shell_complete
 
-from .core.errors import PluginError, PolyllamaError, PolyllamaWarning
+from .core.errors import PluginError, PolyllamaError, PolyllamaWarning, SettingsError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -41,11 +41,20 @@ class CommandGroup(click.Group):
     """Commands as plugins offer them; listing and completing them reads descriptors and imports none of them."""
 
     invoked: CommandDescriptor | None = None
+    broken_settings: SettingsError | None = None
 
     def _offers(self) -> dict[str, CommandDescriptor]:
+        """Every command; only the built-in ones where the settings are broken, as nothing says what is allowed then."""
         from .core.plugins import plugin_manager
 
-        return plugin_manager().commands()
+        self.broken_settings = None
+        try:
+            return plugin_manager().commands()
+        except SettingsError as error:
+            from .core.settings import Settings
+
+            self.broken_settings = error
+            return plugin_manager(Settings(plugins_allow=())).commands()
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._offers())
@@ -69,6 +78,8 @@ class CommandGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
+            if self.broken_settings is not None:  # it may be a plugin's
+                raise self.broken_settings
             close = get_close_matches(name, self._offers(), n=1)
             guess = f" Did you mean '{close[0]}'?" if close else ""
             raise click.UsageError(f"There is no command '{name}'.{guess}", ctx)
@@ -78,6 +89,12 @@ class CommandGroup(click.Group):
         rows = [(name, offer.summary) for name, offer in self._offers().items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+        if self.broken_settings is not None:
+            warnings.warn(
+                f"only built-in commands are listed, because the settings are broken: {self.broken_settings}",
+                PolyllamaWarning,
+                stacklevel=2,
+            )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
@@ -123,8 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; those of the process by default.
     """
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         _write_anything(stream)
+    code = 0
     with warnings.catch_warnings():
         _print_warnings_in_one_line()
         try:
@@ -132,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except BrokenPipeError:
             code = BROKEN_PIPE
+        except (OSError, ValueError) as error:  # such as a full disk; or a stream that was closed on the way
+            code = code or _fail(f"error: standard output: {getattr(error, 'strerror', None) or error}", FAILED)
+            _discard_stdout()
     if code == BROKEN_PIPE:
         _discard_stdout()
     return code
@@ -211,6 +233,16 @@ def _print_warnings_in_one_line() -> None:
     warnings.showwarning = show
     if not sys.warnoptions:
         warnings.simplefilter("always", PolyllamaWarning)
+
+
+def _replace_closed_streams() -> None:
+    """A standard stream that was closed (``>&-``) is None in Python; what is written to it goes nowhere instead.
+
+    It is opened in any case, so that no file of ours gets its number, and with it what others write there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open as long as we run)
 
 
 def _write_anything(stream: TextIO) -> None:

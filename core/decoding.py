@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .decoding_batch import Batch, naming_what_takes_memory
 from .errors import GenerationError, InputError, PolyllamaWarning
 from .generation_config import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
 from .generation_outputs import FinishReason, Generation, GenerationStats, StreamEvent
 from .logit_processing import LogitProcessor, Processing
-from .sampling import Filters, TokenLogprob, greedy, sample, token_logprob
+from .sampling import Filters, TokenLogprob, check_processed, greedy, sample, token_logprob
 from .streaming import StreamDecoder, TextAssembler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .backend import Model
-    from .cache import Cache
     from .config import LlamaConfig
 
     Floats = NDArray[np.floating[Any]]
@@ -92,6 +92,8 @@ class GeneratedSequence:
     def _choose(self, logits: Floats) -> int:
         plan, step = self._plan, len(self.token_ids)
         processed = self._processor(logits)
+        if processed is not logits:
+            check_processed(float(logits.max()), float(processed.max()), row=self.row, step=step)
         if plan.filters is None:
             return greedy(processed, row=self.row, step=step)
         assert plan.options.seed is not None  # GenerationRun seeds the options
@@ -101,7 +103,7 @@ class GeneratedSequence:
         """Return the text that the token makes certain, and see whether it ends the sequence."""
         armed = len(self.token_ids) >= self._plan.options.min_new_tokens
         ended = token_id in self._plan.ending
-        text = "" if ended else self._text.push(token_id, armed=armed)
+        text = self._text.push(token_id, armed=armed)
         if self._text.matched is None and (ended or len(self.token_ids) >= self.budget):
             text += self._text.finish(armed=armed)
             self.finish_reason = "stop" if ended else "length"
@@ -125,82 +127,6 @@ class GeneratedSequence:
             row=self.row,
             stats=stats,
         )
-
-
-class _Batch:
-    """Rows that go through the model together, left-padded, with one cache."""
-
-    def __init__(self, model: Model, sequences: Sequence[GeneratedSequence], chunk: int | None) -> None:
-        self.model = model
-        self.rows = list(sequences)
-        self.chunk = chunk
-        self.cache: Cache
-        self.mask: NDArray[np.int64]
-        self.used = 0
-
-    @property
-    def live(self) -> list[int]:
-        """Places of the rows that have not finished."""
-        return [place for place, row in enumerate(self.rows) if row.finish_reason is None]
-
-    def prefill(self) -> tuple[Floats, int]:
-        """Run each distinct prompt once; returns the next token's logits ``[rows, vocab]`` and the tokens run."""
-        place_of: dict[tuple[int, ...], int] = {}
-        for row in self.rows:
-            place_of.setdefault(tuple(row.prompt_ids), len(place_of))
-        lengths = [len(prompt) for prompt in place_of]
-        longest = max(lengths)
-        ids = np.zeros((len(place_of), longest), np.int64)
-        self.mask = np.zeros((len(place_of), longest + max(row.budget for row in self.rows)), np.int64)
-        for prompt, place in place_of.items():
-            ids[place, longest - len(prompt) :] = prompt
-            self.mask[place, longest - len(prompt) : longest] = 1
-        self.cache = self.model.new_cache(*self.mask.shape)
-        # No row may consist of padding alone, so the first chunk reaches into the shortest prompt.
-        chunk = self.chunk or longest
-        start, end = 0, max(min(chunk, longest), longest - min(lengths) + 1)
-        while start < longest:
-            logits = self._forward(ids[:, start:end])
-            start, end = end, min(end + chunk, longest)
-        places = [place_of[tuple(row.prompt_ids)] for row in self.rows]
-        if places != list(range(len(place_of))):
-            self.cache = self.cache.select_rows(places)
-            self.mask, logits = self.mask[places], logits[places]
-        return logits, sum(lengths)
-
-    def decode(self) -> Floats:
-        """Run the newest token of each row; returns the next one's logits ``[rows, vocab]``."""
-        live = self.live
-        # Finished rows ride along until they are half of the batch: taking rows out copies the whole cache.
-        if 2 * len(live) <= len(self.rows):
-            self.cache = self.cache.select_rows(live)
-            self.mask, self.rows = self.mask[live], [self.rows[place] for place in live]
-        self.mask[:, self.used] = 1
-        return self._forward(np.array([[row.token_ids[-1]] for row in self.rows], np.int64))
-
-    def take(self, logits: Floats) -> list[StreamEvent]:
-        """Choose the next token of each live row."""
-        return [self.rows[place].take(logits[place]) for place in self.live]
-
-    def _forward(self, ids: NDArray[np.int64]) -> Floats:
-        self.used += ids.shape[1]
-        output = self.model.forward(
-            input_ids=ids,
-            attention_mask=self.mask[:, : self.used],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache = output.past_key_values
-        shape = (ids.shape[0], 1, self.model.config.vocab_size)
-        logits = self.model.to_numpy(output["logits"]) if "logits" in output else np.zeros(0)
-        if logits.shape != shape:
-            raise GenerationError(
-                f"this model gives logits of shape {list(logits.shape)}, generation needs {list(shape)}",
-                hint="load it as a causal language model: task=None or task='causal-lm'",
-            )
-        kept: Floats = logits[:, -1, :]
-        return kept
 
 
 class GenerationRun:
@@ -264,15 +190,16 @@ class GenerationRun:
     def _events(self) -> Generator[StreamEvent, None, None]:
         size = self.options.batch_size or len(self.sequences) or 1
         for start in range(0, len(self.sequences), size):
-            batch = _Batch(self.model, self.sequences[start : start + size], self.options.prefill_chunk_size)
+            batch = Batch(self.model, self.sequences[start : start + size], self.options.prefill_chunk_size)
             yield from self._prefill(batch)
             while batch.live:
                 yield from self._decode(batch)
 
-    def _prefill(self, batch: _Batch) -> list[StreamEvent]:
+    def _prefill(self, batch: Batch) -> list[StreamEvent]:
         self._check_context(batch)
         began = time.perf_counter()
-        logits, prompt_tokens = batch.prefill()
+        with naming_what_takes_memory(self.options):
+            logits, prompt_tokens = batch.prefill()
         events = batch.take(logits)
         self.stats = replace(
             self.stats,
@@ -283,10 +210,12 @@ class GenerationRun:
         )
         return events
 
-    def _decode(self, batch: _Batch) -> list[StreamEvent]:
+    def _decode(self, batch: Batch) -> list[StreamEvent]:
         self._check_context(batch)
         began = time.perf_counter()
-        events = batch.take(batch.decode())
+        with naming_what_takes_memory(self.options):
+            logits = batch.decode()
+        events = batch.take(logits)
         self.stats = replace(
             self.stats,
             new_tokens=self.stats.new_tokens + len(events),
@@ -294,7 +223,7 @@ class GenerationRun:
         )
         return events
 
-    def _check_context(self, batch: _Batch) -> None:
+    def _check_context(self, batch: Batch) -> None:
         """Say once that positions run past what the model was made for."""
         if self._context is None or self._warned:
             return
@@ -335,7 +264,13 @@ def _budget(options: GenerationOptions, prompt_length: int, context: int | None)
     if options.max_length is not None:
         if prompt_length >= options.max_length:
             raise GenerationError(
-                f"the prompt has {prompt_length} tokens, max_length (prompt and text together) is {options.max_length}",
+                f"the prompt has {prompt_length} tokens, {options.named('max_length')} counts prompt and text together",
+                hint="give max_new_tokens, or a larger max_length",
+            )
+        if options.max_length - prompt_length < options.min_new_tokens:
+            raise GenerationError(
+                f"{options.named('max_length')} leaves {options.max_length - prompt_length} tokens after a prompt of "
+                f"{prompt_length}, {options.named('min_new_tokens')} wants more",
                 hint="give max_new_tokens, or a larger max_length",
             )
         return options.max_length - prompt_length

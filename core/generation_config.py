@@ -53,7 +53,8 @@ class GenerationOptions:
         no_repeat_ngram_size: no n-gram of this size appears twice in prompt and generated text together; 0 is off.
         logit_bias: token id -> what to add to its logit; ``-inf`` forbids it.
         stop: strings that end the text; they are not part of it.
-        stop_token_ids: further ids that end the sequence, like `eos_token_id`.
+        stop_token_ids: further ids that end the sequence, like `eos_token_id`; the text of one that is not special is
+            part of the text.
         eos_token_id: ids that end the sequence; empty to never end by itself.
         num_return_sequences: independent sequences per prompt; needs sampling.
         seed: 0 to 2**64 - 1; ``None`` draws a fresh one, which the result reports.
@@ -61,6 +62,7 @@ class GenerationOptions:
         skip_special_tokens: leave special tokens such as end-of-turn marks out of the text.
         prefill_chunk_size: most prompt tokens to run at once; bounds memory, changes nothing else.
         batch_size: most sequences to run at once; bounds memory, changes nothing else. ``None`` runs all together.
+        origin: option -> the file its value is from, for messages; :meth:`resolve` fills it in.
 
     Raises:
         GenerationError: an option out of range or of the wrong type, or options that contradict each other.
@@ -96,10 +98,11 @@ class GenerationOptions:
     skip_special_tokens: bool = True
     prefill_chunk_size: int | None = None
     batch_size: int | None = None
+    origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is None and name in _OPTIONAL:
+            if name == "origin" or (value is None and name in _OPTIONAL):
                 continue
             object.__setattr__(self, name, check_option(name, value))
         if not self.do_sample:
@@ -111,18 +114,28 @@ class GenerationOptions:
             )
         if self.max_new_tokens is not None and self.max_length is not None:
             raise GenerationError(
-                f"max_new_tokens={self.max_new_tokens} and max_length={self.max_length} are two limits",
+                f"{self.named('max_new_tokens')} and {self.named('max_length')} are two limits",
                 hint="give one of them; max_length counts the prompt too",
             )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise GenerationError(
-                f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}"
+                f"{self.named('min_new_tokens')} is more than {self.named('max_new_tokens')}",
+                hint="give max_new_tokens" if "max_new_tokens" in self.origin else None,
             )
         if self.num_return_sequences > 1 and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
                 hint="set a temperature, e.g. temperature=0.8",
             )
+
+    def named(self, name: str) -> str:
+        """An option as messages say it, with the file it is from where it was not given.
+
+        >>> GenerationOptions(max_length=9, origin={"max_length": "generation_config.json"}).named("max_length")
+        'max_length=9 (from generation_config.json)'
+        """
+        source = self.origin.get(name)
+        return f"{name}={getattr(self, name)!r}{f' (from {source})' if source else ''}"
 
     @property
     def filters(self) -> Filters | None:
@@ -175,7 +188,9 @@ class GenerationOptions:
             if not ids and tokenizer is not None and tokenizer.eos_token_id is not None:
                 ids = (tokenizer.eos_token_id,)
             values["eos_token_id"] = tuple(ids)
-        return cls(**values)
+        source = {} if defaults is None else dict.fromkeys(defaults.values.keys() & values.keys(), defaults.source)
+        origin = {name: file for name, file in source.items() if name not in given}
+        return cls(**values, origin=origin)
 
     def seeded(self) -> Self:
         """Return the same options with a seed: a fresh random one where sampling has none."""
@@ -258,9 +273,12 @@ def _flag(value: Any) -> bool | None:
 
 def _ids(value: Any) -> tuple[int, ...] | None:
     read = _integer(0)
+    value = value.tolist() if hasattr(value, "tolist") else value
     one = read(value)
     if one is not None:
         return (one,)
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)  # any fixed order
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         return None
     ids = tuple(read(item) for item in value)

@@ -76,7 +76,7 @@ class GenerationDefaults:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise GenerationError(f"{path} is larger than 1 MiB", hint="it is not a generation config")
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise GenerationError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:

@@ -49,7 +49,7 @@ class StreamEvent:
 
     Attributes:
         row: the sequence's index in the request: prompt index * num_return_sequences + i.
-        token_id: the token; the one that ended the sequence (an eos id) is an event too, without text of its own.
+        token_id: the token; the one that ended the sequence is an event too (an eos id has text only if shown).
         text: what became certain with it: empty in the middle of a character or of a possible stop string. The texts of
             a row concatenate to its :class:`Generation`'s text.
         finish_reason: set on a row's last event.

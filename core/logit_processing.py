@@ -158,6 +158,13 @@ class LogitProcessor:
         if not hold_open and all(part is None for part in state):
             return logits
         row = logits.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever asked sees to what is not finite
+            self._apply(row)
+        forbid(row, hold_open)
+        return row
+
+    def _apply(self, row: Wide) -> None:
+        processing = self.processing
         if self._bias is not None:
             add_logit_bias(row, *self._bias)
         if self._seen is not None:
@@ -168,5 +175,3 @@ class LogitProcessor:
             penalize_counts(row, used, self._counts[used], frequency=frequency, presence=presence)
         if self._ngrams is not None:
             forbid(row, self._ngrams.repeating())
-        forbid(row, hold_open)
-        return row

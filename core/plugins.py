@@ -52,8 +52,8 @@ class Plugins:
     Args:
         entry_points: what to load; each fails on its own.
         allow: if given, only these third-party plugins are loaded (by entry point or distribution name). The built-ins
-            always are, unless ``block`` names them.
-        block: plugins that are not loaded.
+            always are.
+        block: plugins that are not loaded; the built-ins cannot be blocked, which is a warning.
         runtime: plugins registered at run time, by name; ``register`` adds to it.
 
     Warns:
@@ -232,6 +232,10 @@ class Plugins:
     def _why_blocked(self, point: EntryPoint) -> str:
         names = {normalized(point.name), normalized(point.distribution)}
         if names & self._block:
+            if point.value == BUILTIN.value:
+                text = "the setting plugins_block names it, but polyllama's own parts cannot be blocked"
+                self._list_problems.append(PluginProblem(repr(point.name), text))
+                return ""
             return "blocked by the setting plugins_block"
         if self._allow is not None and not names & self._allow and point.value != BUILTIN.value:
             return "not among the setting plugins_allow"

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -169,20 +169,28 @@ class Registry:
     entries: tuple[RegistryEntry, ...]
     overridden: tuple[str, ...] = ()
     _by_name: Mapping[str, RegistryEntry] = field(default_factory=dict, repr=False)
+    _clashes: Mapping[str, RegistryError] = field(default_factory=dict, repr=False, compare=False)
 
     def names(self) -> tuple[str, ...]:
         """The name of every entry, in the order of the files."""
         return tuple(entry.name for entry in self.entries)
 
     def get(self, name: str) -> RegistryEntry | None:
-        """The entry of this name or alias, or None."""
+        """The entry of this name or alias, or None.
+
+        Raises:
+            RegistryError: two plugins claim the name.
+        """
+        clash = self._clashes.get(normalize_name(name))
+        if clash is not None:
+            raise RegistryError(clash.message, hint=clash.hint)
         return self._by_name.get(normalize_name(name))
 
     def find(self, name: str) -> RegistryEntry:
         """The entry of this name or alias.
 
         Raises:
-            RegistryError: no such name; says which come close and how to list them all.
+            RegistryError: no such name (says which come close and how to list them all), or two plugins claim it.
         """
         entry = self.get(name)
         if entry is None:
@@ -214,11 +222,11 @@ def load_registry(
         descriptors: the plugins' registries by name; asked of the plugin manager when not given.
 
     Raises:
-        RegistryError: a file of the user's or a built-in one is wrong; or two files or plugins of one level claim one
-            name. A plugin's registry that is broken is skipped with a PolyllamaWarning that names the plugin.
+        RegistryError: a file of the user's or a built-in one is wrong, or two of the user's files claim one name.
 
     Warns:
-        PolyllamaWarning: an entry overrides one of a lower level.
+        PolyllamaWarning: an entry overrides one of a lower level; a plugin's registry is broken and skipped; two
+            plugins claim one name, which is an error only for who looks that name up.
     """
     from .settings import load_settings, user_config_folder
 
@@ -236,12 +244,16 @@ def load_registry(
             read_registry_file(BUILTIN_REGISTRY),
             [entry for descriptor in descriptors.values() for entry in _read_descriptor(descriptor)],
             [entry for path in dict.fromkeys(user_files) for entry in read_registry_file(path)],
-        ]
+        ],
+        lenient=(1,),
     )
 
 
-def merge_registries(levels: Sequence[Iterable[RegistryEntry]]) -> Registry:
+def merge_registries(levels: Sequence[Iterable[RegistryEntry]], *, lenient: Sequence[int] = ()) -> Registry:
     """One registry out of levels, the later overriding the earlier; within a level a name may be claimed once.
+
+    At the levels whose places are in ``lenient`` a name claimed twice is a warning, and stands for nothing until a
+    later level says what it means.
 
     An entry that takes the name of a lower one replaces it: the lower one's aliases then lead to the new entry. One
     that takes an alias only takes that alias.
@@ -249,28 +261,45 @@ def merge_registries(levels: Sequence[Iterable[RegistryEntry]]) -> Registry:
     by_name: dict[str, RegistryEntry] = {}
     entries: list[RegistryEntry] = []
     said: list[str] = []
-    for level_entries in levels:
-        claimed: dict[str, RegistryEntry] = {}
-        for entry in level_entries:
-            for name in entry.lookup_names:
-                if name in claimed:
-                    raise _claimed_twice(name, claimed[name], entry)
-                claimed[name] = entry
-        level_unique = {id(entry): entry for entry in claimed.values()}.values()
+    clashes: dict[str, RegistryError] = {}
+    for place, level_entries in enumerate(levels):
+        level_unique = list(level_entries)
+        claimed, clashing = _claims(level_unique)
+        for clash in clashing.values():
+            if place not in lenient:
+                raise clash
+            said.append(str(clash))
+        clashes = {name: clash for name, clash in clashes.items() if name not in claimed} | clashing
         for entry in level_unique:
-            said.extend(_override(entry, by_name, entries))
+            said.extend(_override(entry, by_name, entries, clashing))
         # Aliases that followed a replaced entry give way to what this level itself says.
         by_name.update(claimed)
         entries.extend(level_unique)
     for text in said:
         warnings.warn(f"registry: {text}", PolyllamaWarning, stacklevel=3)
-    return Registry(tuple(entries), tuple(said), by_name)
+    return Registry(tuple(entries), tuple(said), by_name, clashes)
 
 
-def _override(entry: RegistryEntry, by_name: dict[str, RegistryEntry], entries: list[RegistryEntry]) -> list[str]:
+def _claims(entries: Sequence[RegistryEntry]) -> tuple[dict[str, RegistryEntry], dict[str, RegistryError]]:
+    """Who of one level claims which name, and the names that two of them claim."""
+    claimed: dict[str, RegistryEntry] = {}
+    clashing: dict[str, RegistryError] = {}
+    for entry in entries:
+        for name in entry.lookup_names:
+            if name in claimed:
+                clashing.setdefault(name, _claimed_twice(name, claimed[name], entry))
+            claimed.setdefault(name, entry)
+    return {name: entry for name, entry in claimed.items() if name not in clashing}, clashing
+
+
+def _override(
+    entry: RegistryEntry, by_name: dict[str, RegistryEntry], entries: list[RegistryEntry], clashing: Container[str]
+) -> list[str]:
     """Let ``entry`` take its names from lower levels, and say so, once for each entry it takes them from."""
     taken: dict[int, tuple[RegistryEntry, list[str]]] = {}
     for name in entry.lookup_names:
+        if name in clashing:
+            continue
         owner = by_name.get(name)
         if owner is not None:
             taken.setdefault(id(owner), (owner, []))[1].append(name)
@@ -354,7 +383,12 @@ def _read_entry(name: object, fields: object, origin: str, folder: Path | None) 
         raise _entry_error(name, origin, error) from error
     if entry.source_kind != "path":
         return entry
-    path = Path(entry.source_target).expanduser()
+    try:
+        path = Path(entry.source_target).expanduser()
+    except RuntimeError as error:
+        raise RegistryError(
+            f"{origin}: model {name!r}: source = {entry.source!r}: {error}", hint="no such user? write the path out"
+        ) from error
     if not path.is_absolute():
         if folder is None:
             raise RegistryError(f"{origin}: model {name!r}: the path in {entry.source!r} must be absolute")

@@ -245,6 +245,23 @@ def greedy(logits: Floats, *, row: int, step: int) -> int:
     return best
 
 
+def check_processed(raw: float, processed: float, *, row: int, step: int) -> None:
+    """Tell a broken model from options that overflow: the largest logit as the model gave it, and after processing.
+
+    >>> check_processed(3.0, 2.5, row=0, step=0)
+    """
+    if raw == -math.inf:
+        text = f"row {row}, step {step}: the model's logits are all -inf"
+        raise GenerationError(text, hint="the weights are damaged")
+    _check_largest(raw, row, step)
+    if math.isnan(processed) or processed == math.inf:
+        what = "NaN" if math.isnan(processed) else "inf"
+        raise GenerationError(
+            f"row {row}, step {step}: the penalties make logits overflow to {what}",
+            hint="take less extreme values for repetition_penalty, presence_penalty, frequency_penalty or logit_bias",
+        )
+
+
 def _check_largest(largest: float, row: int, step: int) -> None:
     """Refuse a row that no token can be drawn from. NaN and infinity show in the maximum, so nothing else is read."""
     if math.isfinite(largest):
@@ -252,7 +269,7 @@ def _check_largest(largest: float, row: int, step: int) -> None:
     if largest == -math.inf:
         raise GenerationError(
             f"row {row}, step {step}: no token is possible, every logit is -inf",
-            hint="loosen logit_bias, no_repeat_ngram_size or min_new_tokens; if none is set, the model is broken",
+            hint="loosen logit_bias, penalties, no_repeat_ngram_size or min_new_tokens; else the model is broken",
         )
     raise GenerationError(
         f"row {row}, step {step}: the model's logits hold {'NaN' if math.isnan(largest) else 'infinity'}",

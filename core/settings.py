@@ -243,14 +243,20 @@ def _read_settings_file(path: Path) -> dict[str, Any]:
         value = content.get(key)
         if isinstance(value, str) and value.strip():
             parts = value.split(os.pathsep) if key == "registries" else [value]
-            resolved = [str(path.parent / Path(part).expanduser()) for part in parts if part]
+            resolved = [_path_in_file(path, key, part) for part in parts if part]
             content[key] = resolved if key == "registries" else resolved[0]
         elif isinstance(value, list):
             content[key] = [
-                str(path.parent / Path(item).expanduser()) if isinstance(item, str) and item.strip() else item
-                for item in value
+                _path_in_file(path, key, item) if isinstance(item, str) and item.strip() else item for item in value
             ]
     return content
+
+
+def _path_in_file(file: Path, key: str, text: str) -> str:
+    try:
+        return str(file.parent / Path(text).expanduser())
+    except RuntimeError as error:
+        raise SettingsError(f"{file}: {key}: {text!r}: {error}", hint="no such user? write the path out") from error
 
 
 def _check_variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -85,9 +85,31 @@ def _parse(text: str, path: Path, error: type[PolyllamaError]) -> Any:
         if node is None:
             return None
         _check_nodes(node, path, error)
-        return loader.construct_document(node)
+        try:
+            return loader.construct_document(node)
+        except (LookupError, AttributeError, TypeError, ValueError) as problem:  # as PyYAML's constructors let escape
+            raise _wrong_value(loader, node, path, error) from problem
     finally:
         loader.dispose()
+
+
+def _wrong_value(loader: Any, root: Any, path: Path, error: type[PolyllamaError]) -> PolyllamaError:
+    """The error for the first value that does not fit its tag, such as ``!!int ""`` or the date 2026-13-40."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node.value, str):
+            try:
+                loader.construct_object(node)
+            except Exception:
+                line = node.start_mark.line + 1
+                kind = node.tag.rpartition(":")[2]
+                return error(f"{path}, line {line}: not valid YAML: {node.value!r:.80} is no {kind}")
+        else:
+            waiting.extend(
+                reversed([part for item in node.value for part in (item if isinstance(item, tuple) else (item,))])
+            )
+    return error(f"{path}: not valid YAML: a value does not fit its tag")
 
 
 def _check_depth(events: Iterable[Any], path: Path, error: type[PolyllamaError]) -> None:

@@ -684,7 +684,7 @@ def test_the_shell_completes(
 def test_completing_is_quiet_whatever_is_wrong() -> None:
     words = {"_POLYLLAMA_COMPLETE": "bash_complete", "COMP_WORDS": "polyllama ru", "COMP_CWORD": "1"}
     done = spawn(**words, POLYLLAMA_DTYPE="float12", POLYLLAMA_NONSENSE="1")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "plain,run\n", "")  # built-in commands complete
 
 
 def test_completion_in_a_real_shell() -> None:
@@ -964,3 +964,56 @@ def test_starting_up_loads_only_what_it_needs(checkpoint: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+# broken surroundings --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("models >&-", 0, ""),
+        ("models 2>&-", 0, ""),
+        ("version <&- >&- 2>&-", 0, ""),
+        ("run tiny <&-", 1, "error: standard input is closed; give the text as an argument, or pipe it in\n"),
+        ("tokenize tiny <&-", 1, "error: standard input is closed; give the text as an argument, or pipe it in\n"),
+        ("chat tiny <&-", 1, "error: standard input is closed; give the text as an argument, or pipe it in\n"),
+        ("version >/dev/full", 1, "error: No space left on device\n"),
+    ],
+)
+def test_standard_streams_that_are_closed_or_full(command: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m polyllama {command}', sys.executable], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr.replace("standard output: ", "")) == (code, said)
+
+
+def test_broken_settings_cost_only_what_needs_settings(call: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "polyllama.yaml").write_text("bakend: torch\n")
+    mistake = "there is no setting 'bakend'; did you mean backend?"
+    assert call("version")[0] == 0 and call("version")[2] == ""
+    for arguments in ((), ("--help",)):
+        code, out, err = call(*arguments)
+        assert code == 0 and all(f"  {name} " in out for name in COMMANDS)
+        assert err.startswith("warning: only built-in commands are listed") and mistake in err and err.count("\n") == 1
+    for arguments in (("models",), ("run", "tiny", "x"), ("config",), ("plugins",), ("somebodys-command",)):
+        code, out, err = call(*arguments)
+        assert (code, out) == (1, "") and err.startswith("error: ") and err.endswith(f"{mistake}\n"), err
+
+
+@pytest.mark.parametrize("name", ["source", "self", "cls", "raw", "path"])
+@pytest.mark.parametrize("command", ["run", "show"])
+def test_set_refuses_names_that_are_no_fields(call: Callable[..., Outcome], command: str, name: str) -> None:
+    code, out, err = call(command, "tiny", *(["x"] if command == "run" else []), "--set", f"{name}=1")
+    assert (code, out) == (2, "") and f"--set {name}: it is no field of a model's configuration" in err
+
+
+def test_set_refuses_every_argument_of_load() -> None:
+    for name, parameter in inspect.signature(Llama.load).parameters.items():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            with pytest.raises(click.UsageError, match=f"--set {name}: "):
+                parse_overrides((f"{name}=1",))
+
+
+def test_help_does_not_promise_quantization(call: Callable[..., Outcome]) -> None:
+    assert re.search(r"--quantize HOW +Not offered in this version", call("run", "--help")[1])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polyllama.core import decoding_batch
 from polyllama.core.cache import Cache
 from polyllama.core.config import LlamaConfig
 from polyllama.core.decoding import context_length
@@ -135,7 +136,7 @@ class RecurrentModel:
     def forward(self, input_ids=None, *, attention_mask, past_key_values, use_cache, logits_to_keep):
         assert use_cache and logits_to_keep == 1
         ids, cache = np.asarray(input_ids), past_key_values
-        cache.check_batch(ids.shape[0])
+        cache.claim(self, ids.shape[0])
         assert attention_mask.shape == (ids.shape[0], cache.length + ids.shape[1])
         assert attention_mask.any(axis=1).all()
         assert attention_mask.shape[1] <= cache.capacity
@@ -402,10 +403,54 @@ def test_an_eos_is_in_the_ids_and_not_in_the_text():
     assert TOKENIZER.decode([BOS, *result.token_ids], True) == "hello the世"
 
 
-def test_a_stop_id_ends_the_text_before_its_own_piece():
+def test_a_stop_id_that_carries_text_is_in_the_text():
     the = TOKENIZER.encode(" the", False)[0]
     result = say("hello the end", stop_token_ids=the)
-    assert (result.text, result.token_ids[-1], result.stop_reason) == ("hello", the, the)
+    assert (result.text, result.token_ids[-1], result.stop_reason) == ("hello the", the, the)
+    assert result.text == TOKENIZER.decode(result.token_ids, True)
+
+
+def test_with_special_tokens_shown_the_eos_is_in_the_text():
+    result = say("hello", skip_special_tokens=False)
+    assert result.text == TOKENIZER.decode(result.token_ids) == "hello</s>"
+    assert result.stop_reason == EOS
+
+
+def test_a_huge_limit_takes_no_memory_beforehand():
+    result = say("hello", max_new_tokens=10**12)
+    assert (result.text, result.finish_reason) == ("hello", "stop")
+
+
+def test_storage_grows_as_the_text_does(monkeypatch):
+    monkeypatch.setattr(decoding_batch, "FIRST_CAPACITY", 3)
+    model = RecurrentModel()
+    monkeypatch.setattr(EchoCache, "capacity", property(lambda self: 10**6, lambda self, value: None), raising=False)
+    assert tokens(run(model=model)) == [brute_force(prompt, 12) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("failure", [MemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_names_the_options(failure):
+    class Full(RecurrentModel):
+        def forward(self, *args, **kwargs):
+            raise failure
+
+    with pytest.raises(GenerationError, match=r"out of memory.*max_new_tokens=12.*lower max_new_tokens"):
+        run(model=Full())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"repetition_penalty": 1e-308}, {"frequency_penalty": -1.7e308, "presence_penalty": -1.7e308}],
+)
+def test_extreme_penalties_do_not_blame_the_weights(asked):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(GenerationError, match="penalties make logits overflow to inf"):
+            run(**asked)
+    broken = RecurrentModel()
+    broken.last[:] = np.nan
+    with pytest.raises(GenerationError, match="model's logits hold NaN"):
+        run(model=broken, **asked)
 
 
 def test_without_an_ending_the_length_ends_it():
@@ -490,7 +535,7 @@ def test_a_special_token_as_a_stop_string_is_found_by_its_id():
     assert (result.text, result.stop_reason, result.token_ids[-1]) == ("he", "<eot>", EOT)
     shown = say(ids, stop="<eot>", skip_special_tokens=False)
     assert (shown.text, shown.stop_reason) == ("he", "<eot>")
-    assert say(ids, skip_special_tokens=False).text == "he<eot>ll"
+    assert say(ids, skip_special_tokens=False).text == "he<eot>ll</s>"
 
 
 @pytest.mark.parametrize("arguments", [{}, {"temperature": 1.0, "seed": 2}, {"stop": ["a", "\n"], "logprobs": 2}])
@@ -619,7 +664,7 @@ def test_the_default_length_is_256_or_what_the_context_leaves():
     # max_length counts the prompt, row by row
     limited = generate(MODEL, None, [[BOS] * 5, [BOS] * 9], options(max_length=12))
     assert [len(ids) for ids in tokens(limited)] == [7, 3]
-    with pytest.raises(GenerationError, match=r"the prompt has 12 tokens, max_length .* is 12"):
+    with pytest.raises(GenerationError, match=r"the prompt has 12 tokens, max_length=12 counts"):
         generate(MODEL, None, [[BOS] * 12], options(max_length=12))
 
 
@@ -771,6 +816,33 @@ def test_the_checkpoints_defaults_apply_and_arguments_win():
     assert GenerationOptions.resolve({"temperature": 0.5}, defaults=waiting).filters.top_p == 0.6
     held = GenerationOptions.resolve({"max_new_tokens": 3}, defaults=read(min_new_tokens=10))
     assert held.min_new_tokens == 3
+
+
+def test_limits_of_the_file_that_stand_against_an_argument_are_errors_that_name_it():
+    for file in (read(max_length=6), read(max_length=4)):
+        asked = GenerationOptions.resolve({"min_new_tokens": 5}, defaults=file)
+        with pytest.raises(GenerationError, match=r"max_length=\d \(from generation_config.json\).*give max_new"):
+            generate(MODEL, TOKENIZER, [[BOS] * 4], asked)
+    with pytest.raises(GenerationError, match=r"max_new_tokens=2 \(from generation_config.json\).*give max_new"):
+        GenerationOptions.resolve({"min_new_tokens": 5}, defaults=read(max_new_tokens=2))
+    with pytest.raises(GenerationError, match=r"^max_length=6 leaves 2 .* min_new_tokens=5 wants more"):
+        run([[BOS] * 4], max_new_tokens=None, max_length=6, min_new_tokens=5)
+    fits = GenerationOptions.resolve({"min_new_tokens": 5}, defaults=read(max_length=9))
+    assert len(generate(MODEL, TOKENIZER, [[BOS] * 4], fits)[0].token_ids) == 5
+
+
+@pytest.mark.parametrize("ids", [np.int64(3), np.array([3, 5]), {5, 3}, frozenset({3}), [np.int32(3), 5], np.array(3)])
+def test_ids_may_be_numpy_numbers_arrays_and_sets(ids):
+    found = options(stop_token_ids=ids).stop_token_ids
+    assert found in ((3,), (3, 5)) and all(type(token_id) is int for token_id in found)
+    for wrong in (np.array([True]), {1.5}, np.array([1.5]), {"a", 1}, [-1]):
+        with pytest.raises(GenerationError, match="stop_token_ids"):
+            options(stop_token_ids=wrong)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"top_k": 3}', encoding="utf-8-sig")
+    assert GenerationDefaults.from_pretrained(tmp_path).values == {"top_k": 3}
 
 
 def test_the_ids_that_end_a_sequence():

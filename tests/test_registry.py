@@ -245,8 +245,30 @@ def test_the_user_overrides_a_plugin(world: Path, monkeypatch: pytest.MonkeyPatc
 def test_two_plugins_claiming_one_model_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     content = {"models": {"mine": {"source": "hf:a/b"}}}
     found = {name: descriptor(content, monkeypatch, name, f"plugin_{name}") for name in ("x", "y")}
-    with pytest.raises(RegistryError, match=r"claimed twice.*plugin plugin_x.*plugin plugin_y.*plugins_block"):
-        load_registry(Settings(), found)
+    said = r"claimed twice.*plugin plugin_x.*plugin plugin_y.*plugins_block"
+    with pytest.warns(PolyllamaWarning, match=said):
+        registry = load_registry(Settings(), found)
+    for look_up in (registry.get, registry.find):
+        with pytest.raises(RegistryError, match=said):
+            look_up("Mine")
+    assert registry.find("tiny").name == "tiny", "every other name still works"
+
+
+def test_the_user_settles_what_two_plugins_claim(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"models": {"mine": {"source": "hf:a/b", "aliases": ["7b"]}}}
+    found = {name: descriptor(content, monkeypatch, name, f"plugin_{name}") for name in ("x", "y")}
+    user = write(world / "own.yaml", "models: {mine: {source: 'hf:c/d'}}")
+    with pytest.warns(PolyllamaWarning, match="claimed twice"):
+        registry = load_registry(Settings(registries=(user,)), found)
+    assert registry.find("mine").source == "hf:c/d"
+    with pytest.raises(RegistryError, match="'7b' is claimed twice"):
+        registry.find("7b")
+
+
+def test_a_home_folder_that_is_not_there(world: Path) -> None:
+    file = write(world / "own.yaml", "models: {mine: {source: 'path:~nosuchuser/m'}}")
+    with pytest.raises(RegistryError, match=r"own\.yaml: model 'mine': source = 'path:~nosuchuser/m'.*no such user"):
+        read_registry_file(file)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +277,7 @@ def test_two_plugins_claiming_one_model_are_both_named(monkeypatch: pytest.Monke
         (7, "it gives a int"),
         ({"models": {"x": {}}}, "plugin p: model 'x': source is missing"),
         ({"models": {"x": {"source": "path:relative"}}}, "must be absolute"),
+        ({"models": {"x": {"source": "path:~nosuchuser/m"}}}, "no such user"),
         (Path("/nowhere/registry.yaml"), "/nowhere/registry.yaml: cannot be read"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -163,6 +164,31 @@ def test_a_wrong_file_says_where_what_and_what_instead(world: Path, text: str, m
         load_settings()
     assert "\n" not in str(caught.value)
     assert str(world / "work" / "polyllama.yaml") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('!!int ""', "'' is no int"),
+        ('!!bool "x"', "'x' is no bool"),
+        ('!!timestamp "abc"', "'abc' is no timestamp"),
+        ('!!float "x"', "'x' is no float"),
+        ("2026-13-40", "'2026-13-40' is no timestamp"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_tag_says_where(world: Path, value: str, said: str) -> None:
+    user_yaml(world, f"backend: torch\nseed: {value}\n")
+    with pytest.raises(SettingsError, match=re.escape(f"polyllama.yaml, line 2: not valid YAML: {said}")):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "text", ["cache_dir: ~nosuchuser/c", "registries: ~nosuchuser/r.yaml", "registries: [a.yaml, ~nosuchuser/r.yaml]"]
+)
+def test_a_home_folder_that_is_not_there(world: Path, text: str) -> None:
+    user_yaml(world, text)
+    with pytest.raises(SettingsError, match=r"polyllama\.yaml: \w+: '~nosuchuser/\w.*no such user"):
+        load_settings()
 
 
 def test_all_wrong_values_are_named_at_once(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

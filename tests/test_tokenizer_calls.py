@@ -199,6 +199,33 @@ def test_wrong_arguments_are_errors_with_a_remedy(
         tokenizer(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.convert_ids_to_tokens("ab"), "token ids must be integers, got 'ab'"),
+        (lambda t: t.convert_ids_to_tokens(1.5), "token ids must be integers, got 1.5"),
+        (lambda t: t.convert_ids_to_tokens([1.5]), "token ids must be integers, got 1.5"),
+        (lambda t: t.convert_ids_to_tokens(None), "token ids must be integers, got None"),
+        (lambda t: t.convert_tokens_to_ids(None), "tokens must be a str or a list of them, got None"),
+        (lambda t: t.convert_tokens_to_ids(["a", 3]), "tokens must be a str or a list of them, got 3"),
+        (lambda t: t.convert_tokens_to_ids(b"a"), "tokens must be a str or a list of them"),
+        (lambda t: t.pad([{"input_ids": [1], "attention_mask": [1]}, {"input_ids": [1]}]), "row 1 has input_ids, the"),
+        (lambda t: t.pad([{"attention_mask": [1]}]), "pad takes input_ids"),
+        (lambda t: t.pad({"input_ids": [1, 2]}), r"must be a list of rows of ids.*put a single row in a list"),
+        (lambda t: t.pad({"input_ids": 3}), "must be a list of rows of ids"),
+        (lambda t: t.pad({"input_ids": [[1]], "attention_mask": []}), "differ in length"),
+        (lambda t: t.pad({"input_ids": [[1]], "attention_mask": [[1, 1]]}), "differ in length"),
+        (lambda t: t.pad([[1, 2]]), "pad takes a mapping of rows or a list of mappings"),
+        (lambda t: t.pad(None), "pad takes a mapping of rows or a list of mappings"),
+        (lambda t: t("a b c", truncation=True, max_length=3, stride=-1), "stride must be 0 or a positive integer"),
+        (lambda t: t("a b c", stride=1.5), "stride must be 0 or a positive integer"),
+    ],
+)
+def test_mistakes_are_never_raw_exceptions(tokenizer: Tokenizer, call: Any, message: str) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        call(tokenizer)
+
+
 def test_special_tokens_around_sequences(models: Models, tokenizer: Tokenizer) -> None:
     assert tokenizer.build_inputs_with_special_tokens([5, 6], [7]) == [1, 5, 6, 1, 7]
     tokenizer.add_eos_token = True

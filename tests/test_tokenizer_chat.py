@@ -85,6 +85,50 @@ def test_forms_of_the_result(llama3: Tokenizer) -> None:
         llama3.apply_chat_template(HI, continue_final_message=True, add_generation_prompt=True)
 
 
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TRIMMED = CHATML.replace("m['content']", "m['content'] | trim")
+
+
+@pytest.mark.parametrize("content", ["e", "end", "", "Sure, ", " lead", "user\n", "<|im_end|>", "Sure,\n\n"])
+@pytest.mark.parametrize("template", [CHATML, TRIMMED])
+def test_continuing_ends_where_the_last_message_does(models: Models, content: str, template: str) -> None:
+    ours, theirs = load_both(models)
+    messages = [*HI, {"role": "assistant", "content": content}]
+    options: dict[str, Any] = {"chat_template": template, "continue_final_message": True, "tokenize": False}
+    text = ours.apply_chat_template(messages, **options)
+    shown = content if template == CHATML else content.strip()
+    assert text == f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n{shown}"
+    if shown:  # of an empty message, transformers strips the template's own line break before it too
+        assert text == theirs.apply_chat_template(messages, **options)
+
+
+def test_continuing_a_message_of_parts(llama3: Tokenizer) -> None:
+    template = "{% for m in messages %}<{% for part in m.content %}{{ part.text }}{% endfor %}>{% endfor %}"
+    messages = [{"role": "assistant", "content": [{"type": "text", "text": "On"}, {"type": "text", "text": "ce"}]}]
+    options: dict[str, Any] = {"chat_template": template, "continue_final_message": True, "tokenize": False}
+    assert llama3.apply_chat_template(messages, **options) == "<Once"
+    assert "mark" not in str(messages) and "end-of" not in str(messages)
+    for broken in ([{"role": "assistant"}], [{"role": "assistant", "content": []}]):
+        with pytest.raises(TokenizerError, match="shows the last message's text"):
+            llama3.apply_chat_template(broken, **options)
+    with pytest.raises(TokenizerError, match="shows the last message's text"):
+        llama3.apply_chat_template(HI, **{**options, "chat_template": "nothing"})
+
+
+def test_ordinary_filters_and_formats_work_within_the_budget(llama3: Tokenizer) -> None:
+    template = (
+        "{{ '%-5s|%02d' % ('a', 7) }} {{ '{:>3}{x}'.format(1, x='y') }} {{ 'a' | center(3) }} {{ 'a\nb' | indent(2) }}"
+        " {{ ['a', 'b'] | join('-') }} {{ 'abc'.replace('b', 'B') }} {{ [3, 1] | sort }} {{ [1, 2] | sum }}"
+        " {{ {'a': 1}.items() | list }} {{ messages | map(attribute='role') | join }} {{ 'a' ~ 1 ~ none }}"
+        " {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ 'x'.split('x') }} {{ 10 % 3 }}"
+    )
+    expected = "a    |07   1y  a  a\n  b a-b aBc [1, 3] 3 [('a', 1)] user a1None 1 ['', ''] 1"
+    assert llama3.apply_chat_template(HI, chat_template=template, tokenize=False) == expected
+
+
 def test_named_templates(models: Models) -> None:
     folder = models.checkpoint(
         "named", chat_template=[{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
@@ -114,6 +158,12 @@ def test_default_system_prompt(models: Models) -> None:
     assert tokenizer.apply_chat_template(HI, tokenize=False) == "<user>Hi"
 
 
+GROWING = (
+    "{{% macro twice(x) %}}{{{{ x }}}}{{{{ x }}}}{{% endmacro %}}{{% set ns = namespace(x={start}) %}}"
+    "{{% for i in range(64) %}}{{% set ns.x = {} %}}{{% endfor %}}"
+)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -133,6 +183,43 @@ def test_default_system_prompt(models: Models) -> None:
         ("{{ 'x' * 10000000000 }}", "repeated beyond"),
         ("{{ 10000000000 * 'x' }}", "repeated beyond"),
         ("{{ 9 ** 99999999 }}", "a power this large"),
+        (GROWING.format("ns.x * ns.x", start=99), "a number this large"),
+        (GROWING.format("ns.x + ns.x", start="'x'"), "a value beyond"),
+        (GROWING.format("ns.x ~ ns.x", start="'x'"), "a value beyond"),
+        (GROWING.format("[ns.x, ns.x]", start="'x'") + "{{ ns.x }}", "of output|does not end|beyond"),
+        (GROWING.format("ns.x | replace('x', 'xx')", start="'x'"), "a value beyond"),
+        (GROWING.format("ns.x.replace('x', 'xx')", start="'x'"), "a value beyond"),
+        (GROWING.format("[ns.x, ns.x] | join", start="'x'"), "a value beyond"),
+        (GROWING.format("''.join([ns.x, ns.x])", start="'x'"), "a value beyond"),
+        (GROWING.format("'%s%s' % (ns.x, ns.x)", start="'x'"), "a value beyond"),
+        (GROWING.format("'%s%s' | format(ns.x, ns.x)", start="'x'"), "a value beyond"),
+        (GROWING.format("'{0}{0}'.format(ns.x)", start="'x'"), "a value beyond"),
+        (GROWING.format("ns.x.translate({120: 'xx'})", start="'x'"), "a value beyond"),
+        (GROWING.format("twice(ns.x)", start="'x'"), "of output|beyond|together"),
+        ("{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}", "of output"),
+        ("{{ '%1000000000d' % 1 }}", "a format that pads"),
+        ("{{ '%*d' % (1000000000, 1) }}", "a format that pads"),
+        ("{{ '%1000000000d' | format(1) }}", "a format that pads"),
+        ("{{ '{:1000000000}'.format(1) }}", "a format that pads"),
+        ("{{ '{:{}}'.format(1, 1000000000) }}", "a format that pads"),
+        ("{{ ['{:1000000000}'] | map('format', 1) | list }}", "failed|forbids|refuses"),
+        ("{{ 'x' | center(1000000000) }}", "center with 1000000000"),
+        ("{{ 'x'.ljust(1000000000) }}", "ljust with 1000000000"),
+        ("{{ 'x'.rjust(width=1000000000) }}", "failed|rjust with 1000000000"),
+        ("{{ 'x'.zfill(1000000000) }}", "zfill with 1000000000"),
+        ("{{ '\t'.expandtabs(1000000000) }}", "expandtabs with 1000000000"),
+        ("{{ (1).to_bytes(1000000000, 'big') }}", "to_bytes with 1000000000"),
+        ("{{ 'x' | indent(1000000000, first=True) }}", "indent with 1000000000"),
+        ("{{ [1] | tojson(indent=1000000000) }}", "tojson with 1000000000"),
+        ("{{ [1] | batch(1000000000, 'x') | list }}", "batch with 1000000000"),
+        ("{{ [1] | slice(1000000000) | list }}", "slice with 1000000000"),
+        ("{{ 1.5 | round(1000000000, 'ceil') }}", "round with 1000000000"),
+        ("{{ [[1], [2]] | sum(start=[]) }}", "a sum of anything but numbers"),
+        ("{{ lipsum(1000000) }}", "refuses|failed"),
+        (
+            "{% set big = ['xy' * 2000] * 2000 %}{% for i in range(99999) %}{% set y = big | sort %}{% endfor %}",
+            "together|seconds",
+        ),
     ],
 )
 def test_bad_templates_end_in_an_error(llama3: Tokenizer, template: str, message: str) -> None:

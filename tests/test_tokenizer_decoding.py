@@ -232,6 +232,17 @@ def test_clean_up_that_only_the_checkpoint_asks_for_is_said_and_not_done(models:
     assert asked.decode(ids) == "a. b"
 
 
+def test_difference_added_tokens_of_byte_level_vocabularies_are_their_text(models: Models) -> None:
+    # transformers reads their Latin-1 letters as stand-ins for bytes and shows U+FFFD
+    tokenizer = load_tokenizer(models.llama3())
+    tokenizer.add_tokens(["caf\u00e9", "\u0120x"])
+    for text in ("a caf\u00e9 b", "\u0120x"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.decode(ids) == text
+        stream = tokenizer.stream_decoder()
+        assert "".join(map(stream.push, ids)) + stream.finish() == text
+
+
 def test_ids_that_are_not_in_the_vocabulary(loaded: dict[str, Tokenizer]) -> None:
     for name in NAMES:
         tokenizer = loaded[name]

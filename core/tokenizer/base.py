@@ -21,14 +21,15 @@ from .batching import (
     choose,
     pad_rows,
     positive,
+    rows_to_pad,
     to_numpy,
     truncate,
 )
-from .chat import LLAMA2_SYSTEM_PROMPT, Message, check_messages, render
+from .chat import LLAMA2_SYSTEM_PROMPT, Message, check_messages, render, render_continued
 from .decoding import DecodingOptions, StreamDecoder, TextAssembler, clean_up_spaces
 from .engine import Engine
 from .template import SpecialTokensTemplate
-from .vocabulary import SpecialTokens, Vocabulary
+from .vocabulary import SpecialTokens, Vocabulary, as_ids
 
 Side = Literal["left", "right"]
 SIDES = ("left", "right")
@@ -197,6 +198,8 @@ class Tokenizer(Vocabulary, ABC):
         """
         single = isinstance(text, str)
         pairs = _pairs(text, text_pair)
+        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 0:
+            raise TokenizerError(f"stride must be 0 or a positive integer, got {stride!r:.80}")
         strategy = choose(truncation, "truncation", TRUNCATIONS, "longest_first", "do_not_truncate")
         pad = choose(padding, "padding", PADDINGS, "longest", "do_not_pad")
         limit = self._limit(max_length, strategy, pad)
@@ -276,22 +279,11 @@ class Tokenizer(Vocabulary, ABC):
 
         Pads ``input_ids``, ``attention_mask``, ``token_type_ids`` and ``special_tokens_mask``; other keys are an error.
         """
-        known = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
-        if not isinstance(encoded, Mapping):
-            encoded = {key: [row[key] for row in encoded] for key in (encoded[0] if encoded else {})}
-        if "input_ids" not in encoded or not set(encoded) <= set(known):
-            given = ", ".join(map(str, encoded)) or "nothing"
-            raise TokenizerError(f"pad takes input_ids and {', '.join(known[1:])}, got {given}")
-        rows: list[Row] = []
-        for index, ids in enumerate(encoded["input_ids"]):
-            row = Row(input_ids=list(ids), attention_mask=[1] * len(ids))
-            for key in encoded:
-                setattr(row, key, list(encoded[key][index]))
-            rows.append(row)
+        rows, keys = rows_to_pad(encoded)
         chosen = choose(padding, "padding", PADDINGS, "longest", "do_not_pad")
         limit = self._limit(max_length, "do_not_truncate", chosen)
         self._pad(rows, chosen, limit, pad_to_multiple_of, padding_side)
-        columns = {key: [getattr(row, key) for row in rows] for key in dict.fromkeys([*encoded, "attention_mask"])}
+        columns = {key: [getattr(row, key) for row in rows] for key in dict.fromkeys([*keys, "attention_mask"])}
         return _collected(columns, False, return_tensors)
 
     # -- special tokens around sequences
@@ -351,7 +343,7 @@ class Tokenizer(Vocabulary, ABC):
         assembler = self._assembler(
             skip_special_tokens, clean_up_tokenization_spaces, spaces_between_special_tokens, errors
         )
-        text = "".join([assembler.push(token_id) for token_id in _ids(token_ids)]) + assembler.finish()
+        text = "".join([assembler.push(token_id) for token_id in as_ids(token_ids)]) + assembler.finish()
         if self._clean_up_unheeded and clean_up_tokenization_spaces is None and clean_up_spaces(text) != text:
             self._clean_up_unheeded = False
             warnings.warn(
@@ -386,7 +378,7 @@ class Tokenizer(Vocabulary, ABC):
         assembler = self._assembler(
             skip_special_tokens, clean_up_tokenization_spaces, spaces_between_special_tokens, errors
         )
-        return StreamDecoder(assembler, _ids(prompt_ids))
+        return StreamDecoder(assembler, as_ids(prompt_ids))
 
     def _assembler(self, skip: bool, clean_up: bool | None, spaces: bool | None, errors: str) -> TextAssembler:
         if errors not in ("strict", "replace"):
@@ -463,14 +455,9 @@ class Tokenizer(Vocabulary, ABC):
     ) -> str:
         if self.use_default_system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": LLAMA2_SYSTEM_PROMPT}, *messages]
-        text = render(template, {**variables, "messages": messages}, source=name)
-        if not continued:
-            return text
-        last = messages[-1].get("content")
-        end = text.rfind(last.strip()) if isinstance(last, str) else -1
-        if end < 0 or not isinstance(last, str):
-            raise TokenizerError(f"{name}: continue_final_message needs the template to show the last message as it is")
-        return text[: end + len(last.strip())]
+        if continued:
+            return render_continued(template, variables, messages, source=name)
+        return render(template, {**variables, "messages": messages}, source=name)
 
     def _chosen_template(self, asked: str | None, with_tools: bool) -> tuple[str, str]:
         """(template, what to call it in errors)."""
@@ -517,25 +504,6 @@ def _collected(columns: Mapping[str, list[Any]], single: bool, return_tensors: s
     if return_tensors == "np":  # one row or many, arrays are [rows, length]
         return BatchEncoding(to_numpy(columns))
     return BatchEncoding({name: values[0] if single else values for name, values in columns.items()})
-
-
-def _ids(token_ids: int | Iterable[int]) -> list[int]:
-    """Ids as plain integers; arrays and tensors are welcome."""
-    listed = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-    if isinstance(listed, int):
-        return [listed]
-    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
-        raise TokenizerError(f"token ids must be integers, got {listed!r:.80}")
-    return [_integer(token_id) for token_id in listed]
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, int):
-        return value
-    if hasattr(value, "__index__"):
-        return int(value.__index__())
-    hint = "use batch_decode for several rows" if isinstance(value, Iterable) else None
-    raise TokenizerError(f"token ids must be integers, got {value!r:.80}", hint=hint)
 
 
 def _side(value: str, argument: str) -> str:

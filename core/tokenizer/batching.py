@@ -128,6 +128,51 @@ def _windows(part: Segmented, length: int, stride: int, side: str) -> list[Segme
     return windows or [part]
 
 
+PADDABLE = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
+
+
+def rows_to_pad(encoded: object) -> tuple[list[Row], list[str]]:
+    """The rows of what ``Tokenizer.pad`` was given, and the keys they have.
+
+    Errors: TokenizerError for unknown or missing keys, and for values that are not rows of equally many ids.
+    """
+    if isinstance(encoded, Mapping):
+        columns: dict[str, Any] = dict(encoded)
+    elif isinstance(encoded, Sequence) and all(isinstance(row, Mapping) for row in encoded):
+        keys = list(encoded[0]) if encoded else []
+        for index, row in enumerate(encoded):
+            if set(row) != set(keys):
+                given = ", ".join(map(str, row)) or "nothing"
+                raise TokenizerError(f"pad: row {index} has {given}, the first row has {', '.join(map(str, keys))}")
+        columns = {key: [row[key] for row in encoded] for key in keys}
+    else:
+        raise TokenizerError(f"pad takes a mapping of rows or a list of mappings, got {encoded!r:.80}")
+    if "input_ids" not in columns or not set(columns) <= set(PADDABLE):
+        given = ", ".join(map(str, columns)) or "nothing"
+        raise TokenizerError(f"pad takes input_ids and {', '.join(PADDABLE[1:])}, got {given}")
+    listed = {key: _listed_rows(key, value) for key, value in columns.items()}
+    rows: list[Row] = []
+    for index, ids in enumerate(listed["input_ids"]):
+        row = Row(input_ids=ids, attention_mask=[1] * len(ids))
+        for key, values in listed.items():
+            if len(values) != len(listed["input_ids"]) or len(values[index]) != len(ids):
+                raise TokenizerError(f"pad: {key} and input_ids differ in length", hint=f"see row {index}")
+            setattr(row, key, values[index])
+        rows.append(row)
+    return rows, list(listed)
+
+
+def _listed_rows(key: str, rows: Any) -> list[list[Any]]:
+    listed = rows.tolist() if hasattr(rows, "tolist") else rows
+    if isinstance(listed, list | tuple):
+        listed = [row.tolist() if hasattr(row, "tolist") else row for row in listed]
+        if all(isinstance(row, list | tuple) for row in listed):
+            return [list(row) for row in listed]
+    raise TokenizerError(
+        f"pad: {key} must be a list of rows of ids, got {rows!r:.80}", hint="put a single row in a list: [[1, 2]]"
+    )
+
+
 def pad_rows(rows: Iterable[Row], length: int, pad_id: int, side: str) -> None:
     """Fill rows up to ``length`` in place."""
     for row in rows:

@@ -1,21 +1,16 @@
 """Chat templates: a checkpoint's own Jinja template, run in a sandbox.
 
-A template is a stranger's program. It runs in Jinja's immutable sandbox (no attributes that lead to Python, no change
-of its inputs) and within a budget: ``MAX_STEPS`` loop rounds and macro calls, ranges of at most 100000, texts repeated
-to at most ``MAX_TEXT`` characters. Not bounded is memory where a template doubles a text by joining it to itself.
+A template is a stranger's program: see `chat_sandbox` for what it may do and how much of it.
 """
 
 from __future__ import annotations
 
-import json
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from ..errors import TokenizerError
-
-MAX_STEPS = 200_000
-MAX_TEXT = 10_000_000
 
 # The system prompt published with Llama 2 (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, appendix A.3.3).
 LLAMA2_SYSTEM_PROMPT = (
@@ -57,9 +52,9 @@ def render(template: str, variables: Mapping[str, Any], *, source: str) -> str:
     import jinja2
 
     try:
-        environment, compiled = _compile(template)
-        environment.begin()
-        return str(compiled.render(**variables))
+        environment = _environment()
+        environment.begin()  # compiling evaluates constants, which the budget covers too
+        return str(_compile(template).render(**variables))
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(
             f"{source}: the chat template is malformed at line {error.lineno}: {error.message}"
@@ -77,85 +72,51 @@ def render(template: str, variables: Mapping[str, Any], *, source: str) -> str:
         raise TokenizerError(f"{source}: the chat template failed: {type(error).__name__}: {error}") from None
 
 
-@lru_cache(maxsize=16)
-def _compile(template: str) -> tuple[Any, Any]:
-    environment = _environment_class()()
-    return environment, environment.from_string(template)
+def render_continued(template: str, variables: Mapping[str, Any], messages: Sequence[Message], *, source: str) -> str:
+    """The text up to where the last message ends, for a model to go on with that message.
+
+    A mark is put behind the message and the text is cut there, so it does not matter what else holds the same words.
+    Where the template trims messages, white space at the message's end is left out.
+
+    >>> render_continued("{% for m in messages %}<{{ m.content }}>{% endfor %}", {},
+    ...                  [{"role": "assistant", "content": "Sure, "}], source="example")
+    '<Sure, '
+    """
+    mark = f"end-of-message-{secrets.token_hex(8)}"
+    last, content = _marked(messages[-1], f"{mark} ")
+    text = render(template, {**variables, "messages": [*messages[:-1], last]}, source=source) if last else ""
+    end = text.rfind(mark)
+    if last is None or end < 0 or content.strip() not in text[:end]:
+        raise TokenizerError(
+            f"{source}: continue_final_message needs a template that shows the last message's text as it is"
+        )
+    if not text.startswith(f"{mark} ", end) and content.strip():
+        trailing = content[len(content.rstrip()) :]
+        return text[:end].removesuffix(trailing)
+    return text[:end]
+
+
+def _marked(message: Message, mark: str) -> tuple[Message | None, str]:
+    """The message with a mark behind its (last) text, and that text; None where it has no text."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": content + mark}, content
+    if isinstance(content, Sequence):
+        for index in reversed(range(len(content))):
+            block = content[index]
+            if isinstance(block, Mapping) and isinstance(block.get("text"), str):
+                marked = {**block, "text": block["text"] + mark}
+                return {**message, "content": [*content[:index], marked, *content[index + 1 :]]}, block["text"]
+    return None, ""
 
 
 @lru_cache(maxsize=1)
-def _environment_class() -> type[Any]:
-    """The sandbox; a function, so that importing this module does not import Jinja."""
-    import datetime
+def _environment() -> Any:
+    from .chat_sandbox import ChatEnvironment  # imports Jinja
 
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class GenerationBlocks(Extension):
-        """``{% generation %}...{% endgeneration %}`` marks what an assistant said; the text is kept as it is."""
-
-        tags = {"generation"}  # noqa: RUF012 (declared so by Jinja)
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body).set_lineno(line)
-
-    class ChatEnvironment(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(["*", "**"])
-
-        def __init__(self) -> None:
-            super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlocks])
-            self.filters["tojson"] = _to_json
-            self.globals["raise_exception"] = self._raise
-            self.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-            self.steps = 0
-
-        def begin(self) -> None:
-            self.steps = 0
-
-        @staticmethod
-        def _raise(message: object) -> None:
-            raise jinja2.TemplateError(str(message))
-
-        def count_step(self) -> str:
-            self.steps += 1
-            if self.steps > MAX_STEPS:
-                raise SecurityError(f"more than {MAX_STEPS} loop rounds and macro calls")
-            return ""
-
-        def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-            tree = super()._parse(source, name, filename)
-            # Jinja has no `while`, but loops nest and macros recurse: each round and call spends one step.
-            looping: tuple[type[Any], ...] = (nodes.For, nodes.Macro, nodes.CallBlock)
-            node: Any
-            for node in tree.find_all(looping):
-                step = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None)
-                node.body.insert(0, nodes.ExprStmt(step, lineno=node.lineno).set_environment(self))
-            return tree
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            numbers = isinstance(left, int | float) and isinstance(right, int | float)
-            if operator == "**" and not (numbers and abs(left) < 1e6 and abs(right) < 64):
-                raise SecurityError("a power this large")
-            if operator == "*" and not numbers:
-                text, times = (right, left) if isinstance(left, int) else (left, right)
-                if isinstance(times, int) and hasattr(text, "__len__") and len(text) * times > MAX_TEXT:
-                    raise SecurityError(f"a text repeated beyond {MAX_TEXT} characters")
-            return super().call_binop(context, operator, left, right)
-
-    return ChatEnvironment
+    return ChatEnvironment()
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as models were trained to read it: Jinja's own filter would escape <, > and & for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+@lru_cache(maxsize=16)
+def _compile(template: str) -> Any:
+    return _environment().from_string(template)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from ..errors import TokenizerError
@@ -150,16 +150,29 @@ class PieceAssembler(TextAssembler):
 
 
 class ByteLevelAssembler(TextAssembler):
-    """Decodes byte-level BPE (Llama 3): every character of a token stands for one byte of UTF-8."""
+    """Decodes byte-level BPE (Llama 3): every character of a token stands for one byte of UTF-8.
 
-    def __init__(self, token_of: Callable[[int], str | None], options: DecodingOptions, size: int) -> None:
+    Those in ``added`` were added to the vocabulary and hold their text itself.
+    """
+
+    def __init__(
+        self,
+        token_of: Callable[[int], str | None],
+        options: DecodingOptions,
+        size: int,
+        *,
+        added: Container[int] = (),
+    ) -> None:
         super().__init__(token_of, options, size)
+        self._added = added
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def _add(self, token_id: int, token: str) -> str:
+        if token_id in self._added:  # its letters stand for themselves, those of Latin-1 too
+            return self._utf8.decode(token.encode("utf-8"))
         try:
             content = bytes(BYTE_OF_CHARACTER[character] for character in token)
-        except KeyError:  # an added token holds its text itself
+        except KeyError:  # such as the sign for an unknown id
             content = token.encode("utf-8")
         return self._utf8.decode(content)
 

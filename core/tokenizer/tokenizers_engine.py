@@ -175,7 +175,7 @@ class JsonEngine(Engine):
 
     def assembler(self, options: DecodingOptions, added: Mapping[int, AddedToken], size: int) -> TextAssembler:
         if self.byte_level:
-            return ByteLevelAssembler(self.token, options, size)
+            return ByteLevelAssembler(self.token, options, size, added=added)
         return PieceAssembler(
             self.token, options, size, byte_of=lambda token_id: self._byte_of(token_id), drop_prefix=self._drop_prefix
         )

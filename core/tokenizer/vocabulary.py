@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -239,6 +240,8 @@ class Vocabulary:
         Errors: TokenizerError where a token is unknown and the vocabulary has no unknown token.
         """
         if not isinstance(tokens, str):
+            if isinstance(tokens, bytes | Mapping) or not isinstance(tokens, Iterable):
+                raise TokenizerError(f"tokens must be a str or a list of them, got {tokens!r:.80}")
             return [self.convert_tokens_to_ids(token) for token in tokens]
         token_id = self._token_id(tokens)
         if token_id is None:
@@ -253,10 +256,10 @@ class Vocabulary:
     def convert_ids_to_tokens(self, ids: Iterable[int], skip_special_tokens: bool = False) -> list[str]: ...
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | list[str]:
         """The token of an id, or of each (less the special ones); out of range is a TokenizerError."""
-        if isinstance(ids, Iterable):
+        if not is_one_id(ids):
             skip = set(self.all_special_ids) if skip_special_tokens else set()
-            return [self.convert_ids_to_tokens(token_id) for token_id in ids if token_id not in skip]
-        token_id = int(ids)
+            return [self.convert_ids_to_tokens(token_id) for token_id in as_ids(ids) if token_id not in skip]
+        (token_id,) = as_ids(ids)
         token = self._engine.token_of(token_id, self._added)
         if token is None:
             raise TokenizerError(f"token id {token_id} is not in the vocabulary (ids 0 to {len(self) - 1})")
@@ -370,3 +373,30 @@ class Vocabulary:
     def all_special_tokens(self) -> list[str]:
         """Texts of ``all_special_ids``."""
         return [self._added[token_id].content for token_id in self.all_special_ids]
+
+
+def as_ids(token_ids: int | Iterable[int]) -> list[int]:
+    """Ids as plain integers; arrays and tensors are welcome.
+
+    Errors: TokenizerError for anything else, text and fractions among it.
+    """
+    listed = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+    if is_one_id(listed):
+        return [_integer(listed)]
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise TokenizerError(f"token ids must be integers, got {listed!r:.80}")
+    return [_integer(token_id) for token_id in listed]
+
+
+def is_one_id(value: object) -> bool:
+    """Whether a value is one integer, of Python or of an array library."""
+    return isinstance(value, int) or (hasattr(value, "__index__") and not getattr(value, "shape", ()))
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, int):
+        return value
+    if is_one_id(value):
+        return int(operator.index(value))  # type: ignore[arg-type]
+    hint = "use batch_decode for several rows" if isinstance(value, list | tuple) else None
+    raise TokenizerError(f"token ids must be integers, got {value!r:.80}", hint=hint)

@@ -8,9 +8,11 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
+
+from ...core.errors import InputError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -25,6 +27,17 @@ def examples(*lines: str) -> str:
 def on_terminal() -> bool:
     """Whether stdout is a terminal that can show more than plain text."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def standard_input() -> TextIO:
+    """Standard input, for a command that cannot do without.
+
+    Raises:
+        InputError: it was closed (``<&-``).
+    """
+    if sys.stdin is None or getattr(sys.stdin, "name", None) == os.devnull:  # what the program's start put there
+        raise InputError("standard input is closed", hint="give the text as an argument, or pipe it in")
+    return sys.stdin
 
 
 def print_json(value: Any) -> None:

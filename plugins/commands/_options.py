@@ -61,7 +61,7 @@ _LOAD = [
     click.option("--backend", type=PluginName("backend"), help="What runs it: torch, torch:cuda, reference, auto ..."),
     click.option("--device", metavar="DEVICE", help="A device of the backend: cpu, cuda, cuda:1, mps ..."),
     click.option("--dtype", metavar="DTYPE", help="float64, float32, bfloat16, float16 or auto."),
-    click.option("--quantize", metavar="HOW", help="int8 or int4, with a group size as in int4-g32."),
+    click.option("--quantize", metavar="HOW", help="Not offered in this version."),
     click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default."),
     *_SOURCE,
     click.option("--load-format", metavar="FORMAT", help="Format of the weights; dummy makes random ones."),
@@ -105,6 +105,8 @@ overrides_option = _SET
 generation_options = _all(_GENERATION)
 
 LOAD_NAMES = ("backend", "device", "dtype", "quantize", "task", "revision", "offline", "load_format")
+NO_FIELDS = frozenset({"self", "cls", "source", "raw", "path", "config_overrides"})
+"""Names that Python's own arguments have on the way to the configuration, so that they would never reach it."""
 GENERATION_NAMES = (
     "max_new_tokens",
     "min_new_tokens",
@@ -142,6 +144,8 @@ def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
             raise click.UsageError(f"--set {text!r} is not FIELD=VALUE")
         if name in found:
             raise click.UsageError(f"--set gives {name} twice")
+        if name in NO_FIELDS:
+            raise click.UsageError(f"--set {name}: it is no field of a model's configuration")
         if name in LOAD_NAMES:
             raise click.UsageError(f"--set {name}: it is an option, --{name.replace('_', '-')}")
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...core.errors import PolyllamaError, TokenizerError
-from ._console import examples, write_text
+from ._console import examples, standard_input, write_text
 from ._options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
 from .run import speed, stream_text
 
@@ -40,10 +40,11 @@ def chat(model: str, system: str | None, **options: Any) -> None:
     one message per line, one answer after the other.
     """
     generation = given(options, GENERATION_NAMES)
+    stdin = standard_input()
     llm = load_model(model, options)
     conversation = Conversation(llm, system, generation)
     conversation.check(model)
-    if sys.stdin.isatty():
+    if stdin.isatty():
         _talk(conversation)
     else:
         _answer_lines(conversation)

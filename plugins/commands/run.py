@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...core.errors import InputError
-from ._console import examples, json_option, print_json, write_text
+from ._console import examples, json_option, print_json, standard_input, write_text
 from ._options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ def read_prompt(prompt: str | None) -> str:
     """The prompt from the command line or from standard input."""
     if prompt is not None and prompt != "-":
         return prompt
-    if prompt is None and sys.stdin.isatty():
+    stdin = standard_input()
+    if prompt is None and stdin.isatty():
         raise click.UsageError("There is no prompt: give PROMPT, or pipe text in.")
-    data = sys.stdin.buffer.read()
+    data = stdin.buffer.read()
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
