@@ -326,8 +326,8 @@ def test_long_text_takes_linear_time(made: Cached, cls: type[Tokenizer]) -> None
 
     unit = "Once upon a time 日本 <s there was\n"
     small, large = seconds(unit * 3000), seconds(unit * 30000)  # the larger is 1 MB
-    assert large < 30 * small + 0.5 and large < 15
-    assert seconds("a" * 300_000) < 10
+    assert large < 60 * small + 5  # quadratic would be a hundred times
+    assert seconds("a" * 300_000) < 120
 
 
 def test_sampling_draws_different_segmentations_of_the_same_text(models: Models) -> None:
