@@ -21,6 +21,9 @@ def polyllama_backends() -> list[BackendDescriptor]:
         BackendDescriptor(
             "torch", "polyllama.backends.torch:TorchBackend", "PyTorch on CUDA, MPS or the CPU", requires=("torch",)
         ),
+        BackendDescriptor(
+            "mlx", "polyllama.backends.mlx:MlxBackend", "MLX on Apple silicon's GPU or a CPU", requires=("mlx",)
+        ),
     ]
 
 
@@ -72,6 +75,10 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("models", f"{commands}.models:models", "List the models known by name."),
         CommandDescriptor(
             "backends", f"{commands}.backends:backends", "List the backends: which can run, and why not."
+        ),
+        CommandDescriptor("certify", f"{commands}.certify:certify", "Hold a backend to the spec, check by check."),
+        CommandDescriptor(
+            "compare", f"{commands}.compare:compare", "Say whether two backends differ by a bug or by rounding."
         ),
         CommandDescriptor("plugins", f"{commands}.plugins:plugins", "List the plugins and what each offers."),
         CommandDescriptor(

@@ -37,6 +37,8 @@ COMMANDS = [
     "download",
     "models",
     "backends",
+    "certify",
+    "compare",
     "plugins",
     "config",
     "completion",

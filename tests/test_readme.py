@@ -26,14 +26,14 @@ def test_the_backend_of_the_plugin_guide_is_right() -> None:
     from polyllama import Llama
 
     blocks = BLOCKS.findall((ROOT / "docs" / "plugins.md").read_text())
-    source = next(block for block in blocks if "class MyBackend" in block)
+    source = next(block for block in blocks if "class NumPy32" in block)
     names: dict[str, object] = {"__name__": "guide"}
     exec(source, names)
     from polyllama.core.backend import RealizeOptions
     from polyllama.core.loading import _weights, describe
 
     described = describe("tiny")
-    backend = names["MyBackend"]()  # type: ignore[operator]
+    backend = names["NumPy32"]()  # type: ignore[operator]
     weights = _weights(described, described.settings)
     model = backend.realize(described.graph, weights, RealizeOptions(), config=described.config, task=described.task)
     exact = Llama.load("tiny", backend="reference").forward([[1, 5, 9]]).numpy()["logits"]

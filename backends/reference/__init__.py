@@ -24,6 +24,7 @@ class ReferenceBackend:
     """NumPy, every node by its own definition. Slow and exact."""
 
     name = "reference"
+    dtypes = DTYPES
 
     def availability(self) -> Availability:
         """NumPy is a dependency, so always."""

@@ -29,6 +29,7 @@ class TorchBackend:
     """PyTorch on whichever device it has."""
 
     name = "torch"
+    dtypes = ("float32", "bfloat16", "float16", "float64")
 
     def availability(self) -> Availability:
         """From the installed version and the drivers present; torch itself is not imported."""

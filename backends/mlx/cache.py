@@ -1,0 +1,58 @@
+"""Keys and values in buffers that are allocated ahead and grow by steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import mlx.core as mx
+
+from ...core.cache import Cache
+
+STEP = 256
+"""Slots that a buffer grows by."""
+
+
+class MlxCache(Cache):
+    """Per attention two buffers ``[B, G, capacity, D]``; what comes back are slices of their used part.
+
+    MLX arrays are values: writing makes a new one, in the old one's memory where nothing else still reads that. So a
+    cache of chosen rows, or an output that is still being computed, is never changed under somebody's hands.
+    """
+
+    def __init__(self, batch: int | None = None, capacity: int | None = None) -> None:
+        super().__init__(batch, capacity)
+        self.buffers: dict[str, tuple[mx.array, mx.array]] = {}
+
+    def update(self, name: str, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        start, stop = self.length, self.length + keys.shape[2]
+        buffers = self.buffers.get(name)
+        if buffers is None or buffers[0].shape[2] < stop:
+            buffers = self._grown(buffers, keys, values, stop)
+            self.buffers[name] = buffers
+        key_buffer, value_buffer = buffers
+        key_buffer[:, :, start:stop] = keys
+        value_buffer[:, :, start:stop] = values
+        return key_buffer[:, :, :stop], value_buffer[:, :, :stop]
+
+    def _grown(
+        self, old: tuple[mx.array, mx.array] | None, keys: mx.array, values: mx.array, needed: int
+    ) -> tuple[mx.array, mx.array]:
+        capacity = -(-needed // STEP) * STEP
+        if self.capacity is not None and self.capacity >= needed:
+            capacity = self.capacity
+        grown = []
+        for index, new in enumerate((keys, values)):
+            used = self.length if old is not None else 0
+            fresh = mx.zeros((new.shape[0], new.shape[1], capacity - used, new.shape[3]), new.dtype)
+            grown.append(fresh if old is None else mx.concatenate([old[index][:, :, :used], fresh], axis=2))
+        return grown[0], grown[1]
+
+    def reset(self) -> None:
+        self.length, self.mask = 0, None
+
+    def _take(self, array: mx.array, rows: Sequence[int]) -> mx.array:
+        return array[mx.array(list(rows))]
+
+    def _select(self, source: Self, rows: Sequence[int]) -> None:
+        self.buffers = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.buffers.items()}

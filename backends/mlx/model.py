@@ -1,0 +1,256 @@
+"""A realized graph on MLX: a module to train, and the model that generation runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten
+
+from ...core import graph as spec
+from ...core.backend import RealizeOptions
+from ...core.cache import Cache
+from ...core.checkpoint.base import TensorInfo
+from ...core.errors import BackendUnavailableError, InputError, PolyllamaWarning
+from ...core.forward import Engine, Request, forward, length_ropes
+from ...core.inputs import check_embeds_shape, read_inputs
+from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
+from .cache import MlxCache
+from .modules import MlxContext, TypedModule, attach, find, put
+from .namespace import MlxNamespace
+
+if TYPE_CHECKING:
+    from ...core.config import LlamaConfig
+    from ...core.graph import Graph
+    from ...core.outputs import ModelOutput
+    from ...core.task import Task
+
+
+class LlamaModule(TypedModule):
+    """A Llama as an ordinary ``mlx.nn.Module``: its flattened parameters have the names of the checkpoint.
+
+    In ``train()`` mode nothing is evaluated before somebody asks, so that ``nn.value_and_grad`` may go through it::
+
+        step = nn.value_and_grad(module, lambda ids: module(ids, labels=ids).loss)
+    """
+
+    def __init__(self, graph: Graph, config: LlamaConfig, task: Task, device: str = "cpu") -> None:
+        super().__init__()
+        for node in (graph.decoder, graph.head):
+            if node is not None:
+                attach(self, node, widen=_plain_cpu(device))
+        # Past nn.Module, for which the model would be a part of the module.
+        object.__setattr__(self, "model_of", MlxModel(self, graph, config, task, device))
+
+    def __call__(self, input_ids: Any = None, **arguments: Any) -> ModelOutput:
+        """One pass; arguments as :meth:`polyllama.core.model.Llama.forward`."""
+        output: ModelOutput = self.model_of.forward(input_ids, **arguments)
+        return output
+
+
+class _ParametersByName(Mapping[str, mx.array]):
+    """A module's parameters by checkpoint name, looked up when asked for, so that whatever replaces them later runs."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+
+    def __getitem__(self, name: str) -> mx.array:
+        array = find(self._module, name)
+        if not isinstance(array, mx.array):
+            raise KeyError(name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def _names(self) -> list[str]:
+        parameters = self._module.parameters()  # type: ignore[no-untyped-call]
+        return [str(entry[0]) for entry in tree_flatten(parameters)]
+
+
+class MlxModel:
+    """The module as generation and the facade see it: lists, NumPy or MLX arrays in, MLX arrays out.
+
+    Outside training, a pass hands its outputs to MLX to compute (``mx.async_eval``) and returns without waiting.
+    """
+
+    def __init__(self, module: LlamaModule, graph: Graph, config: LlamaConfig, task: Task, device: str) -> None:
+        self.module, self.graph, self.config, self.task, self.device = module, graph, config, task, device
+        self._ropes = length_ropes(graph)
+        self._where = mx.Device(mx.gpu if device == "gpu" else mx.cpu)
+        self._engine = Engine(
+            MlxNamespace(),
+            _ParametersByName(module),
+            as_frequencies=from_numpy,
+            to_host=to_numpy,
+            context=functools.partial(MlxContext, root=module, on_gpu=device == "gpu"),
+        )
+
+    @property
+    def _embedding(self) -> mx.array:
+        array: mx.array = find(self.module, self.graph.decoder.embed.name)["weight"]
+        return array
+
+    @property
+    def dtype(self) -> str:
+        """Name of the parameters' dtype."""
+        return dtype_name(self._embedding.dtype)
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        logits_to_keep: Any = 0,
+        **options: Any,
+    ) -> ModelOutput:
+        """See :meth:`polyllama.core.model.Llama.forward`.
+
+        `inputs_embeds` may be part of a computation that is being differentiated; everything else is looked at.
+        """
+        unknown = set(options) - {"num_items_in_batch", "observe"}
+        if unknown:
+            raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+        cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
+        embeds = inputs_embeds
+        if isinstance(embeds, mx.array):
+            check_embeds_shape(embeds.shape, self.config.hidden_size)
+            # A stand-in of its shape, for the checks alone: looking at it would cut off a gradient.
+            inputs_embeds = np.broadcast_to(np.float32(0), embeds.shape)
+        given = read_inputs(
+            self.config,
+            self.task,
+            cache,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+        )
+        keep = given.logits_to_keep
+        with mx.stream(self._where):
+            if embeds is not None and not isinstance(embeds, mx.array):
+                embeds = from_numpy(np.asarray(embeds))
+            request = Request(
+                input_ids=_native(given.input_ids),
+                inputs_embeds=None if embeds is None else embeds.astype(self._embedding.dtype),
+                attention_mask=_native(given.attention_mask),
+                position_ids=_native(given.position_ids),
+                labels=_native(given.labels),
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                logits_to_keep=keep if isinstance(keep, int) else from_numpy(keep),
+                loss_options={k: v for k, v in options.items() if k != "observe"},
+                observe=options.get("observe"),
+            )
+            output = forward(self._engine, self.graph, self.task, request, cache, self._ropes)
+            output.to_numpy = self.to_numpy
+            if not self.module.training:
+                mx.async_eval(*_arrays(output, cache))  # type: ignore[no-untyped-call]
+        return output
+
+    def new_cache(self, batch: int | None = None, capacity: int | None = None) -> MlxCache:
+        """An empty cache with room for `capacity` tokens."""
+        return MlxCache(batch, capacity)
+
+    def to_numpy(self, array: mx.array) -> np.ndarray:
+        """An MLX array as float32 NumPy."""
+        return as_float32(array)
+
+    def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
+        """Every parameter as it is now, in the module's dtype."""
+        for parameter in self.graph.parameters():
+            array = find(self.module, parameter.name)
+            info = TensorInfo(parameter.name, dtype_name(array.dtype), tuple(array.shape))
+            yield info, functools.partial(to_numpy, array)
+
+
+def _native(array: np.ndarray | None) -> mx.array | None:
+    return None if array is None else from_numpy(array)
+
+
+def _arrays(output: ModelOutput, cache: Cache | None) -> Iterator[mx.array]:
+    """What a pass leaves behind to be computed. Keys and values come with the outputs, which are made from them."""
+    for name, value in output.items():
+        if isinstance(value, tuple):
+            yield from value
+        elif name != "past_key_values":
+            yield value
+    if cache is not None:
+        if cache.mask is not None:
+            yield cache.mask
+        if cache.history is not None:
+            yield from (cache.history.embeds, cache.history.positions)
+
+
+def realize(
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    options: RealizeOptions,
+    *,
+    config: LlamaConfig,
+    task: Task,
+) -> MlxModel:
+    """Build the module, whose own random weights are never computed, and put each tensor in its place."""
+    device = options.device or ("gpu" if mx.metal.is_available() else "cpu")
+    if device not in ("cpu", "gpu"):
+        raise BackendUnavailableError(f"mlx has no device {device!r}", hint="use device='gpu' or device='cpu'")
+    if device == "gpu" and not mx.metal.is_available():
+        raise BackendUnavailableError("this build of mlx sees no Metal GPU", hint="use device='cpu'")
+    dtype = dtype_of(options.dtype if options.dtype != "auto" else _own_dtype(config, weights))
+    by_columns = _by_columns(graph) if _plain_cpu(device) else frozenset()
+    with mx.stream(mx.Device(mx.gpu if device == "gpu" else mx.cpu)):
+        module = LlamaModule(graph, config, task, device)
+        module.eval()
+        for parameter in graph.parameters():
+            array = _load(weights[parameter.name], dtype, parameter.name in by_columns)
+            mx.eval(array)  # one at a time, so that what it was made from can go
+            put(module, parameter.name, array)
+    model: MlxModel = module.model_of
+    return model
+
+
+def _plain_cpu(device: str) -> bool:
+    """Whether MLX multiplies matrices by plain loops here, as it does on CPUs outside macOS."""
+    return device == "cpu" and sys.platform != "darwin"
+
+
+def _own_dtype(config: LlamaConfig, weights: Mapping[str, np.ndarray]) -> str:
+    """The dtype a model asks for by itself; MLX has none wider than float32."""
+    name: str = config.dtype or getattr(weights, "dtype", None) or "float32"
+    if name == "float64":
+        message = "the model is in float64, which MLX does not compute in: it runs in float32"
+        warnings.warn(message, PolyllamaWarning, stacklevel=2)
+        return "float32"
+    return name
+
+
+def _by_columns(graph: Graph) -> frozenset[str]:
+    """Names of the matrices that are multiplied by.
+
+    Plain loops read a matrix more than twice as fast along its columns (the outputs) as along its rows, and ask only
+    that memory be in that order: names and shapes stay what they are.
+    """
+    return frozenset(node.weight_name for node in graph.walk() if isinstance(node, spec.Linear))
+
+
+def _load(array: np.ndarray, dtype: mx.Dtype, by_columns: bool) -> mx.array:
+    loaded = from_numpy(array).astype(dtype)
+    return mx.contiguous(loaded.T).T if by_columns else loaded

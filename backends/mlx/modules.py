@@ -1,0 +1,333 @@
+"""The graph's nodes as ``mlx.nn`` modules, named and nested by checkpoint path.
+
+Leaves are an ``nn.Linear`` or ``nn.Embedding`` and take ``(x)``; composites take ``(x, ctx)``. A node that has no
+module here keeps its parameters at their paths and runs by its own definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+from mlx.nn.layers.activations import silu
+from mlx.nn.layers.base import Module
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.linear import Linear as NativeLinear
+
+from ...core import graph as spec
+from ...core.context import Context
+from ...core.errors import BackendError
+from ...core.rope import Rope
+
+
+def _silu(x: mx.array) -> mx.array:
+    return x * mx.sigmoid(x)
+
+
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
+    "silu": _silu,
+    "swish": _silu,
+    "relu": lambda x: mx.maximum(x, 0),
+}
+"""Shorter forms of common activations; the others run by the spec's definition."""
+
+FUSED_ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"silu": silu, "swish": silu}
+"""Compiled into one kernel on a GPU. On a CPU compiling would need a C++ compiler on the user's machine."""
+
+
+class MlxContext(Context):
+    """Runs children as the modules of `root`, and knows MLX's fused forms."""
+
+    def __init__(self, *args: Any, root: Module, on_gpu: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.root = root
+        self.on_gpu = on_gpu
+        self.spelled_out = self.attentions is not None or self.observe is not None
+        self._rotations: dict[int, tuple[mx.array, mx.array]] = {}
+
+    def run(self, node: spec.Node, x: mx.array) -> mx.array:
+        if isinstance(node, Rope):
+            y = rotate(x, *self.rotation(node))
+            if self.observe is not None:
+                self.observe(node, y)
+            return y
+        if isinstance(node, spec.Decoder):
+            y = run_decoder(find(self.root, node.name), node, x, self)
+            if self.observe is not None:
+                self.observe(node, y)
+            return y
+        return self.child(find(self.root, node.name), node, x)  # type: ignore[attr-defined]
+
+    def child(self, module: Any, node: spec.Node, x: mx.array) -> mx.array:
+        """Run a child module whose node is `node`."""
+        y: mx.array = module(x, self) if isinstance(module, Composite) else module(x)
+        if self.observe is not None:
+            self.observe(node, y)
+        return y
+
+    def widen(self, x: mx.array) -> mx.array:
+        return x if x.dtype == mx.float32 else x.astype(mx.float32)
+
+    def activate(self, name: str, x: mx.array) -> mx.array:
+        known = (self.on_gpu and FUSED_ACTIVATIONS.get(name)) or ACTIVATIONS.get(name)
+        y: mx.array = known(x) if known else super().activate(name, x)
+        return y
+
+    def dropout(self, x: mx.array, p: float) -> mx.array:
+        if not p or not self.root.training:
+            return x
+        return mx.where(mx.random.bernoulli(1.0 - p, x.shape), x / (1.0 - p), mx.zeros_like(x))
+
+    def causal(self, length: int, keys: int) -> mx.array | str | None:
+        """What to hand to MLX's attention where plain causal masking says it all."""
+        if length == 1:
+            return None
+        if self.on_gpu:
+            return "causal"  # its kernels skip what is masked
+        # On a CPU MLX would build this mask anew in every layer.
+        queries = mx.arange(keys - length, keys)[:, None]
+        self.mask = (mx.arange(keys)[None] <= queries)[None, None]
+        return self.mask
+
+    def rotation(self, rope: Rope) -> tuple[mx.array, mx.array]:
+        """``[cos, cos]`` and ``[-sin, sin]`` ``[B or 1, 1, S, rotary_dim]``, so that a rotation is two products.
+
+        ``mx.fast.rope`` would take reciprocals of the frequencies, which moves the angles by a rounding that grows with
+        the position; it knows no positions but consecutive ones, and on a CPU it makes cosines anew in every layer.
+        """
+        known = self._rotations.get(id(rope))
+        if known is None:
+            cos, sin = self.rotary(rope)
+            known = mx.concatenate([cos, cos], axis=-1), mx.concatenate([-sin, sin], axis=-1)
+            self._rotations[id(rope)] = known
+        return known
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """RoPE on ``[B, H, S, D]``; computed in the tables' precision, given back in `x`'s."""
+    rotary = cos.shape[-1]
+    half = rotary // 2
+    turned = x if rotary == x.shape[-1] else x[..., :rotary]
+    swapped = mx.concatenate([turned[..., half:], turned[..., :half]], axis=-1)
+    y = turned * cos + swapped * sin
+    y = y if y.dtype == x.dtype else y.astype(x.dtype)
+    return y if rotary == x.shape[-1] else mx.concatenate([y, x[..., rotary:]], axis=-1)
+
+
+class TypedModule(Module):
+    """``mlx.nn.Module``, whose constructor has no annotations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+
+class Composite(TypedModule):
+    """A module that needs the pass's context: ``module(x, ctx)``.
+
+    Attributes:
+        node: the node it is.
+        names: paths of its children below it, in the order of the node's fields.
+    """
+
+    def __init__(self, node: spec.Node) -> None:
+        super().__init__()
+        self.node: Any = node
+        # Past Module, which would take the tuple for a container of modules.
+        object.__setattr__(
+            self, "names", tuple(_relative(node, child) for _, child in node.children() if hasattr(child, "name"))
+        )
+
+    def parts(self) -> Iterator[Any]:
+        """The children, whatever they are by now (an adapter may have taken a place)."""
+        for name in self.names:
+            yield self[name] if name in self else find(self, name)
+
+
+class RMSNorm(TypedModule):
+    """RMSNorm by the spec's rule, float32 inside, cast back, then scaled: which is what ``mx.fast.rms_norm`` does."""
+
+    def __init__(self, node: spec.RMSNorm) -> None:
+        super().__init__()
+        self.eps = node.eps
+        self.weight = mx.ones((node.dim,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``[..., dim] -> [..., dim]``."""
+        return mx.fast.rms_norm(x, self["weight"], self.eps)
+
+
+class Attention(Composite):
+    """``mx.fast.scaled_dot_product_attention``; by the spec's own steps where the probabilities are asked for."""
+
+    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
+        """``[B, S, E] -> [B, S, E]``."""
+        node = self.node
+        if ctx.spelled_out or (node.dropout and self.training):
+            spelled_out: mx.array = node.apply(ctx.xp, ctx.weights, x, ctx)
+            return spelled_out
+        batch, length, _ = x.shape
+        heads, kv_heads, head_dim = node.num_heads, node.num_kv_heads, node.head_dim
+        q_proj, k_proj, v_proj, o_proj = self.parts()
+        q, k, v = q_proj(x), k_proj(x), v_proj(x)
+        rotation = ctx.rotation(node.rope)
+        if length == 1:
+            # A single token: no axes to exchange, and queries and keys turn together, for operations count, not sizes.
+            joined = mx.concatenate([q, k], axis=-1).reshape(batch, heads + kv_heads, 1, head_dim)
+            q, k = mx.split(rotate(joined, *rotation), [heads], axis=1)
+            v = v.reshape(batch, kv_heads, 1, head_dim)
+        else:
+            q = rotate(q.reshape(batch, length, heads, head_dim).transpose(0, 2, 1, 3), *rotation)
+            k = rotate(k.reshape(batch, length, kv_heads, head_dim).transpose(0, 2, 1, 3), *rotation)
+            v = v.reshape(batch, length, kv_heads, head_dim).transpose(0, 2, 1, 3)
+        if ctx.cache is not None:
+            k, v = ctx.cache.update(node.name, k, v)
+        mask = ctx.mask if ctx.mask is not None else ctx.causal(length, k.shape[2])
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=head_dim**-0.5, mask=mask)
+        if length > 1:
+            y = y.transpose(0, 2, 1, 3)
+        projected: mx.array = o_proj(y.reshape(batch, length, heads * head_dim))
+        return projected
+
+
+class GatedMLP(Composite):
+    """``down(activation(gate(x)) * up(x))``."""
+
+    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
+        """``[B, S, E] -> [B, S, E]``."""
+        node = self.node
+        gate, up, down = self.parts()
+        inner = ctx.activate(node.activation, ctx.child(gate, node.gate, x))
+        return ctx.child(down, node.down, inner * ctx.child(up, node.up, x))
+
+
+class DecoderLayer(Composite):
+    """Attention and MLP, each on a normed input and added back."""
+
+    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
+        """``[B, S, E] -> [B, S, E]``."""
+        node = self.node
+        attention_norm, attention, mlp_norm, mlp = self.parts()
+        x = x + ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x))
+        return x + ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x))
+
+
+class SpecModule(Composite):
+    """Any other node: runs its own definition, on parameters that lie at their own paths."""
+
+    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
+        """Whatever the node says."""
+        y: mx.array = self.node.apply(ctx.xp, ctx.weights, x, ctx)
+        return y
+
+
+def run_decoder(container: Any, node: spec.Decoder, x: mx.array, ctx: MlxContext) -> mx.array:
+    """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
+    for layer in node.layers:
+        ctx.keep_hidden(x)
+        x = ctx.child(find(container, _relative(node, layer)), layer, x)
+    x = ctx.child(find(container, _relative(node, node.norm)), node.norm, x)
+    ctx.keep_hidden(x)
+    return x
+
+
+WIDEST = 2**24
+"""Elements of the largest half-precision matrix that is widened to be multiplied by; a copy of it takes 64 MiB."""
+
+
+def product(x: mx.array, weight: mx.array, widen: bool) -> mx.array:
+    """``x @ weight.T``; with `widen`, half precision is multiplied in float32 and rounded once.
+
+    On a CPU outside macOS that is faster than MLX's own product of half-precision numbers, which also sums in float32.
+    """
+    if not widen or weight.dtype == mx.float32 or weight.size > WIDEST:
+        return x @ weight.T
+    return (x.astype(mx.float32) @ weight.astype(mx.float32).T).astype(x.dtype)
+
+
+class Linear(NativeLinear):
+    """``nn.Linear``, by the fastest product there is; see :func:`product`."""
+
+    widen = False
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``[..., in_features] -> [..., out_features]``."""
+        if not self.widen:
+            y: mx.array = super().__call__(x)
+            return y
+        y = product(x, self["weight"], True)
+        return y + self["bias"] if "bias" in self else y
+
+
+class TiedLinear(Composite):
+    """A linear map by another node's weight: it has none of its own, for two would get two gradients."""
+
+    widen = False
+
+    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
+        """``[..., in_features] -> [..., out_features]``."""
+        y = product(x, ctx.weights[self.node.weight_name], self.widen)
+        return y + ctx.weights[f"{self.node.name}.bias"] if self.node.bias else y
+
+
+def _linear(node: spec.Linear) -> Module:
+    return TiedLinear(node) if node.tied_to is not None else Linear(node.in_features, node.out_features, node.bias)
+
+
+MODULES: Mapping[type[spec.Node], Callable[[Any], Module]] = {
+    spec.Embedding: lambda node: Embedding(node.num_embeddings, node.dim),
+    spec.Linear: _linear,
+    spec.RMSNorm: RMSNorm,
+    spec.Attention: Attention,
+    spec.GatedMLP: GatedMLP,
+    spec.DecoderLayer: DecoderLayer,
+}
+"""What is native here; every other node type becomes a :class:`SpecModule`."""
+
+
+def attach(root: Module, node: spec.Node, *, widen: bool = False) -> None:
+    """Build the modules of `node` and all below it, and hang them into `root` by their names.
+
+    Args:
+        widen: see :func:`product`.
+    """
+    for each in node.walk():
+        name = getattr(each, "name", None)
+        if name and not isinstance(each, spec.Decoder):  # a rope has nothing to hold, the trunk is a plain container
+            module = MODULES.get(type(each), SpecModule)(each)
+            if isinstance(module, Linear | TiedLinear):
+                module.widen = widen
+            put(root, name, module)
+
+
+def find(container: Any, path: str) -> Any:
+    """What lies at a dotted `path` below a module: a module, a list of them or an array."""
+    if path:
+        for part in path.split("."):
+            container = container[int(part) if isinstance(container, list) else part]
+    return container
+
+
+def put(container: Any, path: str, value: Any) -> None:
+    """Hang a module or an array below `container`, with a list wherever the next part is a number."""
+    *parents, last = path.split(".")
+    for position, part in enumerate(parents):
+        following = [*parents, last][position + 1]
+        if isinstance(container, list):
+            container = container[int(part)]
+            continue
+        if part not in container:
+            container[part] = [] if following.isdigit() else TypedModule()
+        container = container[part]
+    if not isinstance(container, list):
+        container[last] = value
+    elif int(last) == len(container):
+        container.append(value)
+    else:
+        raise BackendError(f"graph: {path} is out of order", hint="layers must be listed by number")
+
+
+def _relative(parent: spec.Node, child: spec.Node) -> str:
+    """The path of `child` below `parent`."""
+    base, name = parent.name, child.name  # type: ignore[attr-defined]
+    return str(name.removeprefix(f"{base}.")) if base else str(name)

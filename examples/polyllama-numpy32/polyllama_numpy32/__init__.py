@@ -1,0 +1,9 @@
+"""A polyllama backend in NumPy float32."""
+
+from polyllama import hookimpl
+from polyllama.core.hookspecs import BackendDescriptor
+
+
+@hookimpl
+def polyllama_backends() -> list[BackendDescriptor]:
+    return [BackendDescriptor("numpy32", "polyllama_numpy32.backend:NumPy32", "NumPy in float32", requires=("numpy",))]

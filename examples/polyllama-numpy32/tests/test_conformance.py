@@ -1,0 +1,5 @@
+from polyllama.testing import ConformanceSuite
+
+
+class TestConformance(ConformanceSuite):
+    backend = "numpy32"

@@ -1,0 +1,90 @@
+"""``polyllama certify``: hold a backend to the float64 spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ._console import examples, print_table
+from ._options import PluginName
+
+if TYPE_CHECKING:
+    from ...testing.certificate import Certificate
+    from ...testing.checks import Result
+
+
+@click.command(
+    "certify",
+    epilog=examples(
+        "polyllama certify torch",
+        "polyllama certify torch:cuda --dtype bfloat16 --json torch-cuda.json",
+        "polyllama certify mybackend --only rope --only cache.step",
+    ),
+)
+@click.argument("backend", type=PluginName("backend"))
+@click.option("--device", metavar="DEVICE", help="A device of the backend: cpu, cuda, cuda:1, mps ...")
+@click.option("--dtype", "dtypes", metavar="DTYPE", multiple=True, help="Only this dtype. Repeatable.")
+@click.option("--only", metavar="CHECK", multiple=True, help="Only this check or group of checks. Repeatable.")
+@click.option("--list", "list_only", is_flag=True, help="List the checks and what each means; try nothing.")
+@click.option(
+    "--json",
+    "file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Write the certificate; - for stdout.",
+)
+@click.pass_context
+def certify(
+    ctx: click.Context,
+    backend: str,
+    device: str | None,
+    dtypes: tuple[str, ...],
+    only: tuple[str, ...],
+    list_only: bool,
+    file: Path | None,
+) -> None:
+    """Try every node, RoPE type, cache, padding, task head and dtype of BACKEND against the float64 spec.
+
+    Each check has a bound derived from the dtype. The exit code is 0 when all pass and 1 when one fails.
+    """
+    from ...testing.certificate import certify as run
+    from ...testing.certificate import select_checks
+
+    if list_only:
+        print_table(["check", "what passing it means"], [(c.name, c.summary) for c in select_checks(only)])
+        return
+    to_stdout = file is not None and str(file) == "-"
+    certificate = run(
+        backend, device=device, dtypes=dtypes or None, only=only, report=None if to_stdout else _show_failure
+    )
+    if to_stdout:
+        from ._console import print_json
+
+        print_json(certificate.to_dict())
+    else:
+        if file is not None:
+            certificate.write(file)
+        _summarize(certificate)
+    if not certificate.passed:
+        ctx.exit(1)
+
+
+def _show_failure(result: Result) -> None:
+    if result.status != "passed":
+        click.echo(str(result))
+
+
+def _summarize(certificate: Certificate) -> None:
+    rows = []
+    for dtype in certificate.dtypes:
+        results = [r for r in certificate.results if r.dtype == dtype]
+        closest = max(results, key=lambda r: r.error / r.bound if r.bound else 0.0)
+        passed = sum(r.status == "passed" for r in results)
+        share = f"{closest.error / closest.bound:.0%} of its bound: {closest.check}" if closest.bound else "-"
+        rows.append((dtype, passed, len([r for r in results if r.status == "failed"]), share))
+    print_table(["dtype", "passed", "failed", "largest error"], rows)
+    verdict = "passes" if certificate.passed else "FAILS"
+    name, where = certificate.backend["name"], certificate.device
+    click.echo(f"\n{name} on {where} {verdict}: {len(certificate.results)} checks in {certificate.seconds:.1f} s")

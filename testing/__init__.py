@@ -1,0 +1,42 @@
+"""The conformance kit: is a backend right?
+
+``polyllama certify BACKEND`` tries it against the float64 spec and writes a certificate; :class:`ConformanceSuite` is
+the same as a pytest suite; ``polyllama compare MODEL`` says whether two backends differ by a bug or by rounding. How
+bounds come about is in :mod:`polyllama.testing.rounding`. Importing this package loads nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .certificate import Certificate, certify, read_certificate
+    from .comparing import Comparison, compare_backends
+    from .suite import ConformanceSuite
+
+__all__ = [
+    "Certificate",
+    "Comparison",
+    "ConformanceSuite",
+    "certify",
+    "compare_backends",
+    "read_certificate",
+]
+
+_HOMES = {
+    "Certificate": "certificate",
+    "Comparison": "comparing",
+    "ConformanceSuite": "suite",
+    "certify": "certificate",
+    "compare_backends": "comparing",
+    "read_certificate": "certificate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{home}", __name__), name)

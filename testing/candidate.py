@@ -1,0 +1,115 @@
+"""A backend under test, seen through the public protocol alone: realize, forward, new_cache, to_numpy, state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.backend import RealizeOptions
+from .oracle import Oracle, oracle
+from .rounding import Precision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..core.backend import Backend, Model
+    from ..core.outputs import ModelOutput
+    from .probes import Probe
+
+    Floats = NDArray[np.float64]
+
+
+class Candidate:
+    """One backend on one device in one dtype; every probe is realized once.
+
+    Attributes:
+        seen: the dtype whose bounds hold: its own, but float32 for a float64 that only comes out through
+            ``to_numpy``, which gives float32.
+    """
+
+    def __init__(self, backend: Backend, dtype: str, device: str | None = None) -> None:
+        self.backend, self.dtype, self.device = backend, dtype, device
+        Precision.of(dtype)  # an unknown dtype is an error here, and not one failed check after the other
+        self._models: dict[Probe, Model] = {}
+        self._passes: dict[Any, Mapping[str, Any]] = {}
+        self._seen: str | None = None
+
+    @property
+    def seen(self) -> str:
+        if self._seen is None:
+            from .probes import probe
+
+            model = self.model(probe("neutral"))
+            output: Any = model.forward([[1]])
+            wide = self.dtype != "float64" or _as_float64(output.logits) is not None
+            self._seen = self.dtype if wide else "float32"
+        return self._seen
+
+    def where(self) -> str:
+        """The device that models of it are on; empty where none can be made."""
+        try:
+            return next(iter(self._models.values())).device
+        except StopIteration:
+            return ""
+
+    @property
+    def oracle(self) -> Oracle:
+        """What is expected of it."""
+        return oracle(self.seen)
+
+    @property
+    def precision(self) -> Precision:
+        """The precision its results are judged by."""
+        return self.oracle.precision
+
+    def model(self, probe: Probe) -> Model:
+        """The probe, realized."""
+        if probe not in self._models:
+            self._models[probe] = self.realize(probe, self.dtype)
+        return self._models[probe]
+
+    def realize(self, probe: Probe, stored: str) -> Model:
+        """The probe realized anew, from weights stored as `stored`."""
+        options = RealizeOptions(dtype=self.dtype, device=self.device)
+        return self.backend.realize(probe.graph, probe.stored(stored), options, config=probe.config, task=probe.task)
+
+    def forward(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> ModelOutput:
+        """One pass; the output as the backend gives it."""
+        return self.model(probe).forward(input_ids, **inputs)
+
+    def run(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> Mapping[str, Any]:
+        """One pass without a cache; outputs as float64 NumPy. The same pass is run once."""
+        from .oracle import _hashable
+
+        key = (probe, _hashable(input_ids), *((name, _hashable(value)) for name, value in sorted(inputs.items())))
+        if input_ids is None or key not in self._passes:
+            found = self.read(probe, self.forward(probe, input_ids, **inputs))
+            if input_ids is None:
+                return found
+            self._passes[key] = found
+        return self._passes[key]
+
+    def read(self, probe: Probe, output: ModelOutput) -> dict[str, Any]:
+        """An output's arrays as float64 NumPy."""
+        model = self.model(probe)
+
+        def convert(array: Any) -> Floats:
+            wide = _as_float64(array) if self.dtype == "float64" else None
+            return np.array(model.to_numpy(array), np.float64) if wide is None else wide
+
+        return {
+            name: tuple(convert(item) for item in value) if isinstance(value, tuple) else convert(value)
+            for name, value in output.items()
+            if name != "past_key_values"
+        }
+
+
+def _as_float64(array: Any) -> Floats | None:
+    """A float64 array of any framework that NumPy can look at; ``None`` otherwise."""
+    try:
+        found = np.asarray(array)
+    except Exception:  # a framework's own refusal: its device, its dtype, its gradients
+        return None
+    return found.copy() if found.dtype == np.float64 else None

@@ -1,0 +1,253 @@
+"""The tiny models that backends are tried on: weights that every dtype holds exactly, parts neutralised by zeros."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.activations import ACTIVATION_NAMES
+from ..core.checkpoint.base import TensorInfo
+from ..core.checkpoint.weights import Weights
+from ..core.config import LlamaConfig
+from ..core.dtypes import numpy_dtype
+from ..core.graph import Attention, DecoderLayer, GatedMLP, Graph, Linear, Node, Parameter
+from ..core.llama import build_graph
+from ..core.outputs import CausalLMOutput
+from ..core.task import Task
+from ..plugins.tasks.base import Base
+from ..plugins.tasks.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..core.context import Context
+
+    Floats = NDArray[np.float64]
+
+VOCABULARY, HIDDEN, LENGTH = 97, 48, 30
+
+SIZES: Mapping[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+
+ROPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [2.0, 2.5, 3.0, 4.0],
+        "original_max_position_embeddings": 20,
+    },
+    "partial": {"rope_type": "default", "partial_rotary_factor": 0.5},
+}
+"""For heads of 8 and rows of 30 tokens, within which dynamic (at 18) and longrope (at 20) change."""
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "attention.mha": {},
+    "attention.gqa": {"num_key_value_heads": 2},
+    "attention.mqa": {"num_key_value_heads": 1},
+    "attention.biases": {"attention_bias": True},
+    "attention.head_dim": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+    "mlp.biases": {"mlp_bias": True},
+    "weights.tied": {"tie_word_embeddings": True},
+}
+"""Models that differ from the plain one in one field each, so that a failing check says which."""
+
+IDS = np.random.default_rng(20).integers(1, VOCABULARY, (3, LENGTH))
+"""``[3, 30]`` token ids, none of them the padding token 0."""
+
+
+def on_grid(values: Any) -> Floats:
+    """Rounded to numbers that bfloat16 and float16 both hold exactly, and so do the wider dtypes.
+
+    Eight significant bits, and nothing outside float16's normal range: below it becomes 0.
+    """
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(
+        np.float32
+    )
+    grid = rounded.astype(np.float64)
+    grid[np.abs(grid) < 2.0**-14] = 0.0
+    return np.clip(grid, -61440.0, 61440.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A tiny model: its graph, task and weights (float64 values that every dtype holds exactly)."""
+
+    name: str
+    config: LlamaConfig
+    graph: Graph
+    task: Task
+    weights: Mapping[str, Floats]
+
+    @property
+    def by_length(self) -> bool:
+        """Whether a row's length changes its frequencies."""
+        return self.config.rope_parameters.rope_type in ("dynamic", "longrope")
+
+    def stored(self, dtype: str) -> Weights:
+        """The weights as a checkpoint of `dtype` holds them."""
+
+        def entry(name: str, values: Floats) -> tuple[TensorInfo, Callable[[], Any]]:
+            return TensorInfo(name, dtype, values.shape), lambda: values.astype(numpy_dtype(dtype))
+
+        return Weights(entry(name, values) for name, values in self.weights.items())
+
+
+def make(
+    name: str,
+    task: Task | None = None,
+    *,
+    zero: tuple[str, ...] = (),
+    gains: Mapping[str, float] | None = None,
+    unit_norms: bool = False,
+    edit: Callable[[Graph], Graph] | None = None,
+    **fields: Any,
+) -> Probe:
+    """Build a probe.
+
+    Args:
+        zero: endings of the names of nodes whose tensors are all 0, which turns them off.
+        gains: endings of node names -> factor on the standard deviation ``1 / sqrt(in_features)``.
+        unit_norms: all norm weights 1 instead of random.
+        edit: graph -> graph.
+        fields: of the config.
+    """
+    config = LlamaConfig(**{**SIZES, **fields})
+    task = task or CausalLM()
+    graph = build_graph(config, task)
+    graph = edit(graph) if edit is not None else graph
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    weights = {}
+    for parameter in graph.parameters():
+        values = _values(parameter, rng, gains or {}, unit_norms)
+        off = any(parameter.name.rpartition(".")[0].endswith(ending) for ending in zero)
+        weights[parameter.name] = values * 0.0 if off else values
+    return Probe(name, config, graph, task, weights)
+
+
+def _values(parameter: Parameter, rng: np.random.Generator, gains: Mapping[str, float], unit_norms: bool) -> Floats:
+    node = parameter.name.rpartition(".")[0]
+    if parameter.role == "norm":
+        return np.ones(parameter.shape) if unit_norms else on_grid(rng.uniform(0.5, 1.5, parameter.shape))
+    values = rng.standard_normal(parameter.shape)
+    if parameter.role == "embedding":
+        return on_grid(values)
+    if len(parameter.shape) == 1:
+        return on_grid(0.5 * values)
+    # Queries and keys larger than the rest, so that attention is far from uniform and a wrong mask or position shows.
+    gain = 1.5 if node.endswith(("q_proj", "k_proj")) else 1.0
+    gain = next((g for ending, g in gains.items() if node.endswith(ending)), gain)
+    return on_grid(gain / np.sqrt(parameter.shape[-1]) * values)
+
+
+@dataclass(frozen=True)
+class SoftCap(Node):
+    """``scale * cap * tanh(inner(x) / cap)``: a node that no backend has heard of, with a tensor and a child."""
+
+    name: str
+    inner: Node
+    dim: int
+    cap: float
+
+    def own_parameters(self) -> Iterator[Parameter]:
+        yield Parameter(f"{self.name}.scale", (self.dim,), "scale")
+
+    def apply(self, xp: Any, weights: Mapping[str, Any], x: Any, ctx: Context) -> Any:
+        y = ctx.run(self.inner, x)
+        return weights[f"{self.name}.scale"] * (xp.tanh(y * (1.0 / self.cap)) * self.cap)
+
+
+class ForeignHead(Task):
+    """A task head made of a node that no backend has heard of, as a plugin's may be."""
+
+    name = "polyllama-testing-foreign"
+    architecture = "LlamaForForeign"
+    output = CausalLMOutput
+
+    def head(self, config: LlamaConfig, decoder: Any) -> Node:
+        inner = Linear("foreign.inner", config.hidden_size, 5, True, role="head")
+        return SoftCap("foreign", inner, 5, 2.0)
+
+    def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
+        return {"logits": ctx.widen(raw)}
+
+
+def _foreign_in_the_trunk(graph: Graph) -> Graph:
+    """The first layer's MLP, inside a node that no backend has heard of."""
+    layer: Any = graph.decoder.layers[0]
+    mlp = layer.mlp
+
+    def below(node: Any) -> Any:
+        return dataclasses.replace(node, name=node.name.replace(mlp.name, f"{mlp.name}.inner"))
+
+    inner = dataclasses.replace(below(mlp), gate=below(mlp.gate), up=below(mlp.up), down=below(mlp.down))
+    wrapped = dataclasses.replace(layer, mlp=SoftCap(mlp.name, inner, HIDDEN, 2.0))
+    decoder = dataclasses.replace(graph.decoder, layers=(wrapped, *graph.decoder.layers[1:]))
+    return dataclasses.replace(graph, decoder=decoder)
+
+
+def _one_activation_per_layer(graph: Graph) -> Graph:
+    layers = []
+    for layer, activation in zip(graph.decoder.layers, [*ACTIVATION_NAMES, "silu"], strict=True):
+        assert isinstance(layer, DecoderLayer)
+        assert isinstance(layer.mlp, GatedMLP) and isinstance(layer.attention, Attention)
+        layers.append(dataclasses.replace(layer, mlp=dataclasses.replace(layer.mlp, activation=activation)))
+    return dataclasses.replace(graph, decoder=dataclasses.replace(graph.decoder, layers=tuple(layers)))
+
+
+NEUTRAL = ("o_proj", "down_proj")
+"""With these at 0 a layer adds nothing, so what goes in comes out."""
+
+
+@functools.cache
+def probe(name: str) -> Probe:
+    """The probe called `name`; made once per process."""
+    if name in SHAPES:
+        return make(name, **SHAPES[name])
+    if name.startswith("rope."):
+        rope = name.removeprefix("rope.")
+        length = 18 if rope == "dynamic" else SIZES["max_position_embeddings"]
+        return make(name, zero=("down_proj",), rope_parameters=dict(ROPES[rope]), max_position_embeddings=length)
+    return _SPECIAL[name]()
+
+
+_SPECIAL: Mapping[str, Callable[[], Probe]] = {
+    "plain": lambda: make("plain"),
+    "neutral": lambda: make("neutral", zero=NEUTRAL, num_hidden_layers=1),
+    "neutral.unit": lambda: make("neutral.unit", Base(), zero=NEUTRAL, num_hidden_layers=1, unit_norms=True),
+    "attention": lambda: make("attention", zero=("mlp.down_proj", "layers.1.self_attn.o_proj")),
+    "softmax": lambda: make("softmax", zero=("down_proj",), gains={"q_proj": 0.01}, num_hidden_layers=1),
+    "activations": lambda: make(
+        "activations", zero=("o_proj",), num_hidden_layers=len(ACTIVATION_NAMES) + 1, edit=_one_activation_per_layer
+    ),
+    "foreign.head": lambda: make("foreign.head", ForeignHead()),
+    "foreign.trunk": lambda: make("foreign.trunk", edit=_foreign_in_the_trunk),
+}

@@ -1,0 +1,702 @@
+"""The conformance kit: right backends pass, and every sabotaged one is caught by the check that names what it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from polyllama.__main__ import main
+from polyllama.core.activations import ACTIVATIONS
+from polyllama.core.backend import Availability
+from polyllama.core.cache import ConcatenatingCache
+from polyllama.core.context import Context, causal_mask
+from polyllama.core.errors import InputError, PolyllamaError, UnsupportedError
+from polyllama.core.forward import Engine
+from polyllama.core.graph import Attention, Embedding, GatedMLP, Linear, RMSNorm
+from polyllama.core.rope import Rope
+from polyllama.core.spec_model import SpecModel
+from polyllama.testing import ConformanceSuite, certify, read_certificate
+from polyllama.testing.candidate import Candidate
+from polyllama.testing.checks import all_checks, run_check
+from polyllama.testing.measure import Measurement, worst
+from polyllama.testing.oracle import oracle
+from polyllama.testing.probes import IDS, on_grid, probe
+from polyllama.testing.rounding import UNIT_ROUNDOFF, Precision
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class SpecBackend:
+    """The spec on NumPy (or on torch, for the half precisions), with what a test breaks."""
+
+    name = "saboteur"
+
+    def __init__(self, dtypes: tuple[str, ...] = ("float32",), **broken: Any) -> None:
+        self.dtypes, self.broken = dtypes, broken
+
+    def availability(self) -> Availability:
+        return Availability(True, devices=("cpu",))
+
+    def realize(self, graph: Any, weights: Any, options: Any, *, config: Any, task: Any) -> SpecModel:
+        dtype, made = options.dtype, self.broken.get("model", SpecModel)
+        native, as_array, to_numpy, xp = self._library(dtype)
+        held = {p.name: native(weights[p.name]) for p in graph.parameters()}
+        engine = Engine(
+            xp,
+            held,
+            as_frequencies=lambda f: as_array(f.astype("float64" if dtype == "float64" else "float32")),
+            to_host=to_numpy,
+            overrides=self.broken.get("overrides", {}),
+            context=self.broken.get("context", Context),
+        )
+        return made(
+            graph,
+            config,
+            task,
+            engine,
+            dtype=dtype,
+            stored_dtype=weights.dtype,
+            device="cpu",
+            as_array=as_array,
+            to_numpy=to_numpy,
+        )
+
+    @staticmethod
+    def _library(dtype: str) -> tuple[Any, Any, Any, Any]:
+        if dtype in ("float32", "float64"):
+            import numpy as numpy_xp
+
+            return lambda a: np.asarray(a).astype(dtype), lambda a: a, lambda a: a, numpy_xp
+        import array_api_compat.torch as torch_xp
+        from polyllama.backends.torch.tensors import dtype_of, from_numpy, to_numpy
+
+        def native(array: Any) -> Any:
+            return from_numpy(np.asarray(array)).to(dtype_of(dtype))
+
+        return native, from_numpy, to_numpy, torch_xp
+
+
+def low(xp: Any, x: Any) -> Any:
+    """`x` as a half precision would hold it, in its own dtype."""
+    half = getattr(xp, "bfloat16", None) or xp.float16
+    return xp.astype(xp.astype(x, half), x.dtype)
+
+
+# ---- what gets broken ------------------------------------------------------------------------------------------------
+
+
+def interleaved_rope(node: Rope, x: Any, ctx: Context) -> Any:
+    """Pairs component 2i with 2i + 1 instead of i with i + half."""
+    xp, (cos, sin) = ctx.xp, ctx.rotary(node)
+    turned, rest = x[..., : node.rotary_dim], x[..., node.rotary_dim :]
+    first, second = turned[..., 0::2], turned[..., 1::2]
+    y = xp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return xp.concat([xp.reshape(y, turned.shape), rest], axis=-1)
+
+
+def unscaled_rope(node: Rope, x: Any, ctx: Context) -> Any:
+    """Forgets the attention factor of yarn and longrope."""
+    return dataclasses.replace(node, attention_factor=1.0).apply(ctx.xp, ctx.weights, x, ctx)
+
+
+def whole_rope(node: Rope, x: Any, ctx: Context) -> Any:
+    """Rotates the part of a partial head that should pass, with the first part's angles."""
+    if node.rotary_dim == node.head_dim:
+        return node.apply(ctx.xp, ctx.weights, x, ctx)
+    half = dataclasses.replace(node, head_dim=node.rotary_dim)
+    parts = [half.apply(ctx.xp, ctx.weights, part, ctx) for part in (x[..., : half.head_dim], x[..., half.head_dim :])]
+    return ctx.xp.concat(parts, axis=-1)
+
+
+def norm_cast_early(node: RMSNorm, x: Any, ctx: Context) -> Any:
+    """Rounds the scale before it multiplies, instead of the product."""
+    xp, wide = ctx.xp, ctx.widen(x)
+    scale = low(xp, 1.0 / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + node.eps))
+    return ctx.weights[f"{node.name}.weight"] * xp.astype(wide * scale, x.dtype)
+
+
+def norm_of_narrow_squares(node: RMSNorm, x: Any, ctx: Context) -> Any:
+    """Squares in the dtype itself, which float16 cannot hold."""
+    xp = ctx.xp
+    mean = xp.astype(xp.mean(x * x, axis=-1, keepdims=True), x.dtype)
+    return ctx.weights[f"{node.name}.weight"] * (x / xp.sqrt(mean + node.eps))
+
+
+def norm_without_eps(node: RMSNorm, x: Any, ctx: Context) -> Any:
+    return dataclasses.replace(node, eps=0.0).apply(ctx.xp, ctx.weights, x, ctx)
+
+
+def linear_in_low_precision(node: Linear, x: Any, ctx: Context) -> Any:
+    """Adds up its products eight at a time, and rounds in between."""
+    xp, weight = ctx.xp, ctx.weights[node.weight_name]
+    y = 0.0 * xp.matmul(x, xp.permute_dims(weight, (1, 0)))
+    for start in range(0, node.in_features, 8):
+        part = xp.matmul(x[..., start : start + 8], xp.permute_dims(weight[:, start : start + 8], (1, 0)))
+        y = low(xp, y + part)
+    return y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+
+
+def linear_without_bias(node: Linear, x: Any, ctx: Context) -> Any:
+    return dataclasses.replace(node, bias=False).apply(ctx.xp, ctx.weights, x, ctx)
+
+
+def embedding_scaled(node: Embedding, x: Any, ctx: Context) -> Any:
+    return node.apply(ctx.xp, ctx.weights, x, ctx) * 1.0001
+
+
+def mlp_gates_the_wrong_way(node: GatedMLP, x: Any, ctx: Context) -> Any:
+    """Activates ``up`` instead of ``gate``."""
+    y = ctx.run(node.gate, x) * ctx.activate(node.activation, ctx.run(node.up, x))
+    return ctx.run(node.down, y)
+
+
+def attention(node: Attention, x: Any, ctx: Context, group: Callable[[int, int], list[int]], softmax: Any) -> Any:
+    """Attention written out, with another grouping of heads or softmax."""
+    xp, (batch, length, _) = ctx.xp, x.shape
+
+    def heads(linear: Any, count: int) -> Any:
+        y = xp.reshape(ctx.run(linear, x), (batch, length, count, node.head_dim))
+        return xp.permute_dims(y, (0, 2, 1, 3))
+
+    q, k, v = heads(node.q, node.num_heads), heads(node.k, node.num_kv_heads), heads(node.v, node.num_kv_heads)
+    q, k = ctx.run(node.rope, q), ctx.run(node.rope, k)
+    if ctx.cache is not None:
+        k, v = ctx.cache.update(node.name, k, v)
+    chosen = xp.asarray(group(node.num_heads, node.num_kv_heads))
+    k, v = xp.take(k, chosen, axis=1), xp.take(v, chosen, axis=1)
+    scores = ctx.widen(xp.matmul(q, xp.permute_dims(k, (0, 1, 3, 2))) * node.head_dim**-0.5)
+    p = xp.astype(softmax(xp, ctx.masked(scores)), v.dtype)
+    ctx.keep_attention(p)
+    y = xp.permute_dims(xp.matmul(p, v), (0, 2, 1, 3))
+    return ctx.run(node.o, xp.reshape(y, (batch, length, node.num_heads * node.head_dim)))
+
+
+def right_groups(heads: int, groups: int) -> list[int]:
+    return [h // (heads // groups) for h in range(heads)]
+
+
+def wrong_groups(heads: int, groups: int) -> list[int]:
+    return [h % groups for h in range(heads)]
+
+
+def right_softmax(xp: Any, x: Any) -> Any:
+    e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+    return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+def low_softmax(xp: Any, x: Any) -> Any:
+    e = low(xp, xp.exp(low(xp, x - xp.max(x, axis=-1, keepdims=True))))
+    return low(xp, e / low(xp, xp.sum(e, axis=-1, keepdims=True)))
+
+
+def grouped_wrongly(node: Any, x: Any, ctx: Context) -> Any:
+    return attention(node, x, ctx, wrong_groups, right_softmax)
+
+
+def softmax_in_low_precision(node: Any, x: Any, ctx: Context) -> Any:
+    return attention(node, x, ctx, right_groups, low_softmax)
+
+
+def tied_head_made_anew(node: Linear, x: Any, ctx: Context) -> Any:
+    """A tied head whose weight is not the table: here the table upside down."""
+    weights = dict(ctx.weights)
+    if node.tied_to is not None:
+        weights[node.weight_name] = ctx.xp.flip(weights[node.weight_name], axis=0)
+    return node.apply(ctx.xp, weights, x, ctx)
+
+
+class OffByOne(Context):
+    """After cached tokens, positions start one too late."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.cache is not None and self.cache.length:
+            self.positions = self.positions + 1
+
+
+class CountsPadding(Context):
+    """Positions are places in the row, masked tokens counted too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.mask is not None:
+            start = self.mask.shape[-1] - self.positions.shape[1]
+            self.positions = self.xp.arange(start, self.mask.shape[-1])[None]
+
+
+class IgnoresPadding(Context):
+    """Causal, whatever the mask says."""
+
+    def masked(self, scores: Any) -> Any:
+        allowed = causal_mask(self.xp, scores.shape[2], scores.shape[3], scores)
+        return self.xp.where(allowed, scores, self.xp.asarray(-float("inf"), dtype=scores.dtype))
+
+
+class SeesTheFuture(Context):
+    """No causal mask where there is no padding."""
+
+    def masked(self, scores: Any) -> Any:
+        return scores if self.mask is None else super().masked(scores)
+
+
+class IgnoresPositions(Context):
+    """Given positions are ignored."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        past = 0 if self.cache is None else self.cache.length
+        if self.positions.shape[0] == 1:  # not counted row by row around padding
+            self.positions = self.xp.arange(past, past + self.positions.shape[1])[None]
+
+
+class LateHiddenStates(Context):
+    """Hidden states one layer late."""
+
+    def keep_hidden(self, x: Any) -> None:
+        if self.hidden_states is not None:
+            self.hidden_states.append(self.hidden_states[-1] if self.hidden_states else x)
+
+
+class ApproximateActivations(Context):
+    """gelu by its tanh formula, as some frameworks do by default."""
+
+    def activate(self, name: str, x: Any) -> Any:
+        return ACTIVATIONS["gelu_new" if name == "gelu" else name](self.xp, x)
+
+
+class StaleCache(ConcatenatingCache):
+    """Gives back what was there before, and the new tokens' keys and values only from the next pass on."""
+
+    def update(self, name: str, keys: Any, values: Any) -> Any:
+        old = self.entries.get(name)
+        keys, values = super().update(name, keys, values)
+        if old is not None:  # the last old slot is repeated in place of the newest
+            keys = self.xp.concat([old[0], keys[:, :, old[0].shape[2] - 1 : -1]], axis=2)
+        return keys, values
+
+
+class SharedCache(ConcatenatingCache):
+    """select_rows leaves the first cache with what the second writes."""
+
+    def _select(self, source: Any, rows: Any) -> None:
+        super()._select(source, rows)
+        source.entries = {name: (k[::-1], v[::-1]) for name, (k, v) in source.entries.items()}
+
+
+class ForgetsTheMask(ConcatenatingCache):
+    def advance(self, count: int, mask: Any) -> None:
+        super().advance(count, None)
+
+
+class Overflows(ConcatenatingCache):
+    """Keeps no more than it was made for."""
+
+    def update(self, name: str, keys: Any, values: Any) -> Any:
+        keys, values = super().update(name, keys, values)
+        if self.capacity is not None and keys.shape[2] > self.capacity:
+            keys = self.xp.concat([keys[:, :, : self.capacity], 0 * keys[:, :, self.capacity :]], axis=2)
+        return keys, values
+
+
+def model_with(cache: type[ConcatenatingCache]) -> type[SpecModel]:
+    class Model(SpecModel):
+        def new_cache(self, batch: int | None = None, capacity: int | None = None) -> Any:
+            return cache(batch, capacity, self.engine.xp)
+
+    return Model
+
+
+class OneCache(SpecModel):
+    """The same cache for everybody."""
+
+    def new_cache(self, batch: int | None = None, capacity: int | None = None) -> Any:
+        if not hasattr(self, "shared"):
+            self.shared = ConcatenatingCache(None, None, self.engine.xp)
+        self.shared.batch = batch
+        return self.shared
+
+
+class RowsByTheLongest(SpecModel):
+    """Length-dependent RoPE by the longest row of the batch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        frequencies = self.engine.frequencies
+        self.engine.frequencies = lambda rope, lengths: frequencies(  # type: ignore[method-assign]
+            rope, None if lengths is None else np.full_like(lengths, lengths.max())
+        )
+
+
+class NeverRestarts(SpecModel):
+    """A cache keeps keys and values of the frequencies a row had when it was shorter."""
+
+    def new_cache(self, batch: int | None = None, capacity: int | None = None) -> Any:
+        class Cache(ConcatenatingCache):
+            history = property(lambda self: None, lambda self, value: None)  # type: ignore[assignment]
+
+        return Cache(batch, capacity, self.engine.xp)
+
+
+class Jittery(SpecModel):
+    """Not the same twice."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output: Any = super().forward(*args, **kwargs)
+        self.calls = getattr(self, "calls", 0) + 1
+        if "logits" in output:
+            output.logits = output.logits + np.float32(0.5) * np.sin(np.arange(97) * self.calls)
+        return output
+
+
+class AcceptsAnything(SpecModel):
+    """Ids beyond the vocabulary wrap around."""
+
+    def forward(self, input_ids: Any = None, **inputs: Any) -> Any:
+        if isinstance(input_ids, list):
+            input_ids = np.asarray(input_ids) % self.config.vocab_size
+        return super().forward(input_ids, **inputs)
+
+
+class KeepsTheFirst(SpecModel):
+    """logits_to_keep counts from the wrong end."""
+
+    def forward(self, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
+        if isinstance(logits_to_keep, int) and logits_to_keep:
+            logits_to_keep = np.arange(logits_to_keep)
+        return super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
+
+
+class LossOverAll(SpecModel):
+    """Labels of -100 count as token 0."""
+
+    def forward(self, *args: Any, labels: Any = None, **kwargs: Any) -> Any:
+        labels = None if labels is None else np.where(np.asarray(labels) == -100, 0, labels)
+        return super().forward(*args, labels=labels, **kwargs)
+
+
+class AnotherDtype(SpecModel):
+    def __init__(self, *args: Any, dtype: str, **kwargs: Any) -> None:
+        super().__init__(*args, dtype="float64" if dtype == "float32" else dtype, **kwargs)
+
+
+class RoundedState(SpecModel):
+    def state(self) -> Iterator[Any]:
+        for info, read in super().state():
+            yield info, lambda read=read: (read() * np.float32(1.001)).astype(np.float32)
+
+
+SABOTAGE: Mapping[str, tuple[Mapping[str, Any], tuple[str, ...], str]] = {
+    # what is broken -> how, the checks that must fail, and one that must still pass
+    "RoPE pairs neighbours": ({"overrides": {Rope: interleaved_rope}}, ("rope.default",), "node.rms_norm"),
+    "RoPE without its factor": ({"overrides": {Rope: unscaled_rope}}, ("rope.yarn", "rope.longrope"), "rope.llama3"),
+    "RoPE of whole heads": ({"overrides": {Rope: whole_rope}}, ("rope.partial",), "rope.default"),
+    "RMSNorm cast early": ({"overrides": {RMSNorm: norm_cast_early}}, ("node.rms_norm.cast",), "node.linear"),
+    "RMSNorm without eps": ({"overrides": {RMSNorm: norm_without_eps}}, ("node.rms_norm",), "node.linear"),
+    "linear rounds in between": ({"overrides": {Linear: linear_in_low_precision}}, ("node.linear",), "node.rms_norm"),
+    "no biases": ({"overrides": {Linear: linear_without_bias}}, ("attention.biases", "mlp.biases"), "attention.mha"),
+    "embedding scaled": ({"overrides": {Embedding: embedding_scaled}}, ("node.embedding",), "inputs.embeds"),
+    "MLP gates wrongly": ({"overrides": {GatedMLP: mlp_gates_the_wrong_way}}, ("node.gated_mlp",), "node.attention"),
+    "heads grouped wrongly": ({"overrides": {Attention: grouped_wrongly}}, ("attention.gqa",), "attention.mha"),
+    "softmax in low precision": (
+        {"overrides": {Attention: softmax_in_low_precision}},
+        ("node.attention.softmax",),
+        "node.rms_norm",
+    ),
+    "tied weights not tied": ({"overrides": {Linear: tied_head_made_anew}}, ("weights.tied",), "attention.mha"),
+    "positions off by one": ({"context": OffByOne}, ("positions.cached",), "attention.mha"),
+    "positions count padding": ({"context": CountsPadding}, ("positions.holes",), "attention.mha"),
+    "given positions ignored": ({"context": IgnoresPositions}, ("positions.explicit",), "attention.mha"),
+    "padding mask ignored": ({"context": IgnoresPadding}, ("padding.left", "padding.mixed"), "attention.mha"),
+    "no causal mask": ({"context": SeesTheFuture}, ("node.attention",), "padding.left"),
+    "hidden states late": ({"context": LateHiddenStates}, ("node.decoder",), "attention.mha"),
+    "gelu approximated": ({"context": ApproximateActivations}, ("activation.gelu",), "activation.gelu_new"),
+    "stale cache": ({"model": model_with(StaleCache)}, ("cache.step", "cache.chunked"), "attention.mha"),
+    "select_rows shares": ({"model": model_with(SharedCache)}, ("cache.select_rows",), "cache.step"),
+    "cache forgets the mask": ({"model": model_with(ForgetsTheMask)}, ("cache.padded",), "cache.step"),
+    "cache overflows": ({"model": model_with(Overflows)}, ("cache.capacity",), "cache.step"),
+    "one cache for all": ({"model": OneCache}, ("cache.independent",), "attention.mha"),
+    "lengths of the longest": (
+        {"model": RowsByTheLongest},
+        ("rope.dynamic.padded", "rope.longrope.padded"),
+        "rope.dynamic",
+    ),
+    "stale frequencies": (
+        {"model": NeverRestarts},
+        ("rope.dynamic.cached", "rope.longrope.cached"),
+        "rope.default.cached",
+    ),
+    "not the same twice": ({"model": Jittery}, ("sampler.repeats", "sampler.tokens"), "node.embedding"),
+    "ids wrap around": ({"model": AcceptsAnything}, ("errors.id_too_large", "errors.id_negative"), "errors.no_input"),
+    "keeps the first logits": ({"model": KeepsTheFirst}, ("output.logits_to_keep",), "attention.mha"),
+    "loss over ignored labels": ({"model": LossOverAll}, ("output.loss",), "attention.mha"),
+    "another dtype": ({"model": AnotherDtype}, ("weights.dtype",), "attention.mha"),
+    "state rounded": ({"model": RoundedState}, ("weights.state",), "attention.mha"),
+}
+
+
+def outcome(backend: Any, check: str, dtype: str = "float32") -> Any:
+    return run_check(all_checks()[check], Candidate(backend, dtype))
+
+
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_sabotage_is_caught_by_the_check_that_names_it(what: str) -> None:
+    broken, caught_by, still_right = SABOTAGE[what]
+    backend = SpecBackend(**broken)
+    for check in caught_by:
+        result = outcome(backend, check)
+        assert result.status == "failed", result
+        assert np.isinf(result.error) or result.error > 2 * result.bound
+    assert outcome(backend, still_right).status == "passed"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("override", "check"),
+    [
+        ({RMSNorm: norm_cast_early}, "node.rms_norm.cast"),
+        ({Linear: linear_in_low_precision}, "node.linear"),
+        ({Attention: softmax_in_low_precision}, "node.attention.softmax"),
+        ({Rope: interleaved_rope}, "rope.default"),
+        ({Attention: grouped_wrongly}, "attention.gqa"),
+    ],
+)
+def test_sabotage_is_caught_in_half_precision(dtype: str, override: Any, check: str) -> None:
+    """Where one more rounding to the same dtype is all that gives it away. float16 is rounded to bfloat16's bits."""
+    assert outcome(SpecBackend((dtype,)), check, dtype).status == "passed"
+    assert outcome(SpecBackend((dtype,), overrides=override), check, dtype).status == "failed"
+
+
+def test_squares_that_leave_float16_are_caught() -> None:
+    result = outcome(SpecBackend(overrides={RMSNorm: norm_of_narrow_squares}), "node.rms_norm", "float16")
+    assert result.status == "failed"
+    assert outcome(SpecBackend(overrides={RMSNorm: norm_of_narrow_squares}), "node.rms_norm").status == "passed"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_sabotaged_path_is_right_without_the_sabotage(dtype: str) -> None:
+    """The spec itself on each dtype passes what catches the others, attention written out included."""
+
+    def written_out(node: Any, x: Any, ctx: Context) -> Any:
+        return attention(node, x, ctx, right_groups, right_softmax)
+
+    backend = SpecBackend((dtype,), overrides={Attention: written_out})
+    checks = {c for _, caught_by, _ in SABOTAGE.values() for c in caught_by if not c.startswith("errors.")}
+    candidate = Candidate(backend, dtype)
+    results = [run_check(all_checks()[check], candidate) for check in sorted(checks)]
+    assert [str(r) for r in results if r.status != "passed"] == []
+
+
+@pytest.mark.parametrize("name", ["reference", "torch"])
+def test_right_backends_pass_and_bounds_are_tight(name: str) -> None:
+    """And no bound comes near the result itself, else nothing could fail it."""
+    certificate = certify(name)
+    assert [str(r) for r in certificate.failed] == []
+    assert certificate.passed and certificate.device == "cpu"
+    assert {r.dtype for r in certificate.results} == set(certificate.dtypes)
+    assert {r.check for r in certificate.results} == set(all_checks())
+    for result in certificate.results:
+        # Some ten roundings and two layers that amplify them, six deviations wide; a loss sums float32 terms besides.
+        assert result.bound <= (1000 if result.check == "output.loss" else 250) * UNIT_ROUNDOFF[result.dtype], result
+        assert result.bound < 0.25
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_weight_and_input_is_exact_in_every_dtype(dtype: str) -> None:
+    from polyllama.core.dtypes import numpy_dtype
+
+    values = on_grid(np.random.default_rng(0).standard_normal(1000) * np.logspace(-6, 6, 1000))
+    for array in (values, *probe("plain").weights.values()):
+        assert (array.astype(numpy_dtype(dtype)).astype(np.float64) == array).all()
+    assert np.count_nonzero(values) > 500
+
+
+def test_bounds_scale_with_the_unit_roundoff() -> None:
+    """Nothing but the dtype is in them: twice the unit roundoff, twice the bound."""
+    bounds = {d: oracle(d).logits(probe("plain"), IDS[0]).bound.max() for d in UNIT_ROUNDOFF}
+    half = bounds["bfloat16"] / bounds["float16"]
+    assert half == pytest.approx(UNIT_ROUNDOFF["bfloat16"] / UNIT_ROUNDOFF["float16"], rel=0.3)
+    share = 2.0**0.5  # in float64 the reference rounds too
+    double = bounds["float64"] / bounds["float32"] / share
+    assert double == pytest.approx(UNIT_ROUNDOFF["float64"] / UNIT_ROUNDOFF["float32"], rel=0.3)
+
+
+def test_bounds_do_cover_correctly_rounded_arithmetic_closely() -> None:
+    """The spec on torch in bfloat16 uses a good part of the bound: a bound ten times wider would be no bound."""
+    result = outcome(SpecBackend(("bfloat16",)), "attention.mha", "bfloat16")
+    assert result.status == "passed" and result.error > result.bound / 10
+
+
+def test_a_dtype_without_known_bounds_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="no error bounds are known for dtype 'int8'"):
+        Precision.of("int8")
+
+
+def test_a_check_that_measured_nothing_has_failed() -> None:
+    assert not worst([]).passed
+    assert worst([Measurement(1e-9, 1e-6), Measurement(0.0, 0.0)]).bound == 1e-6
+
+
+# ---- certificates ----------------------------------------------------------------------------------------------------
+
+
+class Raises(SpecModel):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("out of\ncoffee")
+
+
+def test_a_backend_that_raises_fails_by_name_and_the_rest_goes_on() -> None:
+    certificate = certify(SpecBackend(model=Raises), only=["node.linear", "weights.state"])
+    by_name = {r.check: r for r in certificate.results}
+    assert not certificate.passed
+    assert by_name["node.linear"].detail == "RuntimeError: out of coffee"
+    assert by_name["weights.state"].status == "passed"
+    assert json.loads(json.dumps(certificate.to_dict(), allow_nan=False))["checks"][0]["error"] is None
+
+
+def test_nan_fails() -> None:
+    class Nan(SpecModel):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output: Any = super().forward(*args, **kwargs)
+            output.logits = output.logits * np.float32("nan")
+            return output
+
+    assert outcome(SpecBackend(model=Nan), "attention.mha").status == "failed"
+
+
+def test_certificate_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "reference.json"
+    arguments = ["certify", "reference", "--dtype", "float32", "--only", "node", "--only", "errors.empty"]
+    assert main([*arguments, "--json", str(file)]) == 0
+    assert "reference on cpu passes" in capsys.readouterr().out
+    data = read_certificate(file)
+    assert (data["schema"], data["version"], data["passed"]) == ("polyllama-certificate", 1, True)
+    assert data["backend"]["name"] == "reference" and data["device"] == "cpu" and data["dtypes"] == ["float32"]
+    assert "numpy" in data["environment"] and set(data["checks"][0]) >= {"check", "dtype", "status", "error", "bound"}
+    assert list(tmp_path.iterdir()) == [file]
+    assert main([*arguments, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+
+
+def test_the_command_line_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from polyllama.backends.reference import ReferenceBackend
+
+    broken = SpecBackend(overrides={Rope: interleaved_rope})
+    monkeypatch.setattr(ReferenceBackend, "realize", lambda self, *a, **k: broken.realize(*a, **k))
+    assert main(["certify", "reference", "--dtype", "float32", "--only", "rope.llama3"]) == 1
+    out = capsys.readouterr().out
+    assert "rope.llama3 [float32] failed: error" in out and "reference on cpu FAILS" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["referense"], "no backend is called 'referense'"),
+        (["reference", "--only", "rop"], "no check called 'rop'; did you mean 'rope'?"),
+        (["reference", "--dtype", "int4"], "no error bounds are known for dtype 'int4'"),
+        (["reference", "--dtype", "float16"], "backend 'reference' does not declare dtype 'float16'; it has float64,"),
+    ],
+)
+def test_mistakes_are_one_line_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certify", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_a_file_that_is_no_certificate(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    for text, message in (("{", "cannot be read"), ("{}", "is no certificate"), ("[1]", "is no certificate")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_certificate(file)
+    file.write_text('{"schema": "polyllama-certificate", "version": 9}')
+    with pytest.raises(InputError, match="version 9, this release reads 1"):
+        read_certificate(file)
+
+
+# ---- the suite -------------------------------------------------------------------------------------------------------
+
+
+class TestConformance(ConformanceSuite):
+    backend = SpecBackend()
+    only = ("node", "rope.default", "errors.id_negative")
+
+
+SUITE = """
+from polyllama.testing import ConformanceSuite
+
+class TestConformance(ConformanceSuite):
+    backend = "reference"
+"""
+
+
+def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
+    """And a failing check is a failing test, by its name."""
+    from polyllama.testing.certificate import select_checks
+
+    (tmp_path / "test_it.py").write_text(SUITE + "    only = ('rope.yarn', 'cache.step', 'errors')\n")
+    sabotage = "import test_certify\nfrom test_certify import *\n\nclass TestBroken(ConformanceSuite):\n"
+    sabotage += (
+        "    backend = SpecBackend(overrides={Rope: interleaved_rope})\n    only = ('rope.yarn', 'node.linear')\n"
+    )
+    (tmp_path / "test_broken.py").write_text(sabotage)
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
+    path = {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(
+        [*command, "-k", "TestConformance and test_it or TestBroken"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **path},
+    )
+    out = done.stdout
+    assert done.returncode == 1, out + done.stderr
+    assert "PASSED test_it.py::TestConformance::test_conformance[float64-rope.yarn]" in out
+    assert "PASSED test_it.py::TestConformance::test_conformance[float32-cache.step]" in out
+    assert "FAILED test_broken.py::TestBroken::test_conformance[float32-rope.yarn]" in out
+    assert "PASSED test_broken.py::TestBroken::test_conformance[float32-node.linear]" in out
+    expected = len(select_checks(("rope.yarn", "cache.step", "errors"))) + len(
+        select_checks(("rope.yarn", "cache.step"))
+    )
+    assert out.count("PASSED test_it.py") == expected
+
+
+def test_testing_imports_no_framework() -> None:
+    code = "import polyllama.testing as t; t.ConformanceSuite; t.certify; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "jax", "mlx", "transformers", "pytest"} & set(done.stdout.split())
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_made_from_the_certificates() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import backend_table
+    finally:
+        sys.path.pop(0)
+    assert backend_table.main(["--check"]) == 0
+    data = certify(SpecBackend(overrides={Rope: interleaved_rope}), only=["rope.default", "node.linear"]).to_dict()
+    row = backend_table.table([data]).splitlines()[-1]
+    assert "saboteur" in row and "rope.default" in row
+    page = f"a\n{backend_table.BEGIN}\nold\n{backend_table.END}\nb"
+    assert "old" not in backend_table.with_table(page, "new") and "new" in backend_table.with_table(page, "new")
+
+
+def test_checks_and_their_names_are_unique_and_explained() -> None:
+    for name, check in all_checks().items():
+        assert check.name == name and check.summary and "\n" not in check.summary
+    assert {"task.causal-lm", "task.base"} <= set(all_checks())
+    with pytest.raises(PolyllamaError, match="dtypes must be a tuple"):
+        certify(SpecBackend(dtypes="float32"))  # type: ignore[arg-type]
