@@ -37,10 +37,12 @@ class RealizeOptions:
     Attributes:
         dtype: ``"auto"`` (the backend decides, as a rule the checkpoint's own) or a dtype name.
         device: one of the backend's devices, or ``None`` for its best.
+        threads: how many a CPU backend may use, or ``None`` for its own choice.
     """
 
     dtype: str = "auto"
     device: str | None = None
+    threads: int | None = None
 
 
 @runtime_checkable

@@ -182,7 +182,7 @@ def load(
         settings=settings,
     )
     choice = choose_backend(settings.backend, described.plugins.backends(), settings.device)
-    options = RealizeOptions(dtype=settings.dtype, device=choice.device)
+    options = RealizeOptions(dtype=settings.dtype, device=choice.device, threads=settings.threads)
     model = choice.backend.realize(
         described.graph, _weights(described, settings), options, config=described.config, task=described.task
     )

@@ -130,7 +130,7 @@ class Settings(BaseModel):
     )
     threads: _WholeNumber | None = _setting(
         None,
-        "threads a CPU backend may use; its own choice when not set",
+        "threads torch may use on the CPU; its own choice when not set",
         "a whole number of at least 1",
         ge=1,
         le=65536,

@@ -345,3 +345,13 @@ class TestAsAnOrdinaryModule:
 
         with pytest.raises(InputError, match=message):
             module(torch.tensor([[1, 2, 3]]), **arguments)
+
+
+def test_the_threads_setting_reaches_torch(tiny_models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("POLYLLAMA_THREADS", "3")
+        Llama.load(tiny_models()[1], backend="torch")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -432,6 +432,8 @@ def realize(
     task: Task,
 ) -> TorchModel:
     """Build the module on no device at all, then hand it each tensor where and as it is wanted."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)  # the process's, as torch has no other
     device = torch.device(options.device or _best_device())
     _check_device(device)
     dtype = None if options.dtype == "auto" else dtype_of(options.dtype)
