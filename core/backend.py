@@ -167,7 +167,9 @@ def choose_backend(name: str | None, backends: Mapping[str, BackendSource], devi
     wanted = wanted or device or ""
     refusal = _refusal(backend, wanted or None)
     if refusal is not None:
-        others = ", ".join(_usable(backends, but=base)) or "none"
+        own = backend.availability()
+        devices = [f"{base}:{d}" for d in own.devices] if own.usable else []
+        others = ", ".join([*_usable(backends, but=base), *devices]) or "none"
         raise BackendUnavailableError(f"backend {name!r} cannot run here: {refusal}", hint=f"usable here: {others}")
     return Choice(backend, wanted or None, (Considered(name, True, "asked for by name"),))
 
