@@ -62,7 +62,12 @@ def test_names_and_devices() -> None:
     assert choose_backend("torch", backends).device is None
     for name, device, error, message in [
         ("torhc", None, BackendError, "no backend is called 'torhc'; there are: reference, torch"),
-        ("torch:tpu", None, BackendUnavailableError, "it has no device 'tpu', only cuda, cpu; usable here: reference, torch:cuda, torch:cpu"),
+        (
+            "torch:tpu",
+            None,
+            BackendUnavailableError,
+            "it has no device 'tpu', only cuda, cpu; usable here: reference, torch:cuda, torch:cpu",
+        ),
         ("torch:cpu", "cuda", BackendError, "contradict"),
     ]:
         with pytest.raises(error, match=message):
