@@ -42,7 +42,7 @@ $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
 # torch by its exact version first: an open range would bring gigabytes of CUDA libraries.
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install -q "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install -q -e '.[torch,mlx,test,lint]'
+	$(PIP) install -q -e '.[torch,mlx,jax,test,lint]'
 	@touch $@ $(VENV)/.installed-demo
 
 clean: ## remove what make made

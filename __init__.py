@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
     from .core.config import LlamaConfig, RopeParameters
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.generation import Generation
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "FlaxLlamaForCausalLM": "backends.jax.flax_names",
+    "FlaxLlamaModel": "backends.jax.flax_names",
     "Llama": "core.model",
     "LlamaForCausalLM": "core.model",
     "LlamaModel": "core.model",
@@ -38,6 +41,8 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "FlaxLlamaForCausalLM",
+    "FlaxLlamaModel",
     "Generation",
     "Llama",
     "LlamaConfig",

@@ -158,7 +158,10 @@ class Llama:
         """The framework's own trainable object, where the backend has one (torch: an ``nn.Module``)."""
         module = getattr(self.model, "module", None)
         if module is None:
-            raise UnsupportedError(f"backend {self.backend!r} has no module to train", hint="load with backend='torch'")
+            raise UnsupportedError(
+                f"backend {self.backend!r} has no module to train",
+                hint="load with backend='torch' or 'mlx'; on jax, llm.model.apply is a function",
+            )
         return module
 
     @property

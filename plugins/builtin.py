@@ -24,6 +24,7 @@ def polyllama_backends() -> list[BackendDescriptor]:
         BackendDescriptor(
             "mlx", "polyllama.backends.mlx:MlxBackend", "MLX on Apple silicon's GPU or a CPU", requires=("mlx",)
         ),
+        BackendDescriptor("jax", "polyllama.backends.jax:JaxBackend", "JAX on CPU, GPU and TPU", requires=("jax",)),
     ]
 
 

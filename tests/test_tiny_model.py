@@ -145,3 +145,19 @@ def test_greedy_text_equals_transformers(judge: Any, judge_tokenizer: Any) -> No
     ids = judge_tokenizer("Once upon a time", return_tensors="pt").input_ids
     theirs = judge.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1] :].tolist()
     assert list(ours.token_ids) == theirs
+
+
+def test_the_same_tokens_on_every_backend() -> None:
+    """Seed, temperature and 200 tokens: the same ids from float32 on four engines and from the reference in float64."""
+    from polyllama import Llama
+
+    drawn = {}
+    for backend, dtype in [("reference", "float64"), ("torch:cpu", ""), ("mlx:cpu", ""), ("jax:cpu", "")]:
+        framework = {"mlx:cpu": "mlx.core", "jax:cpu": "jax"}.get(backend)
+        if framework is not None:
+            pytest.importorskip(framework)
+        llm = Llama.load("tiny", backend=backend, dtype=dtype or "float32")
+        options = {"max_new_tokens": 200, "temperature": 0.8, "seed": 7, "eos_token_id": []}
+        drawn[backend] = llm.generate("Once upon a time", **options).token_ids
+    assert len(drawn["reference"]) == 200
+    assert all(ids == drawn["reference"] for ids in drawn.values())

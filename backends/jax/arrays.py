@@ -1,0 +1,83 @@
+"""NumPy and JAX arrays, dtypes, devices, and the lengths that compiled passes are padded to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...core.errors import BackendError, BackendUnavailableError
+
+DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+"""What the backend computes in."""
+
+SMALLEST_PREFILL = 16
+"""Tokens that a pass over more than one is padded to at least."""
+
+SMALLEST_CACHE = 64
+"""Slots of the smallest cache."""
+
+
+def dtype_of(name: str) -> Any:
+    """The JAX dtype called `name`.
+
+    Raises:
+        BackendError: one that the backend does not compute in.
+    """
+    if name not in DTYPES:
+        raise BackendError(
+            f"the jax backend computes in {', '.join(DTYPES)}, not in {name!r}", hint="give one of them as dtype"
+        )
+    return DTYPES[name]
+
+
+def find_device(name: str | None) -> jax.Device:
+    """The device called `name`, as JAX reports it: ``"cpu"``, ``"gpu"``, ``"tpu"``, ``"gpu:1"``; its best for ``None``.
+
+    Raises:
+        BackendUnavailableError: JAX has no such device.
+    """
+    platform, _, index = (name or "").partition(":")
+    try:
+        devices = jax.devices(platform or None)
+    except RuntimeError as error:
+        raise BackendUnavailableError(
+            f"jax {jax.__version__} has no device {name or 'at all'!r}: {str(error).splitlines()[0]}",
+            hint="use device='cpu', or install JAX's plugin for it",
+        ) from None
+    if index and not (index.isdigit() and int(index) < len(devices)):
+        raise BackendUnavailableError(f"there is no {name}: jax sees {len(devices)} {platform} devices")
+    device: jax.Device = devices[int(index or 0)]
+    return device
+
+
+def device_name(device: jax.Device) -> str:
+    """``"cpu"``, or ``"cpu:3"`` for any but the first of a kind."""
+    return device.platform if device.id == 0 else f"{device.platform}:{device.id}"
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any value (or any leaf of a pytree) is being traced, so that it has a shape and no content yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(values))
+
+
+def as_float32(array: Any) -> np.ndarray:
+    """A JAX array as float32 NumPy."""
+    return np.asarray(array).astype(np.float32)
+
+
+def padded_length(count: int, smallest: int) -> int:
+    """The next of 1, `smallest`, and then two sizes for each doubling: few to compile for, a third wasted at most.
+
+    For a smallest of 16: 1, 16, 24, 32, 48, 64, 96, 128 ...
+    """
+    if count == 1:
+        return 1
+    size = smallest
+    while size < count:
+        if count <= size + size // 2:
+            return size + size // 2
+        size *= 2
+    return size

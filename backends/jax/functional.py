@@ -1,0 +1,163 @@
+"""The model as a pure function: what ``jax.jit``, ``jax.grad``, ``jax.vmap`` and sharded arrays are for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...core.errors import InputError
+from ...core.inputs import check_embeds_shape, check_ids
+from .arrays import as_float32, is_traced
+from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequence
+
+if TYPE_CHECKING:
+    from ...core.config import LlamaConfig
+    from ...core.graph import Array
+    from ...core.outputs import ModelOutput
+
+
+def apply(
+    pass_: TracedPass,
+    config: LlamaConfig,
+    params: Params,
+    input_ids: Any = None,
+    *,
+    inputs_embeds: Any = None,
+    attention_mask: Any = None,
+    position_ids: Any = None,
+    labels: Any = None,
+    dropout_rng: Any = None,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
+    logits_to_keep: int = 0,
+    **loss_options: Any,
+) -> ModelOutput:
+    """One pass without a cache; any argument may be traced.
+
+    Args:
+        params: the weights, a dict by checkpoint name.
+        input_ids: ``[B, S]``; or `inputs_embeds` ``[B, S, hidden_size]``.
+        attention_mask: ``[B, S]`` of 1 and 0, or ``[B or 1, 1, S, S]``, also additive.
+        position_ids: ``[B or 1, S]``; given without a mask, one that does not rise begins another sequence.
+        labels: ``[B, S]`` token ids, -100 ignored; the output then has a ``loss`` to differentiate.
+        dropout_rng: a random key; with one, attention dropout is on.
+
+    Raises:
+        InputError: shapes that do not fit; or a traced mask where the RoPE depends on how long each row is.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
+    tokens = _array(input_ids if input_ids is not None else inputs_embeds)
+    if input_ids is None:
+        check_embeds_shape(tuple(tokens.shape), config.hidden_size)
+    elif tokens.ndim != 2:
+        raise InputError(f"input_ids has shape {list(tokens.shape)}, wanted [batch, sequence]")
+    elif not is_traced(tokens):
+        check_ids(np.asarray(tokens), config.vocab_size)
+    batch, new = tokens.shape[:2]
+    mask = None if attention_mask is None else _mask(attention_mask, batch, new)
+    key_mask = mask if mask is not None and mask.ndim == 2 else None
+    positions = _positions(position_ids, key_mask, batch, new)
+    inputs = Inputs(
+        tokens=tokens if tokens.ndim == 3 else tokens.astype(jnp.int32),
+        positions=positions,
+        key_mask=jnp.ones((batch, new), bool) if key_mask is None else jnp.asarray(key_mask),
+        start=jnp.int32(0),
+        new=jnp.int32(new),
+        frequencies=_frequencies(pass_, position_ids, key_mask, batch, new),
+        dropout_rng=dropout_rng,
+    )
+    if mask is not None and mask.ndim == 4:
+        allowed = jnp.asarray(mask) | jnp.eye(new, dtype=bool)  # a query always sees itself
+    else:
+        allowed = causal_mask(inputs.start, new, new, inputs.key_mask)
+        if mask is None and position_ids is not None:
+            allowed = allowed & same_sequence(positions)
+    static = Static(min(logits_to_keep, new), 0, output_hidden_states, output_attentions)
+    with pass_.precision():
+        ctx = pass_.context(params, inputs, allowed, None, static)
+        hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))
+        fields = pass_.finish(ctx, hidden, inputs, static)
+        loss = None
+        if labels is not None:
+            loss = pass_.task.loss(jnp, fields, jnp.asarray(labels), **loss_options)
+    output = pass_.task.output(
+        loss=loss,
+        hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),
+        attentions=None if ctx.attentions is None else tuple(ctx.attentions),
+        **fields,
+    )
+    output.to_numpy = as_float32
+    return output
+
+
+def _array(value: Any) -> Any:
+    """What is traced or JAX's already as it is, anything else as NumPy."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
+
+
+def _mask(attention_mask: Any, batch: int, new: int) -> Any:
+    """``[B, S]`` or ``[B or 1, 1, S, S]`` booleans; a four-dimensional one may be additive."""
+    mask = _array(attention_mask)
+    if mask.dtype.kind == "f" and mask.ndim == 4:
+        mask = mask == 0
+    elif mask.dtype.kind not in "biu":
+        raise InputError(f"attention_mask holds {mask.dtype}", hint="give 1 and 0")
+    if mask.shape not in ((batch, new), (batch, 1, new, new), (1, 1, new, new)):
+        raise InputError(f"attention_mask has shape {list(mask.shape)}, wanted [{batch}, {new}]")
+    return mask.astype(bool)
+
+
+def _positions(position_ids: Any, key_mask: Any, batch: int, new: int) -> Array:
+    """``[B, S]``: as given, else each token's count of attended tokens before it."""
+    if position_ids is not None:
+        given = jnp.asarray(position_ids, jnp.int32)
+        if given.ndim not in (1, 2) or given.shape[-1] != new:
+            raise InputError(f"position_ids has shape {list(given.shape)}, wanted [{batch}, {new}]")
+        return jnp.broadcast_to(given, (batch, new))
+    if key_mask is None:
+        return jnp.broadcast_to(jnp.arange(new, dtype=jnp.int32), (batch, new))
+    return jnp.maximum(jnp.cumsum(jnp.asarray(key_mask).astype(jnp.int32), axis=1) - 1, 0)
+
+
+def _frequencies(pass_: TracedPass, position_ids: Any, key_mask: Any, batch: int, new: int) -> tuple[Array, ...]:
+    """Rows of frequencies of length-dependent RoPE, which are computed on the host."""
+    if not pass_.ropes:
+        return ()
+    if is_traced(position_ids, key_mask):
+        kinds = ", ".join(sorted({rope.rope_type for rope in pass_.ropes}))
+        raise InputError(
+            f"{kinds} RoPE depends on how long each row is, and that is being traced",
+            hint="close over attention_mask and position_ids instead of passing them through the transform",
+        )
+    if position_ids is not None:
+        lengths = np.broadcast_to(np.asarray(position_ids).max(axis=-1) + 1, (batch,))
+    else:
+        lengths = np.full((batch,), new) if key_mask is None else np.asarray(key_mask).sum(axis=1)
+    return tuple(jnp.asarray(rope.row_frequencies(lengths)) for rope in pass_.ropes)
+
+
+_registered: set[type] = set()
+
+
+def register_output(cls: type[ModelOutput]) -> None:
+    """Let an output class pass through JAX's transforms: a pytree of the fields that are there."""
+    if cls in _registered:
+        return
+    names = [field.name for field in dataclasses.fields(cls) if field.name not in ("to_numpy", "past_key_values")]
+
+    def flatten(output: ModelOutput) -> tuple[tuple[Any, ...], None]:
+        if output.past_key_values is not None:
+            raise InputError("an output with past_key_values cannot leave a JAX transform", hint="call without a cache")
+        return tuple(getattr(output, name) for name in names), None
+
+    def unflatten(_: None, values: Any) -> ModelOutput:
+        return cls(**dict(zip(names, values, strict=True)), to_numpy=as_float32)
+
+    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    _registered.add(cls)

@@ -1,0 +1,328 @@
+"""A realized graph on JAX: what generation and the facade run, and the pure function that JAX's transforms take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as host
+import numpy as np
+
+from ...core.backend import RealizeOptions
+from ...core.checkpoint.base import TensorInfo
+from ...core.errors import BackendError, InputError
+from ...core.forward import length_ropes
+from ...core.inputs import HostInputs, Layout, check_num_items, lay_out, read_inputs
+from .arrays import SMALLEST_PREFILL, as_float32, device_name, dtype_of, find_device, padded_length
+from .cache import JaxCache
+from .functional import apply, register_output
+from .traced import Inputs, Params, Result, Static, TracedPass
+
+if TYPE_CHECKING:
+    from ...core.config import LlamaConfig
+    from ...core.graph import Array, Graph
+    from ...core.outputs import ModelOutput
+    from ...core.task import Task
+
+
+class JaxModel:
+    """A graph under ``jit``: lists, NumPy or JAX arrays in, JAX arrays out.
+
+    Lengths are padded and caches have a fixed number of slots, so a model is traced for a few lengths, once more for
+    each doubling of a cache, and never per token.
+
+    Attributes:
+        params: the weights as a pytree, a dict by checkpoint name; put others there, trained or sharded, as you like.
+        traces: how often a pass was traced.
+    """
+
+    def __init__(self, graph: Graph, config: LlamaConfig, task: Task, params: dict[str, Array], dtype: str) -> None:
+        self.graph, self.config, self.task = graph, config, task
+        self.params = params
+        self.dtype = dtype
+        self.traces = 0
+        platform = next(iter(self._embedding.devices())).platform
+        self.pass_ = TracedPass(graph, task, tuple(length_ropes(graph)), dtype, platform)
+        self._compiled = jax.jit(self._trace, static_argnames="static", donate_argnames="buffers")
+        self._compiled_loss = jax.jit(self._loss)
+        # A pass may be padded where each position has its own output; other heads (pooling) see exact lengths.
+        self._pads = task.keeps_positions or graph.head is None
+        register_output(task.output)
+
+    @property
+    def device(self) -> str:
+        """Where the embedding is, as JAX writes it."""
+        return device_name(min(self._embedding.devices(), key=lambda device: int(device.id)))
+
+    @property
+    def _embedding(self) -> Array:
+        return self.params[f"{self.graph.decoder.embed.name}.weight"]
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        logits_to_keep: Any = 0,
+        params: Params | None = None,
+        dropout_rng: Any = None,
+        **options: Any,
+    ) -> ModelOutput:
+        """See :meth:`polyllama.core.model.Llama.forward`.
+
+        Args:
+            params: other weights than the model's own.
+            dropout_rng: a random key; with one, attention dropout is on.
+        """
+        cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
+        given = read_inputs(
+            self.config,
+            self.task,
+            cache,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+        )
+        if cache is not None and not isinstance(cache, JaxCache):
+            raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
+        check_num_items(options.get("num_items_in_batch"))
+        weights = self.params if params is None else params
+        observe = options.pop("observe", None)
+        flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        result, past, new = self._run(weights, given, cache, dropout_rng, observe, flags)
+        return self._output(result, given, cache, past, new, options)
+
+    def apply(self, params: Params, input_ids: Any = None, **arguments: Any) -> ModelOutput:
+        """The model as a pure function of `params`, for JAX's transforms; see :func:`functional.apply`."""
+        return apply(self.pass_, self.config, params, input_ids, **arguments)
+
+    def _run(
+        self,
+        params: Params,
+        given: HostInputs,
+        cache: JaxCache | None,
+        dropout_rng: Any,
+        observe: Callable[..., None] | None,
+        flags: Mapping[str, bool],
+    ) -> tuple[Result, int, int]:
+        tokens = given.input_ids if given.input_ids is not None else given.inputs_embeds
+        assert tokens is not None  # read_inputs saw to it
+        batch, new = tokens.shape[:2]
+        past = 0
+        if cache is not None:
+            cache.claim(self, batch)
+            past = cache.length
+        # Observers see exact lengths (and concrete arrays: nothing is compiled); random numbers depend on the shape.
+        pads = self._pads and observe is None and dropout_rng is None
+        length = padded_length(new, SMALLEST_PREFILL) if pads else new
+        layout = lay_out(
+            host,
+            new=new,
+            past=past,
+            attention_mask=given.attention_mask,
+            past_mask=None if cache is None else cache.mask,
+            position_ids=given.position_ids,
+        )
+        slots = length
+        if cache is not None:
+            cache.reserve(self._buffer_shapes, past + length, self._sharding)
+            slots = cache.slots
+        rows = self._rows_so_far(given, cache, layout, batch, new)
+        before = None if cache is None else cache.regime
+        restart = before is not None and rows.regime is not None and not np.array_equal(rows.regime, before)
+        restart_slots = min(padded_length(past + length, SMALLEST_PREFILL), slots) if restart else 0
+        positions = rows.positions if restart else layout.positions
+        mask = layout.mask if _needs_mask(given, past) else None
+        if restart:
+            mask = None if layout.key_mask is not None else _packed(positions)
+        keep = given.logits_to_keep
+        inputs = Inputs(
+            tokens=_pad(tokens if tokens.ndim == 3 else tokens.astype(np.int32), length),
+            positions=_pad(np.broadcast_to(positions, (batch, positions.shape[1])), restart_slots or length, np.int32),
+            key_mask=_key_mask(layout, batch, past + new, slots),
+            start=np.int32(past),
+            new=np.int32(new),
+            mask=None if mask is None else _widened(mask, restart_slots or length, slots),
+            frequencies=rows.frequencies,
+            kept=None if isinstance(keep, int) else keep.astype(np.int32),
+            dropout_rng=dropout_rng,
+        )
+        static = Static(kept=keep if isinstance(keep, int) else 0, restart=restart_slots, **flags)
+        buffers = None if cache is None else cache.buffers
+        if observe is None:
+            result, buffers = self._compiled(params, inputs, buffers, static=static)
+        else:
+            result, buffers = self.pass_(params, inputs, buffers, static, observe)
+        if cache is not None:
+            # Only now: a pass that failed leaves the cache as it was.
+            cache.buffers = buffers or {}
+            if self.pass_.ropes:
+                cache.positions, cache.regime = rows.positions, rows.regime
+            cache.advance(new, layout.key_mask)
+        return result, past, new
+
+    def _rows_so_far(
+        self, given: HostInputs, cache: JaxCache | None, layout: Layout, batch: int, new: int
+    ) -> _RowsSoFar:
+        """How long each row is with the new tokens, by ``core/forward.py``'s rule, where the RoPE depends on that."""
+        ropes = self.pass_.ropes
+        if not ropes:
+            return _RowsSoFar(layout.positions, (), None)
+        positions = np.broadcast_to(layout.positions, (batch, new))
+        if cache is not None and cache.positions is not None:
+            positions = np.concatenate([cache.positions, positions], axis=1)
+        if given.position_ids is not None or layout.key_mask is None:
+            lengths = positions.max(axis=1) + 1
+        else:
+            lengths = layout.key_mask.sum(axis=1)
+        regime = np.stack([rope.regime(lengths) for rope in ropes], axis=1)
+        frequencies = tuple(
+            np.broadcast_to(rope.row_frequencies(lengths), (batch, rope.rotary_dim // 2)) for rope in ropes
+        )
+        return _RowsSoFar(positions, frequencies, regime)
+
+    def _output(
+        self,
+        result: Result,
+        given: HostInputs,
+        cache: JaxCache | None,
+        past: int,
+        new: int,
+        options: Mapping[str, Any],
+    ) -> ModelOutput:
+        fields, states, weights = result
+        if isinstance(given.logits_to_keep, int) and given.logits_to_keep == 0 and self._pads:
+            fields = {name: _first(value, new) for name, value in fields.items()}
+        loss = None
+        if given.labels is not None:
+            loss = self._compiled_loss(fields, given.labels.astype(np.int32), dict(options))
+        output = self.task.output(
+            loss=loss,
+            past_key_values=cache,
+            hidden_states=None if states is None else tuple(_first(state, new) for state in states),
+            attentions=None if weights is None else tuple(part[:, :, :new, : past + new] for part in weights),
+            **fields,
+        )
+        output.to_numpy = as_float32
+        return output
+
+    def _trace(self, params: Params, inputs: Inputs, buffers: Any, static: Static) -> tuple[Result, Any]:
+        self.traces += 1  # runs while tracing only
+        return self.pass_(params, inputs, buffers, static)
+
+    def _loss(self, fields: Mapping[str, Array], labels: Array, options: Mapping[str, Any]) -> Array:
+        with self.pass_.precision():
+            return self.task.loss(jnp, fields, labels, **options)
+
+    @functools.cached_property
+    def _buffer_shapes(self) -> Mapping[str, tuple[jax.ShapeDtypeStruct, ...]]:
+        return self.pass_.buffer_shapes(self.params)
+
+    @property
+    def _sharding(self) -> Any:
+        """Where caches are made: on the parameters' device, on every one of them where they are spread over several."""
+        sharding = self._embedding.sharding
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())  # type: ignore[no-untyped-call]
+        return sharding
+
+    def new_cache(self, batch: int | None = None, capacity: int | None = None) -> JaxCache:
+        """An empty cache with room for `capacity` tokens, rounded up to few sizes."""
+        return JaxCache(batch, capacity)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """A JAX array as float32 NumPy."""
+        return as_float32(array)
+
+    def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
+        """Every parameter as it is now, in the dtype it is computed in."""
+        for parameter in self.graph.parameters():
+            array = self.params[parameter.name]
+            info = TensorInfo(parameter.name, str(array.dtype), tuple(array.shape))
+            yield info, functools.partial(np.asarray, array)
+
+
+class _RowsSoFar(NamedTuple):
+    """Positions ``[B, past + S]``, per length-dependent RoPE the rows' frequencies, and what tells those apart."""
+
+    positions: np.ndarray
+    frequencies: tuple[np.ndarray, ...]
+    regime: np.ndarray | None
+
+
+def _needs_mask(given: HostInputs, past: int) -> bool:
+    """Whether the mask says more than "causal, without padded keys", which the traced pass works out by itself."""
+    if given.attention_mask is not None:
+        return bool(given.attention_mask.ndim == 4)
+    return given.position_ids is not None and past == 0 and _packed(given.position_ids) is not None
+
+
+def _packed(positions: np.ndarray) -> np.ndarray | None:
+    """The mask of several sequences packed into a row, told by positions that do not rise; ``None`` where all do."""
+    if bool((positions[:, 1:] > positions[:, :-1]).all()):
+        return None
+    length = positions.shape[1]
+    layout = lay_out(host, new=length, past=0, attention_mask=None, past_mask=None, position_ids=positions)
+    return np.asarray(layout.mask)
+
+
+def _pad(array: np.ndarray, length: int, dtype: Any = None) -> np.ndarray:
+    """`array` ``[B, n, ...]`` with its last entry along the second axis repeated up to `length`."""
+    array = array if dtype is None else array.astype(dtype)
+    more = length - array.shape[1]
+    return array if more <= 0 else np.concatenate([array, np.repeat(array[:, -1:], more, axis=1)], axis=1)
+
+
+def _key_mask(layout: Layout, batch: int, used: int, slots: int) -> np.ndarray:
+    """``[B, slots]``: the slots in use, without padding."""
+    mask = np.zeros((batch, slots), bool)
+    mask[:, :used] = True if layout.key_mask is None else layout.key_mask
+    return mask
+
+
+def _widened(mask: np.ndarray, length: int, slots: int) -> np.ndarray:
+    """A mask ``[B or 1, 1, S, K]`` for a padded pass and all slots."""
+    whole = np.zeros((mask.shape[0], 1, length, slots), bool)
+    whole[:, :, : mask.shape[2], : mask.shape[3]] = mask
+    whole[:, :, mask.shape[2] :, :1] = True  # what only pads looks at something, so that nothing is NaN
+    return whole
+
+
+def _first(array: Array, count: int) -> Array:
+    return array if array.shape[1] == count else array[:, :count]
+
+
+def realize(
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    options: RealizeOptions,
+    *,
+    config: LlamaConfig,
+    task: Task,
+) -> JaxModel:
+    """Put each weight on the device in the asked dtype, one at a time."""
+    device = find_device(options.device)
+    name = options.dtype
+    if name == "auto":
+        name = config.dtype or getattr(weights, "dtype", None) or "float32"
+    dtype = np.dtype(dtype_of(name))
+    params: dict[str, Any] = {}
+    for parameter in graph.parameters():
+        array = np.asarray(weights[parameter.name])
+        if array.dtype.kind not in "fV":
+            raise BackendError(f"{parameter.name} holds {array.dtype}, wanted floating-point weights")
+        params[parameter.name] = jax.device_put(array.astype(dtype, copy=False), device)
+    return JaxModel(graph, config, task, params, name)

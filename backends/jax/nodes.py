@@ -1,0 +1,90 @@
+"""The nodes that run otherwise than by their definition here, and the context that runs them.
+
+XLA's CPU compiler multiplies a single row by a transposed matrix element by element, several times slower than memory
+allows; as matrix times vector the same product reads the matrix once, with every thread. In half precision it would
+first write the whole matrix out in float32; as a sum over elementwise products it widens what it reads on the way, and
+does so several times faster for a few rows. On other devices every node runs by its definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...core import graph as spec
+from ...core.activations import ACTIVATIONS
+from ...core.context import Context, Override
+
+Array = Any
+
+FEW_ROWS = 4
+"""Up to so many rows a half-precision product is faster as a sum than through a float32 copy of the weights."""
+
+
+class JaxContext(Context):
+    """The spec's context with JAX's random numbers for dropout and its own error function."""
+
+    def __init__(self, *args: Any, dropout_rng: Array | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._dropout_rng = dropout_rng
+        self._dropouts = 0
+
+    def activate(self, name: str, x: Array) -> Array:
+        return ACTIVATIONS[name](self.xp, x, jax.lax)
+
+    def dropout(self, x: Array, p: float) -> Array:
+        """While training (a random key is given) drop with probability `p`, each place of the graph by its own key."""
+        if self._dropout_rng is None or not p:
+            return x
+        key = jax.random.fold_in(self._dropout_rng, self._dropouts)
+        self._dropouts += 1
+        kept = jax.random.bernoulli(key, 1.0 - p, x.shape)
+        return jnp.where(kept, x / (1.0 - p), 0.0).astype(x.dtype)
+
+
+def linear(node: spec.Node, x: Array, ctx: Context) -> Array:
+    """``[..., in_features] -> [..., out_features]``; a single row as matrix times vector."""
+    assert isinstance(node, spec.Linear)
+    weight = ctx.weights[node.weight_name]
+    rows = x.size // node.in_features
+    if rows == 1 and weight.dtype == jnp.float32:
+        y = jnp.matmul(weight, x.reshape(-1))
+    elif rows <= FEW_ROWS and weight.dtype != jnp.float32:
+        # Without the barrier a tied embedding would be widened as a whole, once for its lookup and for this.
+        weight = jax.lax.optimization_barrier(weight)  # type: ignore[no-untyped-call]
+        repeated = x.reshape(rows, 1, -1) if rows > 1 else x.reshape(-1)
+        y = (weight.astype(jnp.float32) * repeated.astype(jnp.float32)).sum(-1).astype(x.dtype)
+    else:
+        return node.apply(ctx.xp, ctx.weights, x, ctx)
+    y = y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+    return y.reshape(*x.shape[:-1], node.out_features)
+
+
+def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
+    """``[B, S, E] -> [B, S, E]``; a single query as keys times query, for the reason above."""
+    assert isinstance(node, spec.Attention)
+    batch, length, _ = x.shape
+    if length != 1:
+        return node.apply(ctx.xp, ctx.weights, x, ctx)
+    groups, group, dim = node.num_kv_heads, node.num_heads // node.num_kv_heads, node.head_dim
+    q = ctx.run(node.q, x).reshape(batch, node.num_heads, 1, dim)
+    k, v = (ctx.run(child, x).reshape(batch, groups, 1, dim) for child in (node.k, node.v))
+    q, k = ctx.run(node.rope, q), ctx.run(node.rope, k)
+    if ctx.cache is not None:
+        k, v = ctx.cache.update(node.name, k, v)  # [B, G, K, D]
+    # Rows and key/value heads as one axis, as the cache has them: any other shape would cost copies of it.
+    k, v = (part.reshape(batch * groups, -1, dim) for part in (k, v))
+    scores = jnp.einsum("nkd,nhd->nkh", k, q.reshape(batch * groups, group, dim)) * dim**-0.5
+    scores = ctx.widen(scores).transpose(0, 2, 1).reshape(batch, node.num_heads, 1, -1)
+    probabilities = spec.softmax(jnp, ctx.masked(scores)).astype(v.dtype)  # [B, H, 1, K]
+    ctx.keep_attention(probabilities)
+    probabilities = ctx.dropout(probabilities, node.dropout).reshape(batch * groups, group, -1)
+    y = jnp.einsum("nhk,nkd->nhd", probabilities, v)
+    return ctx.run(node.o, y.reshape(batch, 1, node.num_heads * dim))
+
+
+CPU_OVERRIDES: Mapping[type, Override] = {spec.Linear: linear, spec.Attention: attention}
+"""What runs otherwise on a CPU; every other node type runs by its own definition."""
