@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
+    from .core.attention_mask import AttentionMaskVisualizer
     from .core.config import LlamaConfig, RopeParameters
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.generation import Generation
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AttentionMaskVisualizer": "core.attention_mask",
     "FlaxLlamaForCausalLM": "backends.jax.flax_names",
     "FlaxLlamaModel": "backends.jax.flax_names",
     "Llama": "core.model",
@@ -41,6 +43,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AttentionMaskVisualizer",
     "FlaxLlamaForCausalLM",
     "FlaxLlamaModel",
     "Generation",

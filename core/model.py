@@ -13,6 +13,7 @@ from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedErr
 from .loading import Loaded, load
 
 if TYPE_CHECKING:
+    from .attention_mask import AttentionMask
     from .backend import Choice, Model
     from .config import LlamaConfig
     from .generation import TextStream
@@ -320,6 +321,24 @@ class Llama:
         self._require_generation()
         ids = self.tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
         return list(ids)
+
+    def attention_mask(self, texts: Any, **options: Any) -> AttentionMask:
+        """Which token may look at which, as a picture: ``print`` it, ``.save("mask.svg")`` it, take its ``.mask``.
+
+        Several texts are padded to one length, or with ``packed=True`` put into one row; ``attention=True`` adds
+        attention weights. For the options and errors see :meth:`polyllama.AttentionMaskVisualizer.picture`.
+
+        >>> print(Llama.load("tiny", backend="reference").attention_mask("The sun"))
+        tiny: 3 tokens
+                 0 1 2
+        0 <s>    ■ · ·
+        1 ▁The   ■ ■ ·
+        2 ▁sun   ■ ■ ■
+        ■ looks at it   · comes later
+        """
+        from .attention_mask import AttentionMaskVisualizer
+
+        return AttentionMaskVisualizer(self).picture(texts, **options)
 
     def save(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> Path:
         """Write the model as a Hugging Face folder: config, weights, tokenizer, generation defaults.

@@ -72,6 +72,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
         CommandDescriptor("show", f"{commands}.show:show", "Show a model: configuration, graph, parameters, sizes."),
         CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),
+        CommandDescriptor("mask", f"{commands}.mask:mask", "Show which token may look at which."),
         CommandDescriptor("download", f"{commands}.download:download", "Fetch a model's files into the cache."),
         CommandDescriptor("models", f"{commands}.models:models", "List the models known by name."),
         CommandDescriptor(

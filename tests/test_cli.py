@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import inspect
 import io
@@ -34,6 +35,7 @@ COMMANDS = [
     "chat",
     "show",
     "tokenize",
+    "mask",
     "download",
     "models",
     "backends",
@@ -184,9 +186,12 @@ def spawn(*arguments: str, stdin: str | bytes | None = "", **environment: str) -
 
 
 class Terminal:
-    """A process on a terminal of its own, typed into and read from."""
+    """A process on a terminal of its own, typed into and read from.
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    With ``interrupts=False`` Ctrl-C does not reach it, and Python is not forked, which JAX's threads do not like.
+    """
+
+    def __init__(self, *arguments: str, interrupts: bool = True, **environment: str) -> None:
         import pty
 
         self.master, slave = pty.openpty()
@@ -197,10 +202,11 @@ class Terminal:
             stderr=slave,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
             start_new_session=True,
-            preexec_fn=_own_the_terminal,
+            preexec_fn=_own_the_terminal if interrupts else None,
         )
         os.close(slave)
         self.seen = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end amid a character
 
     def read_until(self, text: str | None, timeout: float = 30) -> str:
         """What was printed since the last call, up to where a text appears (None: to the end)."""
@@ -216,7 +222,7 @@ class Terminal:
                 if text is None:
                     break
                 raise AssertionError(f"the program ended before {text!r}; seen: {self.seen!r}")
-            self.seen += data.decode()
+            self.seen += self.decoder.decode(data)
         return self.seen[start:]
 
     def type(self, text: str) -> None:

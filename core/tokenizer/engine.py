@@ -58,6 +58,16 @@ class Engine(ABC):
         token = added.get(token_id)
         return token.content if token is not None else self.token(token_id)
 
+    def bytes_of(self, token_id: int, added: Mapping[int, AddedToken]) -> bytes | None:
+        """The UTF-8 bytes a token stands for, which need not be whole characters; None where there is no such id."""
+        if token_id in added:
+            return added[token_id].content.encode("utf-8")
+        token = self.token(token_id)
+        return None if token is None else self._base_bytes(token_id, token)
+
+    @abstractmethod
+    def _base_bytes(self, token_id: int, token: str) -> bytes: ...
+
 
 class PieceEncoder(Protocol):
     """Segments text that holds no added token, over the pieces of a SentencePiece model."""
@@ -159,6 +169,10 @@ class PieceEngine(Engine):
             drop_prefix=self.add_prefix_space or self.model.remove_extra_whitespaces,
             drop_all_leading=self.model.remove_extra_whitespaces,
         )
+
+    def _base_bytes(self, token_id: int, token: str) -> bytes:
+        byte = self._byte_of(token_id)
+        return bytes([byte]) if byte is not None else token.replace(SPACE, " ").encode("utf-8")
 
     def _byte_of(self, token_id: int) -> int | None:
         if not 0 <= token_id < self.size:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PolyllamaWarning, TokenizerError
 from .added_tokens import AddedToken
-from .decoding import ByteLevelAssembler, DecodingOptions, PieceAssembler, TextAssembler
+from .decoding import BYTE_OF_CHARACTER, ByteLevelAssembler, DecodingOptions, PieceAssembler, TextAssembler
 from .engine import Encoded, Engine, byte_value
 from .merges import pair_merges
 from .sentencepiece_model import SPACE, PieceKind, SentencePieceModel
@@ -179,6 +179,13 @@ class JsonEngine(Engine):
         return PieceAssembler(
             self.token, options, size, byte_of=lambda token_id: self._byte_of(token_id), drop_prefix=self._drop_prefix
         )
+
+    def _base_bytes(self, token_id: int, token: str) -> bytes:
+        if self.byte_level:
+            known = all(character in BYTE_OF_CHARACTER for character in token)
+            return bytes(BYTE_OF_CHARACTER[character] for character in token) if known else token.encode("utf-8")
+        byte = byte_value(token)
+        return bytes([byte]) if byte is not None else token.replace(SPACE, " ").encode("utf-8")
 
     def _byte_of(self, token_id: int) -> int | None:
         return byte_value(self.token(token_id) or "")

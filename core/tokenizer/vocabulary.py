@@ -265,6 +265,10 @@ class Vocabulary:
             raise TokenizerError(f"token id {token_id} is not in the vocabulary (ids 0 to {len(self) - 1})")
         return token
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The UTF-8 bytes a token stands for, perhaps part of a character; None where there is no such id."""
+        return self._engine.bytes_of(token_id, self._added)
+
     # -- special tokens
 
     def _role_id(self, role: str) -> int | None:

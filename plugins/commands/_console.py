@@ -42,8 +42,16 @@ def standard_input() -> TextIO:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; escaped to ASCII only where the output could not hold it otherwise."""
-    can_hold_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not can_hold_all, allow_nan=False, default=_plain))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not _holds_all(), allow_nan=False, default=_plain))
+
+
+def print_compact_json(value: Any) -> None:
+    """JSON on one line: for many numbers."""
+    click.echo(json.dumps(value, ensure_ascii=not _holds_all(), allow_nan=False, separators=(",", ":"), default=_plain))
+
+
+def _holds_all() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _plain(value: object) -> object:

@@ -1,0 +1,173 @@
+"""From texts to the masks that the model would use for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from ..context import causal_mask
+from ..errors import InputError, TokenizerError
+from ..inputs import lay_out, read_inputs
+from .labels import token_labels
+from .picture import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..config import LlamaConfig
+    from ..task import Task
+    from ..tokenizer import Tokenizer
+
+SIDES = ("left", "right")
+MAX_CELLS = 1 << 25
+"""Largest picture, over all rows; beyond it the mask alone would take gigabytes as text."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of a forward pass, as :meth:`polyllama.core.model.Llama.forward` takes them, and what they came from."""
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray | None
+    position_ids: np.ndarray | None
+    texts: np.ndarray
+    titles: tuple[str, ...]
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``forward``."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+
+def token_rows(texts: Any, tokenizer: Tokenizer | None, *, add_special_tokens: bool) -> list[list[int]]:
+    """The ids of one text or several; lists of ids are taken as they are.
+
+    Raises:
+        InputError: neither text nor ids, or a text without a token.
+        TokenizerError: text for a model without a tokenizer.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    elif hasattr(texts, "tolist"):
+        texts = texts.tolist()
+    if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
+        raise InputError(f"give a text, a list of texts or lists of token ids, not a {type(texts).__name__}")
+    if texts and all(isinstance(item, Integral) for item in texts):
+        texts = [texts]
+    if not texts:
+        raise InputError("there is no text", hint="give at least one")
+    rows = [_ids(text, index, tokenizer, add_special_tokens) for index, text in enumerate(texts)]
+    for index, row in enumerate(rows):
+        if not row:
+            raise InputError(f"text {index + 1} has no tokens", hint="leave it out, or add the special tokens")
+    return rows
+
+
+def _ids(text: Any, index: int, tokenizer: Tokenizer | None, special: bool) -> list[int]:
+    if isinstance(text, str):
+        if tokenizer is None:
+            raise TokenizerError("a model made from a config alone has no tokenizer", hint="give token ids")
+        return list(tokenizer.encode(text, add_special_tokens=special))
+    listed = text.tolist() if hasattr(text, "tolist") else text
+    if not isinstance(listed, Sequence) or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed):
+        raise InputError(f"text {index + 1} is neither text nor a list of token ids")
+    return [int(item) for item in listed]
+
+
+def pack(rows: list[list[int]]) -> Batch:
+    """Every text in one row, told apart by positions that begin again.
+
+    Raises:
+        InputError: there is only one.
+    """
+    import numpy as np
+
+    if len(rows) < 2:
+        raise InputError("one text cannot be packed", hint="give two or more")
+    _check_size(1, sum(map(len, rows)))
+    ids = np.array([[token for row in rows for token in row]], np.int64)
+    positions = np.concatenate([np.arange(len(row)) for row in rows])[None]
+    texts = np.repeat(np.arange(len(rows)), [len(row) for row in rows])[None]
+    return Batch(ids, None, positions, texts, (f"{len(rows)} texts packed into one row",))
+
+
+def pad(rows: list[list[int]], side: str, pad_token_id: int) -> Batch:
+    """A row per text, padded to the longest.
+
+    Raises:
+        InputError: a side that is neither "left" nor "right".
+    """
+    import numpy as np
+
+    if side not in SIDES:
+        raise InputError(f"padding_side is {side!r}", hint="give 'left' or 'right'")
+    longest = max(map(len, rows))
+    _check_size(len(rows), longest)
+    ids = np.full((len(rows), longest), pad_token_id, np.int64)
+    mask = np.zeros((len(rows), longest), np.int64)
+    titles = []
+    for index, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(longest - len(row), longest)
+        ids[index, place] = row
+        mask[index, place] = 1
+        padded = f", {longest - len(row)} of padding on the {side}" if len(row) < longest else ""
+        titles.append(f"text {index + 1} of {len(rows)}{padded}" if len(rows) > 1 else "")
+    return Batch(ids, mask if len(rows) > 1 else None, None, np.zeros_like(ids), tuple(titles))
+
+
+def _check_size(batch: int, length: int) -> None:
+    if batch * length**2 > MAX_CELLS:
+        raise InputError(
+            f"{batch} x {length} x {length} cells are too many for a picture (at most {MAX_CELLS:,})",
+            hint="take a shorter text, or fewer",
+        )
+
+
+def masked_rows(batch: Batch, config: LlamaConfig, task: Task, tokenizer: Tokenizer | None) -> tuple[Row, ...]:
+    """The rows of a picture, without heat: inputs checked and laid out by what every backend uses for that.
+
+    Raises:
+        InputError: an id outside the vocabulary.
+    """
+    import numpy as np
+
+    given = read_inputs(
+        config, task, None, inputs_embeds=None, labels=None, logits_to_keep=0, **batch.arguments()
+    )  # fmt: skip
+    count, length = batch.input_ids.shape
+    layout = lay_out(
+        np,
+        new=length,
+        past=0,
+        attention_mask=given.attention_mask,
+        past_mask=None,
+        position_ids=given.position_ids,
+    )
+    mask = layout.mask if layout.mask is not None else causal_mask(np, length, length, batch.input_ids)
+    masks = np.broadcast_to(mask, (count, 1, length, length))[:, 0]
+    positions = np.broadcast_to(layout.positions, (count, length))
+    attended = np.ones((count, length), bool) if layout.key_mask is None else layout.key_mask
+    rows = []
+    for index in range(count):
+        ids, real = batch.input_ids[index].tolist(), attended[index].tolist()
+        labels = token_labels(tokenizer, ids)
+        rows.append(
+            Row(
+                title=batch.titles[index],
+                token_ids=tuple(ids),
+                labels=tuple(label if flag else "(padding)" for label, flag in zip(labels, real, strict=True)),
+                positions=tuple(positions[index].tolist()),
+                attended=tuple(real),
+                texts=tuple(batch.texts[index].tolist()),
+                mask=masks[index],
+                heats=(),
+                start=0,
+                total=length,
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,254 @@
+"""What a picture of attention masks holds, and the forms it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .labels import SPACE_SIGN, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IMAGE_KINDS = (".svg", ".png")
+
+
+class Cell(IntEnum):
+    """What one token is to another: it looks at it, or why it does not."""
+
+    ITSELF = 0
+    LOOKS = 1
+    LATER = 2
+    PADDING = 3
+    OTHER_TEXT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """Attention weights of one layer and head: `weights` ``[S, S]``, row by row summing to 1; head "mean" is of all."""
+
+    layer: int
+    head: int | str
+    weights: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """As a title says it."""
+        return f"layer {self.layer}, {'mean of the heads' if self.head == 'mean' else f'head {self.head}'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a batch, or a part of it.
+
+    Attributes:
+        title: what it is among the rows.
+        token_ids, labels, positions: of each token.
+        attended: false where a token is padding.
+        texts: which of the texts packed into the row each token belongs to.
+        mask: ``[S, S]`` booleans, ``mask[i, j]`` true where token i may look at token j: the model's own.
+        heats: attention weights, where asked for.
+        start: the first token shown; total: how many the row has.
+    """
+
+    title: str
+    token_ids: tuple[int, ...]
+    labels: tuple[str, ...]
+    positions: tuple[int, ...]
+    attended: tuple[bool, ...]
+    texts: tuple[int, ...]
+    mask: np.ndarray
+    heats: tuple[Heat, ...]
+    start: int
+    total: int
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def cells(self) -> np.ndarray:
+        """``[S, S]`` of :class:`Cell`: the mask, with the reason wherever it is false."""
+        import numpy as np
+
+        indices = np.arange(len(self))
+        texts = np.array(self.texts)
+        why = np.where(texts[:, None] != texts[None, :], Cell.OTHER_TEXT, Cell.LATER)
+        why = np.where(indices[None, :] > indices[:, None], Cell.LATER, why)
+        why = np.where(~np.array(self.attended, bool)[None, :], Cell.PADDING, why)
+        found = np.where(self.mask, Cell.LOOKS, why)
+        return np.where(self.mask & np.eye(len(self), dtype=bool), Cell.ITSELF, found)
+
+    def window(self, start: int, stop: int) -> Row:
+        """Tokens `start` to `stop` (excluded), counted as the row counts them."""
+        low, high = start - self.start, stop - self.start
+        part = slice(low, high)
+        return replace(
+            self,
+            token_ids=self.token_ids[part],
+            labels=self.labels[part],
+            positions=self.positions[part],
+            attended=self.attended[part],
+            texts=self.texts[part],
+            mask=self.mask[part, part],
+            heats=tuple(replace(heat, weights=heat.weights[part, part]) for heat in self.heats),
+            start=start,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMask:
+    """Who may look at whom in a model, for one text or several; ``str()`` draws it in plain text, all of it.
+
+    In a notebook it shows itself as SVG.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"AttentionMask({self.model!r}, rows={len(self.rows)}, tokens={len(self.rows[0])})"
+
+    def _repr_svg_(self) -> str:
+        return self.svg()
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``[B, S, S]`` booleans: true where the second index's token may look at the third's."""
+        import numpy as np
+
+        return np.stack([row.mask for row in self.rows])
+
+    def panels(self) -> Iterator[tuple[Row, Heat | None]]:
+        """What is drawn, one after another: each row, or each of its heat maps."""
+        for row in self.rows:
+            yield from ((row, heat) for heat in row.heats or (None,))
+
+    def title(self, row: Row, heat: Heat | None) -> str:
+        """One line above a panel."""
+        name = printable(self.model).replace(SPACE_SIGN, " ")
+        parts = [name, *([row.title] if row.title else []), *([heat.name] if heat else [])]
+        if len(row) == row.total:
+            shown = f"{row.total} token{'' if row.total == 1 else 's'}"
+        else:
+            shown = f"tokens {row.start} to {row.start + len(row) - 1} of {row.total}"
+        return f"{', '.join(parts)}: {shown}"
+
+    def window(self, start: int | None = None, stop: int | None = None) -> AttentionMask:
+        """Only the tokens from `start` to `stop` (excluded), as a Python slice counts.
+
+        Raises:
+            InputError: nothing is left.
+        """
+        row = self.rows[0]
+        total = row.total
+        low, high, _ = slice(start, stop).indices(total)
+        low, high = max(low, row.start), min(high, row.start + len(row))
+        if low >= high:
+            raise InputError(
+                f"tokens {'' if start is None else start}:{'' if stop is None else stop} are none of the {total}",
+                hint="give first:last+1, such as 0:40; negative numbers count from the end",
+            )
+        return replace(self, rows=tuple(row.window(low, high) for row in self.rows))
+
+    def spelt(self, spell: Callable[[str], str]) -> AttentionMask:
+        """With labels and the model's name as `spell` writes them: for an output that lacks letters."""
+        rows = tuple(replace(row, labels=tuple(map(spell, row.labels))) for row in self.rows)
+        return replace(self, model=spell(self.model), rows=rows)
+
+    def text(self, *, width: int | None = None, colour: bool = False, ascii_only: bool = False, more: str = "") -> str:
+        """Drawn in characters.
+
+        Args:
+            width: columns there are; more tokens than fit are left out, and a line says so. ``None`` draws all.
+            colour: with ANSI colours.
+            ascii_only: with ``#`` and ``.`` for an output that has no other characters.
+            more: said where tokens are left out: how to see them.
+        """
+        from .terminal import draw
+
+        return draw(self, width=width, colour=colour, ascii_only=ascii_only, more=more)
+
+    def svg(self) -> str:
+        """Drawn as an SVG document."""
+        from .drawing import draw
+        from .svg import to_svg
+
+        return to_svg(draw(self))
+
+    def png(self) -> bytes:
+        """Drawn as a PNG file.
+
+        Raises:
+            UnsupportedError: Pillow is not installed.
+        """
+        from .png import to_png
+
+        return to_png(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture to a file whose name ends in ``.svg`` or ``.png``; gives its path.
+
+        Raises:
+            InputError: another ending, or the file cannot be written.
+            UnsupportedError: a PNG is wanted and Pillow is not installed.
+        """
+        path = Path(path)
+        suffix = image_kind(path)
+        content = self.svg().encode("utf-8") if suffix == ".svg" else self.png()
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``polyllama mask --json`` prints it."""
+        return {"model": self.model, "rows": [_as_data(row) for row in self.rows]}
+
+
+def image_kind(path: Path) -> str:
+    """``.svg`` or ``.png``.
+
+    Raises:
+        InputError: the file's name ends otherwise.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_KINDS:
+        raise InputError(f"{str(path)!r} does not end in .svg or .png", hint="the ending decides what is written")
+    return suffix
+
+
+def _as_data(row: Row) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "title": row.title,
+        "start": row.start,
+        "total": row.total,
+        "token_ids": list(row.token_ids),
+        "tokens": list(row.labels),
+        "positions": list(row.positions),
+        "attended": [int(flag) for flag in row.attended],
+        "texts": list(row.texts),
+        "mask": row.mask.astype(int).tolist(),
+    }
+    if row.heats:
+        data["attention"] = [
+            {
+                "layer": heat.layer,
+                "head": heat.head,
+                "weights": [[round(w, 6) for w in line] for line in heat.weights.tolist()],
+            }
+            for heat in row.heats
+        ]
+    return data
