@@ -8,11 +8,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from ...core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -60,21 +63,67 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} does not go into JSON")
 
 
+def in_colour() -> bool:
+    """Whether stdout is to be written to with colours and bold; NO_COLOR (https://no-color.org) says no."""
+    return on_terminal() and not os.environ.get("NO_COLOR")
+
+
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: drawn by rich on a terminal (it honours NO_COLOR), else columns of plain text."""
+    """A table: drawn on a terminal, else columns of plain text. The first column holds names, which are never cut.
+
+    What is wider than the terminal wraps; where columns would become too narrow to read, each row is a block.
+    """
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not on_terminal():
         _print_columns([[header.upper() for header in headers], *texts])
         return
-    from rich import box
     from rich.console import Console
+
+    console = Console(highlight=False)
+    columns = [[header, *(visible(row[index]) for row in texts)] for index, header in enumerate(headers)]
+    if _readable_width(columns) <= console.width:
+        _draw_table(console, headers, columns)
+    else:
+        _print_blocks(headers, columns, console.width)
+
+
+LEAST_COLUMN = 10
+"""Columns of a terminal that a column of a table needs, unless all it holds is narrower."""
+
+
+def _readable_width(columns: Sequence[Sequence[str]]) -> int:
+    """How wide a table must be for its names to be whole and the rest to be readable."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in columns]
+    return widths[0] + sum(min(width, LEAST_COLUMN) for width in widths[1:]) + 3 * (len(widths) - 1) + 2
+
+
+def _draw_table(console: Console, headers: Sequence[str], columns: Sequence[Sequence[str]]) -> None:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headers, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for row in texts:
-        table.add_row(*(Text(visible(cell)) for cell in row))  # Text: brackets in a cell are no markup
-    Console().print(table)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold" if in_colour() else "", pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(Text(header), no_wrap=index == 0, overflow="fold")
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*map(Text, row))  # Text: brackets in a cell are no markup
+    console.print(table)
+
+
+def _print_blocks(headers: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> None:
+    """Each row as its name and, below it, what is known of it, wrapped."""
+    import textwrap
+
+    indent = "  "
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        click.echo(click.style(row[0], bold=True) if in_colour() else row[0])
+        for header, cell in zip(headers[1:], row[1:], strict=True):
+            if cell:
+                room = max(width - 2 * len(indent), LEAST_COLUMN)
+                lines = textwrap.wrap(f"{header}: {cell}", room, subsequent_indent=indent, break_on_hyphens=False)
+                click.echo("\n".join(indent + line for line in lines))
 
 
 def print_pairs(pairs: Sequence[Sequence[object]]) -> None:

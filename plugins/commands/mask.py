@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, json_option, on_terminal, print_compact_json
+from ._console import examples, in_colour, json_option, on_terminal, print_compact_json
 from ._options import LOAD_NAMES, given, load_options, model_argument, parse_overrides
 from .run import read_prompt
 
@@ -99,7 +98,7 @@ def _show(picture: AttentionMask) -> None:
     columns = shutil.get_terminal_size().columns if on_terminal() else None
     shown = picture.text(
         width=columns,
-        colour=on_terminal() and not os.environ.get("NO_COLOR"),
+        colour=in_colour(),
         ascii_only=not _can_hold("■·▁…◌"),
         more="--tokens A:B shows others, --save FILE.svg all of them, and so does a pipe (| less -S)",
     )
