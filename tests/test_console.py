@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from polyllama.plugins.commands import _console
 from polyllama.plugins.commands._console import print_table
+from rich.cells import cell_len
 from test_cli import Terminal, spawn
 
 HEADERS = ["name", "size", "source", "summary"]
@@ -44,6 +45,7 @@ def test_a_table_keeps_every_name_whole_and_every_word(
     for name, *_ in ROWS:
         assert re.search(rf"^ *{re.escape(name)}( |$)", out, re.MULTILINE), out
     assert "…" not in out
+    assert all(cell_len(line.rstrip()) <= max(width, 29) for line in out.splitlines())
     cells = [cell for row in ROWS for cell in row]
     if "─" in out:
         assert letters(out) == letters("".join(HEADERS + cells))

@@ -84,7 +84,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if _readable_width(columns) <= console.width:
         _draw_table(console, headers, columns)
     else:
-        _print_blocks(headers, columns, console.width)
+        _print_blocks(console, headers, columns)
 
 
 LEAST_COLUMN = 10
@@ -112,18 +112,17 @@ def _draw_table(console: Console, headers: Sequence[str], columns: Sequence[Sequ
     console.print(table)
 
 
-def _print_blocks(headers: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> None:
+def _print_blocks(console: Console, headers: Sequence[str], columns: Sequence[Sequence[str]]) -> None:
     """Each row as its name and, below it, what is known of it, wrapped."""
-    import textwrap
+    from rich.text import Text
 
-    indent = "  "
     for row in zip(*(column[1:] for column in columns), strict=True):
         click.echo(click.style(row[0], bold=True) if in_colour() else row[0])
         for header, cell in zip(headers[1:], row[1:], strict=True):
             if cell:
-                room = max(width - 2 * len(indent), LEAST_COLUMN)
-                lines = textwrap.wrap(f"{header}: {cell}", room, subsequent_indent=indent, break_on_hyphens=False)
-                click.echo("\n".join(indent + line for line in lines))
+                lines = Text(f"{header}: {cell}").wrap(console, max(console.width - 4, LEAST_COLUMN), overflow="fold")
+                for index, line in enumerate(lines):
+                    click.echo(f"{'    ' if index else '  '}{line.plain}")
 
 
 def print_pairs(pairs: Sequence[Sequence[object]]) -> None:
