@@ -162,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _invoke(arguments: Sequence[str] | None) -> int:
     # click's own main() would turn a closed pipe into exit code 1 and an interrupt into "Aborted!"
     instruction = os.environ.get(COMPLETION_VARIABLE)
+    cli.invoked = None
     try:
         if instruction:
             return shell_complete(cli, {}, "polyllama", COMPLETION_VARIABLE, instruction)
@@ -186,7 +187,7 @@ def _invoke(arguments: Sequence[str] | None) -> int:
 
 def _explain(error: Exception) -> int:
     if isinstance(error, PolyllamaError):
-        return _fail(f"error: {error}", FAILED)
+        return _fail(f"error: {_as_typed(str(error))}", FAILED)
     if isinstance(error, MemoryError):
         return _fail("error: out of memory; take a smaller model, dtype or quantize", FAILED)
     if isinstance(error, OSError) and error.strerror:
@@ -196,6 +197,19 @@ def _explain(error: Exception) -> int:
     plugin = cli.invoked.plugin if cli.invoked else "polyllama-builtin"
     whose = "polyllama" if plugin == "polyllama-builtin" else f"the plugin {plugin!r}"
     return _fail(f"error: {what}; this is a bug in {whose}, please report it with what POLYLLAMA_DEBUG=1 shows", BUG)
+
+
+def _as_typed(message: str) -> str:
+    """A message of the command that runs, with its options as the user types them."""
+    if cli.invoked is None:
+        return message
+    from .plugins.commands._spelling import as_typed, typed_names
+
+    try:
+        command = cli.invoked.load()
+    except PolyllamaError:  # the message is about just that
+        return message
+    return as_typed(message, typed_names(getattr(command, "params", ())))
 
 
 def _usage_error(error: click.ClickException) -> int:
@@ -228,7 +242,7 @@ def _print_warnings_in_one_line() -> None:
             shown_by_python(message, category, filename, lineno, file, line)
         elif str(message) not in said and COMPLETION_VARIABLE not in os.environ:
             said.add(str(message))
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {_as_typed(str(message))}", file=sys.stderr)
 
     warnings.showwarning = show
     if not sys.warnoptions:

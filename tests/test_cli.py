@@ -848,7 +848,7 @@ def test_run_takes_stop_strings_and_overrides(call: Callable[..., Outcome], chec
     ("options", "message"),
     [
         (["--temperature", "-1"], "temperature"),
-        (["--top-p", "2"], "top_p"),
+        (["--top-p", "2"], "--top-p"),
         (["--set", "hidden_sise=3"], "hidden_sise"),
         (["--dtype", "float12"], "dtype"),
         (["--backend", "warp"], "warp"),

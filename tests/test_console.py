@@ -7,8 +7,11 @@ import re
 from collections import Counter
 
 import pytest
+from polyllama.__main__ import main
+from polyllama.core.plugins import plugin_manager
 from polyllama.plugins.commands import _console
 from polyllama.plugins.commands._console import print_table
+from polyllama.plugins.commands._spelling import as_typed, typed_names
 from rich.cells import cell_len
 from test_cli import Terminal, spawn
 
@@ -74,3 +77,53 @@ def test_listings_in_a_terminal_name_everything(command: str, width: int) -> Non
 def test_no_color_means_no_escapes_at_all(command: str, width: str) -> None:
     assert "\x1b[1m" in Terminal(command, interrupts=False, COLUMNS=width, NO_COLOR="").finish()[1]
     assert "\x1b" not in Terminal(command, interrupts=False, COLUMNS=width, NO_COLOR="1").finish()[1]
+
+
+# (c) options as they are typed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-new-tokens", "-1"), "--max-new-tokens is -1; wanted"),
+        (("--temperature", "-1"), "--temperature is -1.0; wanted"),
+        (("--min-new-tokens", "9", "--max-new-tokens", "3"), "--min-new-tokens 9 is more than --max-new-tokens 3"),
+        (("--no-repeat-ngram-size", "-2"), "--no-repeat-ngram-size is -2"),
+        (("--dtype", "foo"), "--dtype must be auto, float64"),
+        (("--revision", "x"), "leave --revision out, or name"),
+        (("--set", "max_new_tokens=3"), "--set max_new_tokens: it is an option, --max-new-tokens."),
+        (
+            ("--set", "num_hidden_layer=3"),
+            "--set num_hidden_layer: no field of a model's configuration is called so; did",
+        ),
+        (("--set", "lod_format=dummy"), "did you mean --load-format?"),
+        (("--set", "zebra=1"), "error: --set zebra: no field of a model's configuration is called so\n"),
+        (("--set", "hidden_act=zebra"), 'config.json: hidden_act="zebra" is not known'),
+    ],
+)
+def test_mistakes_in_options_are_named_as_typed(
+    options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "tiny", "x", "--backend", "reference", *options]) in (1, 2)
+    err = capsys.readouterr().err
+    assert said in err
+    assert not re.search(r"max_new|min_new|ngram_size|load_format", err.replace("--set max_new_tokens", ""))
+
+
+def test_only_what_is_an_option_is_respelt() -> None:
+    names = typed_names(plugin_manager().commands()["run"].load().params)
+    for message, wanted in {
+        "give max_new_tokens, or a larger max_length": "give --max-new-tokens, or a larger max_length",
+        "do_sample=True and temperature=0 contradict": "do_sample=True and --temperature 0 contradict",
+        "max_new_tokens=9 (from generation_config.json) is": "max_new_tokens=9 (from generation_config.json) is",
+        "/a/top_k/x.json: top_k is -1": "/a/top_k/x.json: top_k is -1",
+        "try dtype='float32'": "try --dtype float32",
+        "task=None or task='causal-lm'": "no --task or --task causal-lm",
+        "backend 'torch' cannot run here": "backend 'torch' cannot run here",
+        "the backend is broken; the seed too": "the backend is broken; the seed too",
+        "stop='two words'": "--stop 'two words'",
+        "lower max_new_tokens.": "lower --max-new-tokens.",
+        "model.top_k.weight, 'top_k', x_top_k": "model.top_k.weight, 'top_k', x_top_k",
+    }.items():
+        assert as_typed(message, names) == wanted
+    assert as_typed("max_new_tokens is -1", {}) == "max_new_tokens is -1"

@@ -146,7 +146,7 @@ def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
             raise click.UsageError(f"--set gives {name} twice")
         if name in NO_FIELDS:
             raise click.UsageError(f"--set {name}: it is no field of a model's configuration")
-        if name in LOAD_NAMES:
+        if name in LOAD_NAMES or name in GENERATION_NAMES:
             raise click.UsageError(f"--set {name}: it is an option, --{name.replace('_', '-')}")
         try:
             found[name] = json.loads(value)

@@ -12,6 +12,7 @@ import click
 from ...core.errors import PolyllamaError, TokenizerError
 from ._console import examples, standard_input, write_text
 from ._options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
+from ._spelling import as_typed, typed_names
 from .run import speed, stream_text
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _answer_once(conversation: Conversation, message: str) -> None:
     except KeyboardInterrupt:
         print("(stopped; your message and this answer are forgotten)", file=sys.stderr)
     except PolyllamaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error), typed_names(chat.params))}", file=sys.stderr)
 
 
 def _keep_history() -> Path | None:
