@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.generation import Generation
     from .core.hookspecs import hookimpl
-    from .core.model import Llama, LlamaForCausalLM, LlamaModel
+    from .core.model import Llama
+    from .core.named_models import (
+        LlamaForCausalLM,
+        LlamaForQuestionAnswering,
+        LlamaForSequenceClassification,
+        LlamaForTokenClassification,
+        LlamaModel,
+    )
     from .core.tokenizer import LlamaTokenizer, LlamaTokenizerFast
 
 __version__ = "0.1.0"
@@ -30,8 +37,11 @@ _EXPORTS = {
     "FlaxLlamaForCausalLM": "backends.jax.flax_names",
     "FlaxLlamaModel": "backends.jax.flax_names",
     "Llama": "core.model",
-    "LlamaForCausalLM": "core.model",
-    "LlamaModel": "core.model",
+    "LlamaForCausalLM": "core.named_models",
+    "LlamaForQuestionAnswering": "core.named_models",
+    "LlamaForSequenceClassification": "core.named_models",
+    "LlamaForTokenClassification": "core.named_models",
+    "LlamaModel": "core.named_models",
     "LlamaConfig": "core.config",
     "RopeParameters": "core.config",
     "LlamaTokenizer": "core.tokenizer",
@@ -50,6 +60,9 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LlamaForQuestionAnswering",
+    "LlamaForSequenceClassification",
+    "LlamaForTokenClassification",
     "LlamaModel",
     "LlamaTokenizer",
     "LlamaTokenizerFast",

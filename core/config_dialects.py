@@ -157,9 +157,13 @@ class Reading:
             kept = self.loose | {"rope_theta", "partial_rotary_factor"}
             merged.rope = {name: value for name, value in self.rope.items() if name in kept}
         if any(name in over.values for name in LABEL_FIELDS):
-            # One of the three decides; an older one of the others would only contradict it.
-            for name in LABEL_FIELDS:
-                merged.values.pop(name, None)
+            # One of the three decides; an older one of the others would only contradict it. But a number of labels
+            # that there already is does not take away their names.
+            names = self.values.get("id2label")
+            keeps = set(LABEL_FIELDS) & set(over.values) == {"num_labels"} and isinstance(names, Mapping)
+            if not (keeps and len(names or ()) == over.values["num_labels"]):
+                for name in LABEL_FIELDS:
+                    merged.values.pop(name, None)
         merged.values |= over.values
         merged.rope |= over.rope
         merged.origins |= over.origins

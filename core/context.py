@@ -28,6 +28,8 @@ class Context:
         frequencies: per rope node, ``[B or 1, rotary_dim / 2]`` float32 inverse frequencies in native form.
         overrides: node type -> the backend's own way to run it; types not listed run by their own definition.
         hidden_states, attentions: lists that collect what was asked for, or ``None``.
+        input_ids: for heads, ``[B, S]`` ids of the new tokens; ``None`` where embeddings were given.
+        attended: for heads, ``[B, S]`` booleans, what the attention mask says of the new tokens; ``None`` without one.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Context:
         self.hidden_states: list[Array] | None = [] if output_hidden_states else None
         self.attentions: list[Array] | None = [] if output_attentions else None
         self.observe = observe
+        self.input_ids: Array | None = None
+        self.attended: Array | None = None
         self._tables: dict[int, tuple[Array, Array]] = {}
 
     def run(self, node: Node, x: Array) -> Array:

@@ -21,6 +21,7 @@ from .rope import Rope
 if TYPE_CHECKING:
     import numpy as np
 
+    from .config import LlamaConfig
     from .task import Task
 
 
@@ -64,13 +65,22 @@ class Engine:
 
 @dataclass(frozen=True)
 class Request:
-    """The native inputs of one forward pass; see :meth:`polyllama.core.model.Llama.forward` for their meaning."""
+    """The native inputs of one forward pass; see :meth:`polyllama.core.model.Llama.forward` for their meaning.
+
+    Attributes:
+        attended: ``[B, S]`` booleans, what a mask says of the new tokens; given where `attention_mask` may have been
+            dropped for masking nothing, as heads that pool care whether there was one.
+        labels: by the names that the task takes.
+        config: handed to the task's loss.
+    """
 
     input_ids: Array | None = None
     inputs_embeds: Array | None = None
     attention_mask: Array | None = None
     position_ids: Array | None = None
-    labels: Array | None = None
+    attended: Array | None = None
+    labels: Mapping[str, Array] = field(default_factory=dict)
+    config: LlamaConfig | None = None
     output_hidden_states: bool = False
     output_attentions: bool = False
     logits_to_keep: int | Array = 0
@@ -116,7 +126,16 @@ def forward(
         hidden, ctx = _trunk(engine, graph, request, cache, layout, None, _embed(engine, graph, request, layout))
     if cache is not None:
         cache.advance(new, layout.key_mask)
+    ctx.input_ids, ctx.attended = request.input_ids, _attended(request, layout, past)
     return _finish(graph, task, request, cache, hidden, ctx)
+
+
+def _attended(request: Request, layout: Layout, past: int) -> Array | None:
+    """What the mask says of the new tokens. One of four dimensions does not say which tokens are padding."""
+    if request.attended is not None:
+        return request.attended
+    four_dimensional = request.attention_mask is not None and request.attention_mask.ndim == 4
+    return None if four_dimensional or layout.key_mask is None else layout.key_mask[:, past:]
 
 
 def _finish(
@@ -126,8 +145,8 @@ def _finish(
     raw = kept if graph.head is None else ctx.run(graph.head, kept)
     fields = task.outputs(ctx, raw, hidden)
     loss = None
-    if request.labels is not None:
-        loss = task.loss(ctx.xp, fields, request.labels, **request.loss_options)
+    if request.labels:
+        loss = task.loss(ctx.xp, fields, **request.labels, config=request.config, **request.loss_options)
     return task.output(
         loss=loss,
         past_key_values=cache,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import ConfigError
+from .text_tokens import text_tokens
 
 if TYPE_CHECKING:
     from .context import Context
@@ -322,6 +323,66 @@ class Decoder(Node):
         x = ctx.run(self.norm, x)
         ctx.keep_hidden(x)
         return x
+
+
+@dataclass(frozen=True)
+class Chain(Node):
+    """Nodes one after the other, each on what the one before gave."""
+
+    steps: tuple[Node, ...]
+
+    def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
+        for step in self.steps:
+            x = ctx.run(step, x)
+        return x
+
+
+@dataclass(frozen=True)
+class Dropout(Node):
+    """While training, 0 with probability `p`, and the rest scaled by ``1 / (1 - p)``; otherwise the input as it is.
+
+    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting" (JMLR 15).
+    """
+
+    p: float
+
+    def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
+        return ctx.dropout(x, self.p)
+
+
+POOLINGS = ("last", "mean")
+
+
+@dataclass(frozen=True)
+class Pool(Node):
+    """One vector per row: its last token of text, or the mean over all of them. ``[B, S, E] -> [B, E]``.
+
+    The mean is in float32 and cast back. Which tokens are text and which are padding is
+    :func:`~polyllama.core.text_tokens.text_tokens`'s to say.
+    """
+
+    pooling: str = "last"
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"graph: pooling {self.pooling!r} is not known", hint=f"one of {', '.join(POOLINGS)}")
+
+    def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
+        batch, length, size = x.shape
+        text = text_tokens(ctx.input_ids, ctx.attended, self.pad_token_id, batch)
+        if text is None:  # a single row, all of it text
+            return x[:, -1, :] if self.pooling == "last" else xp.astype(xp.mean(ctx.widen(x), axis=1), x.dtype)
+        if self.pooling == "mean":
+            wide = ctx.widen(x)
+            total = xp.sum(xp.where(text[:, :, None], wide, xp.zeros_like(wide)), axis=1)
+            return xp.astype(total / xp.sum(xp.astype(text, wide.dtype), axis=1)[:, None], x.dtype)
+        # Running sums of ones number the places, on whichever device the row is.
+        ones = xp.ones_like(xp.astype(text, xp.int32))
+        places = xp.cumulative_sum(ones, axis=1) - 1
+        last = xp.max(xp.where(text, places, xp.zeros_like(places)), axis=1)
+        rows = xp.cumulative_sum(ones[:, 0], axis=0) - 1
+        return xp.take(xp.reshape(x, (batch * length, size)), rows * length + last, axis=0)
 
 
 @dataclass(frozen=True)

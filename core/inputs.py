@@ -6,11 +6,14 @@ each row what it gets alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .cache import Cache
 from .errors import InputError
+from .labels import read_labels
+from .text_tokens import check_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,14 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostInputs:
-    """Inputs of one forward pass as checked NumPy arrays; see :func:`read_inputs`."""
+    """Inputs of one forward pass as checked NumPy arrays; see :func:`read_inputs`.
+
+    Attributes:
+        attention_mask: ``None`` also where it masks nothing.
+        attended: ``[B, S]`` booleans, what a mask of two dimensions says of the new tokens; ``None`` without one.
+        labels: by the names that the task takes.
+    """
 
     input_ids: np.ndarray | None
     inputs_embeds: np.ndarray | None
     attention_mask: np.ndarray | None
     position_ids: np.ndarray | None
-    labels: np.ndarray | None
+    labels: Mapping[str, np.ndarray]
     logits_to_keep: int | np.ndarray
+    attended: np.ndarray | None
 
 
 def read_inputs(
@@ -41,7 +51,7 @@ def read_inputs(
     inputs_embeds: Any,
     attention_mask: Any,
     position_ids: Any,
-    labels: Any,
+    labels: Mapping[str, Any],
     logits_to_keep: Any,
 ) -> HostInputs:
     """Check the inputs of a forward pass, nested lists or arrays, and give them as NumPy.
@@ -49,11 +59,13 @@ def read_inputs(
     Raises:
         InputError: anything of the wrong shape, type or range; the message names the argument and the value.
     """
+    import numpy as np
+
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
     check_cache(cache)
-    ids = embeds = mask = None
+    ids = embeds = mask = attended = None
     if input_ids is not None:
         ids = as_integers(input_ids, "input_ids")
         check_ids(ids, config.vocab_size)
@@ -65,13 +77,25 @@ def read_inputs(
     if attention_mask is not None:
         past = cache.length if cache is not None else 0
         # With a cache more tokens may follow, so a row may be all padding so far.
-        mask = check_mask(as_mask(attention_mask), batch, new, past, rows_may_be_empty=cache is not None)
-    if labels is not None:
-        labels = as_integers(labels, "labels")
-        if task.generates:
-            check_labels(labels, config.vocab_size)
+        given_mask = as_mask(attention_mask)
+        mask = check_mask(given_mask, batch, new, past, rows_may_be_empty=cache is not None)
+        attended = given_mask[:, -new:].astype(bool) if given_mask.ndim == 2 else None
+    if task.whole_texts and cache is not None and cache.length:
+        raise InputError(f"task {task.name!r} wants whole texts, not what comes after a cache", hint="give all tokens")
+    if task.pools:
+        check_text(ids, attended, config.pad_token_id, batch)
+    found = read_labels(task, labels)
+    if found:
+        tokens = np.ones((batch, new), bool) if attended is None else attended
+        task.check_labels(config, found, tokens)
     return HostInputs(
-        ids, embeds, mask, check_positions(position_ids, batch, new), labels, check_keep(logits_to_keep, task, new)
+        ids,
+        embeds,
+        mask,
+        check_positions(position_ids, batch, new),
+        found,
+        check_keep(logits_to_keep, task, new),
+        attended,
     )
 
 
@@ -229,14 +253,6 @@ def check_positions(position_ids: Any, batch: int, new: int) -> np.ndarray | Non
     if int(positions.min()) < 0:
         raise InputError(f"position_ids holds {int(positions.min())}, positions start at 0")
     return positions
-
-
-def check_labels(labels: np.ndarray, vocab_size: int) -> None:
-    """Refuse labels that are neither -100 nor a token id."""
-    wrong = (labels != -100) & ((labels < 0) | (labels >= vocab_size))
-    if wrong.any():
-        value = int(labels[wrong][0])
-        raise InputError(f"labels hold {value}, outside the vocabulary of {vocab_size}", hint="-100 marks ignored ones")
 
 
 @dataclass(frozen=True)

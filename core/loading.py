@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +78,12 @@ def describe(
     """
     settings = settings if settings is not None else load_settings()
     overrides = dict(config_overrides or {})
-    check_overrides(overrides)
     if not isinstance(source, (str, os.PathLike, LlamaConfig)):
         raise InputError(f"a model is named by text or a path, not by a {type(source).__name__}")
     if task is not None and (not isinstance(task, str) or not task):
         raise InputError(f"task is {task!r}", hint="give a name such as 'causal-lm', or leave it out")
     plugins = plugin_manager(settings)
+    check_overrides(overrides, () if task is None else _named_task(plugins, task).options)
     if load_format == "auto":
         load_format = settings.load_format
     checkpoint = folder = None
@@ -128,19 +128,24 @@ def _warn_of_other_architectures(config: LlamaConfig) -> None:
         )
 
 
-_LOAD_ARGUMENTS = ("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline")
+_LOAD_ARGUMENTS = (
+    *("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline", "seed", "fresh_head"),
+)
 _CONFIG_SPELLINGS = ("rope_theta", "rope_scaling", "torch_dtype", "num_labels", "partial_rotary_factor")
 
 
-def check_overrides(overrides: Mapping[str, Any]) -> None:
+def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -> None:
     """Refuse arguments that are no config fields: in a file an unknown key is kept, in a call it is a mistake.
+
+    Args:
+        options: further names, which the task takes.
 
     >>> check_overrides({"load_fromat": "dummy"})
     Traceback (most recent call last):
     ...
     polyllama.core.errors.InputError: load has no argument 'load_fromat'; did you mean 'load_format'?
     """
-    fields = {*LlamaConfig.model_fields, *_CONFIG_SPELLINGS} - {"extra"}
+    fields = {*LlamaConfig.model_fields, *_CONFIG_SPELLINGS, *options} - {"extra"}
     for name in overrides:
         if name in fields:
             continue
@@ -162,9 +167,13 @@ def load(
     revision: str | None,
     load_format: str,
     offline: bool | None,
+    seed: int | None,
+    fresh_head: bool,
     config_overrides: Mapping[str, Any],
 ) -> Loaded:
     """See :meth:`polyllama.core.model.Llama.load`."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise InputError(f"seed is {seed!r}, wanted an integer from 0 up")
     if quantize is not None:
         raise UnsupportedError(
             f"quantize={quantize!r}: this version runs weights as they are stored", hint="leave quantize out"
@@ -183,9 +192,8 @@ def load(
     )
     choice = choose_backend(settings.backend, described.plugins.backends(), settings.device)
     options = RealizeOptions(dtype=settings.dtype, device=choice.device, threads=settings.threads)
-    model = choice.backend.realize(
-        described.graph, _weights(described, settings), options, config=described.config, task=described.task
-    )
+    weights = _weights(described, settings, seed=seed, fresh_head=fresh_head)
+    model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
     return Loaded(
         described.name,
         described.folder,
@@ -198,27 +206,32 @@ def load(
     )
 
 
-def _weights(described: Described, settings: Settings) -> Mapping[str, np.ndarray]:
+def _weights(
+    described: Described, settings: Settings, *, seed: int | None = None, fresh_head: bool = False
+) -> Mapping[str, np.ndarray]:
     from .checkpoint import check, dummy_weights, weights_from
 
     parameters = described.graph.parameters()
     config, checkpoint = described.config, described.checkpoint
+    seed = seed if seed is not None else settings.seed or 0
+    head = [p.name for p in parameters if p.role.startswith("head")]
+    if fresh_head and not head:
+        raise InputError(f"fresh_head: task {described.task.name!r} has no head weights here", hint="leave it out")
     if checkpoint is None:
         dtype = config.dtype or "float32"
         if settings.dtype != "auto":
             dtype = settings.dtype
         numpy_dtype(dtype)  # an unknown name is an error here, not in the middle of a backend
-        return dummy_weights(
-            parameters, seed=settings.seed or 0, dtype=dtype, initializer_range=config.initializer_range
-        )
-    weight_map = check(checkpoint, parameters, config=config)
-    return weights_from(
+        return dummy_weights(parameters, seed=seed, dtype=dtype, initializer_range=config.initializer_range)
+    anew = head if fresh_head else []
+    weight_map = check(
         checkpoint,
         parameters,
-        weight_map,
-        seed=settings.seed or 0,
-        initializer_range=config.initializer_range,
+        config=config,
+        ignore=sorted({f"{name.partition('.')[0]}.*" for name in anew}),
+        fresh=anew,
     )
+    return weights_from(checkpoint, parameters, weight_map, seed=seed, initializer_range=config.initializer_range)
 
 
 def find_task(plugins: Plugins, name: str | None, config: LlamaConfig) -> Task:
@@ -231,7 +244,7 @@ def find_task(plugins: Plugins, name: str | None, config: LlamaConfig) -> Task:
     from .hookspecs import TaskDescriptor
 
     if name is not None:
-        return instantiate(plugins.find(TaskDescriptor, name).load())
+        return _named_task(plugins, name)
     for architecture in config.architectures or ():
         descriptor = plugins.task_for_architecture(architecture)
         if descriptor is not None:
@@ -242,6 +255,12 @@ def find_task(plugins: Plugins, name: str | None, config: LlamaConfig) -> Task:
             hint=f"name one yourself: task={', '.join(sorted(plugins.tasks()))}",
         )
     return instantiate(plugins.find(TaskDescriptor, DEFAULT_TASK).load())
+
+
+def _named_task(plugins: Plugins, name: str) -> Task:
+    from .hookspecs import TaskDescriptor
+
+    return instantiate(plugins.find(TaskDescriptor, name).load())
 
 
 def instantiate(task: Any) -> Task:

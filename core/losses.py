@@ -1,4 +1,8 @@
-"""Losses, written once in array-API terms, differentiable wherever the framework is."""
+"""Losses, written once in array-API terms, differentiable wherever the framework is.
+
+Each is a mean over what counts. With `num_items` it is the sum divided by that number instead, as gradient accumulation
+over unequal batches needs. Where nothing counts the mean is 0 / 0, so NaN, as everywhere else.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +48,42 @@ def causal_lm_loss(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> 
     vocabulary = logits.shape[-1]
     predictions = xp.reshape(logits[:, :-1, :], (-1, vocabulary))
     return cross_entropy(xp, predictions, xp.reshape(labels[:, 1:], (-1,)), num_items)
+
+
+def mean_squared_error(xp: Any, predictions: Any, targets: Any, num_items: Any = None) -> Any:
+    """Mean of squared differences of two arrays of one shape."""
+    squares = (predictions - targets) ** 2
+    return xp.mean(squares) if num_items is None else xp.sum(squares) / num_items
+
+
+def binary_cross_entropy(xp: Any, logits: Any, targets: Any, num_items: Any = None) -> Any:
+    """Mean cross entropy of independent yes/no answers: `logits` against `targets` from 0 to 1, of one shape.
+
+    ``-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x))`` is ``max(x, 0) - x t + log(1 + exp(-|x|))``, in which nothing
+    overflows and nothing small is taken from something large.
+
+    >>> import numpy as np
+    >>> round(float(binary_cross_entropy(np, np.array([1000.0, 0.0]), np.array([1.0, 0.5]))), 4)
+    0.3466
+    """
+    positive = logits > 0
+    # Spelled out rather than maximum and abs: at 0, where a new head may start, their gradients would be wrong.
+    largest = xp.where(positive, logits, xp.zeros_like(logits))
+    losses = largest - logits * targets + xp.log1p(xp.exp(xp.where(positive, -logits, logits)))
+    return xp.mean(losses) if num_items is None else xp.sum(losses) / num_items
+
+
+def span_loss(
+    xp: Any, start_logits: Any, end_logits: Any, start_positions: Any, end_positions: Any, num_items: Any = None
+) -> Any:
+    """Mean of two cross entropies ``[B, S]``: where a span starts and where it ends.
+
+    Positions ``[B]`` before the first token or after the last are ignored: an answer that a cut text has lost, or none.
+    """
+    length = start_logits.shape[-1]
+
+    def one(logits: Any, positions: Any) -> Any:
+        inside = (positions >= 0) & (positions < length)
+        return cross_entropy(xp, logits, xp.where(inside, positions, xp.full_like(positions, IGNORE_INDEX)), num_items)
+
+    return (one(start_logits, start_positions) + one(end_logits, end_positions)) / 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .dtypes import name_of
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
+from .labels import split_labels
 from .loading import Loaded, load
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Llama:
         revision: str | None = None,
         load_format: str = "auto",
         offline: bool | None = None,
+        seed: int | None = None,
+        fresh_head: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """Load a model by registry name, Hub repository id or local path.
@@ -73,14 +76,21 @@ class Llama:
                 ``load_format="dummy"``.
             backend: ``"torch"``, ``"torch:cuda"``, ``"reference"`` ...; by default what the settings say, else the best
                 that can run here.
-            task: the head; by default what the checkpoint's ``architectures`` says.
+            task: the head: ``"causal-lm"``, ``"base"``, ``"sequence-classification"``, ``"token-classification"``,
+                ``"question-answering"``, ``"embedding"`` or a plugin's; by default what the checkpoint's
+                ``architectures`` says.
             dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``, or a framework's own.
             device: a device of the backend.
             quantize: not offered in this version.
             revision: branch, tag or commit of a Hub repository.
             load_format: ``"auto"``, a checkpoint format, or ``"dummy"`` for seeded random weights from a config alone.
             offline: use only what is on this machine.
-            config_overrides: fields of :class:`LlamaConfig` to change, e.g. ``max_position_embeddings=8192``.
+            seed: of weights that are not read: of all with ``"dummy"``, of a head that the checkpoint lacks. They are
+                normal with standard deviation ``config.initializer_range``, biases 0. By default the settings' seed,
+                else 0.
+            fresh_head: start a new head though the checkpoint has one, e.g. for another number of labels.
+            config_overrides: fields of :class:`LlamaConfig` to change, e.g. ``num_labels=3``; options of the `task`,
+                e.g. ``pooling="last"`` of ``"embedding"``.
 
         Raises:
             PolyllamaError: one line that says what is wrong and what to do.
@@ -101,6 +111,8 @@ class Llama:
                 revision=revision,
                 load_format=load_format,
                 offline=offline,
+                seed=seed,
+                fresh_head=fresh_head,
                 config_overrides=config_overrides,
             )
         )
@@ -205,13 +217,14 @@ class Llama:
             position_ids: ``[B or 1, S]``; by default each token's count of attended tokens before it.
             inputs_embeds: ``[B, S, hidden_size]`` instead of `input_ids`.
             past_key_values: the cache of an earlier output; only the new tokens are given then.
-            labels: ``[B, S]`` token ids for the loss, -100 ignored; shifted inside.
+            labels: what the task's loss is to be against: for a language model ``[B, S]`` token ids, -100 ignored,
+                shifted inside. Question answering has ``start_positions`` and ``end_positions`` instead.
             use_cache: give a cache back as ``past_key_values``.
             output_hidden_states: give the embeddings and every layer's output, the last after the final norm.
             output_attentions: give every layer's probabilities ``[B, heads, S, past + S]``.
             logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
             return_dict: ``False`` gives a plain tuple.
-            options: for the loss, ``num_items_in_batch``.
+            options: the task's labels under other names; for the loss, ``num_items_in_batch``.
 
         Returns:
             The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.
@@ -223,9 +236,7 @@ class Llama:
         >>> llm.forward([[1, 5, 9]]).numpy()["logits"].shape
         (1, 3, 1792)
         """
-        unknown = set(options) - {"num_items_in_batch", "observe"}
-        if unknown:
-            raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+        split_labels(self._loaded.task, labels, options)  # whatever a backend makes of what it does not know
         output: ModelOutput = self.model.forward(
             input_ids,
             attention_mask=attention_mask,
@@ -447,15 +458,3 @@ def _unpadded(input_ids: Any, attention_mask: Any) -> list[list[int]]:
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
     return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-
-
-class LlamaForCausalLM(Llama):
-    """A language model: ``LlamaForCausalLM.from_pretrained(path, backend="torch")``."""
-
-    _task = "causal-lm"
-
-
-class LlamaModel(Llama):
-    """The bare trunk, without a head: hidden states out."""
-
-    _task = "base"

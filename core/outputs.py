@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +25,7 @@ class ModelOutput:
 
     def keys(self) -> tuple[str, ...]:
         """Names of the fields that are there."""
-        return tuple(
-            f.name for f in dataclasses.fields(self) if f.name != "to_numpy" and getattr(self, f.name) is not None
-        )
+        return tuple(name for name in _order(type(self)) if getattr(self, name) is not None)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are there, in order."""
@@ -79,14 +78,19 @@ class ModelOutput:
         }
 
 
+@functools.cache
+def _order(kind: Any) -> tuple[str, ...]:
+    """The documented order: the loss, then the task's own fields, then the rest."""
+    common = tuple(f.name for f in dataclasses.fields(ModelOutput) if f.name != "to_numpy")
+    own = tuple(f.name for f in dataclasses.fields(kind) if f.name not in (*common, "to_numpy"))
+    return (common[0], *own, *common[1:])
+
+
 @dataclass
 class BaseModelOutput(ModelOutput):
     """Output of the bare trunk: ``last_hidden_state`` ``[B, S, hidden_size]`` after the final norm."""
 
     last_hidden_state: Any = None
-
-    def keys(self) -> tuple[str, ...]:
-        return _ordered(super().keys(), "last_hidden_state")
 
 
 @dataclass
@@ -95,10 +99,31 @@ class CausalLMOutput(ModelOutput):
 
     logits: Any = None
 
-    def keys(self) -> tuple[str, ...]:
-        return _ordered(super().keys(), "logits")
+
+@dataclass
+class SequenceClassifierOutput(ModelOutput):
+    """Output of a classifier of texts: ``logits`` ``[B, num_labels]`` in float32 (float64 in the reference)."""
+
+    logits: Any = None
 
 
-def _ordered(keys: tuple[str, ...], main: str) -> tuple[str, ...]:
-    """Loss first, then the task's own result, then the rest: the documented order of the tuple form."""
-    return tuple(sorted(keys, key=lambda name: (name != "loss", name != main)))
+@dataclass
+class TokenClassifierOutput(ModelOutput):
+    """Output of a classifier of tokens: ``logits`` ``[B, S, num_labels]`` in float32 (float64 in the reference)."""
+
+    logits: Any = None
+
+
+@dataclass
+class QuestionAnsweringOutput(ModelOutput):
+    """Where an answer may start and end: ``start_logits`` and ``end_logits`` ``[B, S]``, in float32 as the others."""
+
+    start_logits: Any = None
+    end_logits: Any = None
+
+
+@dataclass
+class EmbeddingOutput(ModelOutput):
+    """Texts as vectors of length 1: ``embeddings`` ``[B, hidden_size]``, in float32 as the others."""
+
+    embeddings: Any = None

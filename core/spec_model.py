@@ -10,6 +10,7 @@ from .cache import Cache, ConcatenatingCache
 from .checkpoint.base import TensorInfo
 from .forward import Engine, Request, forward, length_ropes
 from .inputs import check_num_items, read_inputs
+from .labels import split_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,7 @@ class SpecModel:
         **options: Any,
     ) -> ModelOutput:
         """See :meth:`polyllama.core.model.Llama.forward`."""
+        given_labels, options = split_labels(self.task, labels, options)
         cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
         given = read_inputs(
             self.config,
@@ -74,7 +76,7 @@ class SpecModel:
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            labels=labels,
+            labels=given_labels,
             logits_to_keep=logits_to_keep,
         )
         check_num_items(options.get("num_items_in_batch"))
@@ -84,7 +86,9 @@ class SpecModel:
             inputs_embeds=self._embeds(given.inputs_embeds),
             attention_mask=self._native(given.attention_mask),
             position_ids=self._native(given.position_ids),
-            labels=self._native(given.labels),
+            attended=self._native(given.attended),
+            labels={name: self._as_array(array) for name, array in given.labels.items()},
+            config=self.config,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             logits_to_keep=keep if isinstance(keep, int) else self._as_array(keep),

@@ -43,6 +43,32 @@ def polyllama_tasks() -> list[TaskDescriptor]:
             "the trunk alone: hidden states",
             architectures=("LlamaModel",),
         ),
+        TaskDescriptor(
+            "sequence-classification",
+            "polyllama.plugins.tasks.sequence_classification:SequenceClassification",
+            "labels or a score for a whole text",
+            architectures=("LlamaForSequenceClassification",),
+            aliases=("text-classification",),
+        ),
+        TaskDescriptor(
+            "token-classification",
+            "polyllama.plugins.tasks.token_classification:TokenClassification",
+            "a label for every token",
+            architectures=("LlamaForTokenClassification",),
+        ),
+        TaskDescriptor(
+            "question-answering",
+            "polyllama.plugins.tasks.question_answering:QuestionAnswering",
+            "where in a text the answer to a question is",
+            architectures=("LlamaForQuestionAnswering",),
+        ),
+        TaskDescriptor(
+            "embedding",
+            "polyllama.plugins.tasks.embedding:Embedding",
+            "a text as a vector of length 1",
+            architectures=("LlamaForEmbedding",),
+            aliases=("feature-extraction",),
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Every installed task head, whoever's it is: each output field, and its loss where labels of a usual form do."""
+"""Every installed task head, whoever's it is: each output field, and its loss for each usual form of labels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .checks_models import left_padded
 from .checks_passes import widened
 from .measure import Measurement, compare, failure
 from .oracle import spec_model
-from .probes import IDS, LENGTH, Probe, make
+from .probes import IDS, LENGTH, SIZES, Probe, make
 
 ROWS = [IDS[0], IDS[1][:13]]
 LABELS = 3
 
 
 @functools.cache
-def _probe(name: str, loader: Callable[[], Any]) -> Probe:
+def _probe(name: str, loader: Callable[[], Any], labels: int = LABELS) -> Probe:
     from ..core.loading import instantiate
 
-    return make(f"task.{name}", instantiate(loader()), num_labels=LABELS)
+    return make(f"task.{name}", instantiate(loader()), num_labels=labels)
 
 
 def task_checks() -> dict[str, Check]:
@@ -35,7 +35,7 @@ def task_checks() -> dict[str, Check]:
 
     found = {}
     for name, descriptor in plugin_manager().tasks().items():
-        summary = f"task {name!r}: every output field and its loss"
+        summary = f"task {name!r}: every output field, and its loss for each form of labels it takes"
         found[f"task.{name}"] = Check(f"task.{name}", summary, _runner(name, descriptor.load))
     return found
 
@@ -48,19 +48,32 @@ def _runner(name: str, load: Callable[[], Any]) -> Callable[[Candidate], Iterato
             yield failure(f"the task cannot be made: {describe_exception(error)}")
             return
         yield from _fields(candidate, p)
-        yield from _loss(candidate, p)
+        yield from _losses(candidate, p)
+        single = _probe(name, load, 1)
+        if single.graph != p.graph:  # a head with one output per label: with one alone, scores are the labels
+            yield from _losses(candidate, single)
 
     return run
 
 
-def _fields(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
+def _inputs() -> Iterator[dict[str, Any]]:
+    """Rows of one length; padded left with a mask; padded right and told by the id; ending in a real padding id."""
+    yield {"input_ids": IDS}
     ids, mask = left_padded(ROWS, LENGTH)
-    for inputs in ({"input_ids": IDS}, {"input_ids": ids, "attention_mask": mask}):
+    yield {"input_ids": ids, "attention_mask": mask}
+    padded = IDS.copy()
+    padded[1, 13:] = SIZES["pad_token_id"]
+    yield {"input_ids": padded}
+    yield {"input_ids": padded, "attention_mask": np.ones_like(padded)}
+
+
+def _fields(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
+    for inputs in _inputs():
         found, wanted = candidate.run(p, **inputs), candidate.oracle(p, **inputs)
         if set(found) != set(wanted):
             yield failure(f"fields {', '.join(sorted(found))}, wanted {', '.join(sorted(wanted))}")
             continue
-        real = inputs.get("attention_mask", np.ones(ids.shape)) == 1
+        real = inputs.get("attention_mask", np.ones(inputs["input_ids"].shape)) == 1
         for name, value in wanted.items():
             here = found[name]
             if here.shape[:2] == real.shape:  # what stands at a padding is nobody's business
@@ -69,19 +82,33 @@ def _fields(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
                 yield compare(here, value, name)
 
 
-def _loss(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
-    """The loss for the first form of labels that the task takes; a task may have none."""
-    rng = np.random.default_rng(4)
-    forms = (rng.integers(0, LABELS, IDS.shape), rng.integers(0, LABELS, len(IDS)))
-    for labels in forms:
+def _forms(p: Probe) -> Iterator[dict[str, Any]]:
+    """Labels of every usual form, by the names the task takes: per token or row, numbers of labels or values.
+
+    Several labels (where a span starts and ends) rise, and one of each is ignored.
+    """
+    rng, names, count = np.random.default_rng(4), p.task.labels, p.config.num_labels
+    per_token = np.sort(rng.integers(0, count, (len(names), *IDS.shape)), axis=0)
+    per_row = np.sort(rng.integers(0, LABELS, (len(names), len(IDS))), axis=0)
+    per_token[:, 0, 3:7], ignoring = -100, per_row.copy()
+    ignoring[:, 1] = -100
+    values = rng.uniform(0, 1, (len(names), len(IDS), count))
+    for form in (per_token, np.minimum(per_row, count - 1), per_row, ignoring, values, values[..., 0]):
+        yield dict(zip(names, form, strict=True))
+
+
+def _losses(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
+    """The loss for each form of labels that the task takes; a task may have none."""
+    for labels in _forms(p) if p.task.labels else ():
         try:
-            spec_model(p).forward(IDS, labels=labels)
-        except Exception:  # not the form of labels this task wants
+            spec_model(p).forward(IDS, **labels)
+        except PolyllamaError:  # not a form of labels this task wants
             continue
-        wanted = candidate.oracle(p, IDS, labels=labels)["loss"]
-        found = candidate.run(p, IDS, labels=labels).get("loss")
+        wanted = candidate.oracle(p, IDS, **labels)["loss"]
+        found = candidate.run(p, IDS, **labels).get("loss")
+        size = sum(np.asarray(value).size for value in labels.values())
+        form = " and ".join(f"{name} {list(np.shape(value))}" for name, value in labels.items())
         if found is None:
-            yield failure("no loss came out")
+            yield failure(f"no loss came out for {form}")
         else:
-            yield compare(found, widened(wanted, candidate, labels.size * p.config.vocab_size), "loss")
-        return
+            yield compare(found, widened(wanted, candidate, size * p.config.vocab_size), f"loss for {form}")

@@ -53,12 +53,17 @@ class Recorder:
         self._current = ""
 
     def __call__(self, node: Node, y: Any) -> None:
-        name = getattr(node, "name", None)
-        if name is None:
+        if isinstance(node, Rope):
             name = f"{self._current}.rope.{'k' if f'{self._current}.rope.q' in self.values else 'q'}"
         else:
+            name = _name_of(node)
             self._current = self._attention.get(name, self._current)
         self.values[name] = self._read(y)
+
+
+def _name_of(node: Node) -> str:
+    """A node's name; one that holds nothing (pooling, dropout) has none, and is called what it is."""
+    return str(getattr(node, "name", f"({type(node).__name__})"))
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class ReplayContext(RoundingContext):
 
     def _name(self, node: Node) -> str:
         if not isinstance(node, Rope):
-            return str(getattr(node, "name", ""))
+            return _name_of(node)
         self._ropes += 1
         return f"{self._attention}.rope.{'q' if self._ropes == 1 else 'k'}"
 
@@ -362,5 +367,7 @@ def _replay(
         as_array=as_is,
         to_numpy=as_is,
     )
-    spec.forward(np.concatenate([ids] * (1 + RUNS)))
+    rows = np.concatenate([ids] * (1 + RUNS))
+    # All text: without a mask a head that pools could not know, with one nothing else changes.
+    spec.forward(rows, attention_mask=np.ones_like(rows))
     return judged

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RUNS = 8
 """Disturbed runs beside the exact one; they go through the spec as one batch."""
 
-_BATCHED = ("input_ids", "inputs_embeds", "attention_mask", "labels")
+_BATCHED = ("input_ids", "inputs_embeds", "attention_mask")
 
 
 def as_is(array: Any) -> Any:
@@ -90,18 +90,16 @@ class Oracle:
         return self._split(y, batch)
 
     def _compute(self, probe: Probe, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "labels" in inputs:  # a loss is one number for the whole batch: one run after the other
-            runs = [
-                self._run(probe, inputs, exact=len(inputs["labels"]) if seed < 0 else 0, seed=seed)
-                for seed in range(-1, RUNS)
-            ]
+        batch = len(inputs.get("input_ids", inputs.get("inputs_embeds", ())))
+        if any(name in inputs for name in probe.task.labels):
+            # A loss is one number for the whole batch: one run after the other.
+            runs = [self._run(probe, inputs, exact=batch if seed < 0 else 0, seed=seed) for seed in range(-1, RUNS)]
             fields = [_fields(run) for run in runs]
             return {
                 name: expected(value, np.stack([f[name] for f in fields[1:]]), self.precision)
                 for name, value in fields[0].items()
                 if not isinstance(value, tuple)
             }
-        batch = len(inputs.get("input_ids", inputs.get("inputs_embeds", ())))
         tiled = {
             name: np.concatenate([np.asarray(value)] * (1 + RUNS))
             if name in _BATCHED and len(value) == batch

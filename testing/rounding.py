@@ -24,6 +24,8 @@ probabilities        ``p (u + 4 w)``: one rounding of a softmax that is computed
 mix of values        ``u |y| + w sqrt(K) |y|``: the result; K accumulations
 activation           ``2 u max(|y|, |x| / 2)``: four roundings of numbers no larger than the result or half the argument
 gate times up        ``u |y|``
+mean over tokens     ``u |y| + w (sqrt(S) + 2) rms(x)``: the result; S accumulations and a quotient
+last token, chain    0: a row is copied
 adding a residual    ``u |y|`` of the sum
 any other node       ``4 u |y|``
 ===================  ========================================================================================
@@ -39,7 +41,19 @@ import numpy as np
 
 from ..core.context import Context
 from ..core.errors import UnsupportedError
-from ..core.graph import Attention, Decoder, DecoderLayer, Embedding, GatedMLP, Linear, Node, RMSNorm
+from ..core.graph import (
+    Attention,
+    Chain,
+    Decoder,
+    DecoderLayer,
+    Dropout,
+    Embedding,
+    GatedMLP,
+    Linear,
+    Node,
+    Pool,
+    RMSNorm,
+)
 from ..core.rope import Rope
 
 if TYPE_CHECKING:
@@ -176,8 +190,13 @@ class RoundingContext(Context):
     def local(self, node: Node, x: Any, y: Any) -> Any:
         """The size of the error that `node` itself adds to `y`; see the table above."""
         unit, wide = self.precision.unit, self.precision.wide
-        if isinstance(node, Embedding | DecoderLayer | Attention | GatedMLP | Decoder):
+        if isinstance(node, Embedding | DecoderLayer | Attention | GatedMLP | Decoder | Chain | Dropout):
             return 0.0
+        if isinstance(node, Pool):
+            if node.pooling == "last":
+                return 0.0
+            spread = np.sqrt(np.mean(x * x, axis=1))
+            return unit * np.abs(y) + wide * (np.sqrt(x.shape[1]) + 2) * spread
         if isinstance(node, RMSNorm):
             return np.abs(y) * (np.sqrt(2.0) * unit + (np.sqrt(node.dim) / 2 + 2) * wide)
         if isinstance(node, Linear):
@@ -207,7 +226,8 @@ class RoundingContext(Context):
         super().keep_attention(self._probabilities(probabilities))
 
     def dropout(self, x: Any, p: float) -> Any:
-        return self._probabilities(x)
+        # Attention's probabilities are rounded where dropout would be; a head's dropout changes nothing.
+        return self._probabilities(x) if x.ndim == 4 else x
 
     def _probabilities(self, p: Any) -> Any:
         return self.disturb(p, p * (self.precision.unit + 4 * self.precision.wide))

@@ -46,6 +46,17 @@ ROPE_TYPES: dict[str, dict[str, Any]] = {
 BACKENDS = ("reference", "torch")
 
 
+def _runnable(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the named backends that there are here."""
+    from polyllama.core.plugins import plugin_manager
+
+    found = plugin_manager().backends()
+    return tuple(name for name in names if name in found and found[name].load()().availability().usable)
+
+
+ALL_BACKENDS = _runnable(("reference", "torch", "mlx", "jax", "cpu"))
+
+
 def relative_error(found: Any, wanted: Any) -> float:
     """Largest difference, relative to the largest wanted value."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)

@@ -17,9 +17,10 @@ from ...core import graph as spec
 from ...core.backend import RealizeOptions
 from ...core.cache import Cache
 from ...core.checkpoint.base import TensorInfo
-from ...core.errors import BackendUnavailableError, InputError, PolyllamaWarning
+from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.inputs import check_embeds_shape, read_inputs
+from ...core.labels import split_labels
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
 from .modules import MlxContext, TypedModule, attach, find, put
@@ -124,9 +125,7 @@ class MlxModel:
 
         `inputs_embeds` may be part of a computation that is being differentiated; everything else is looked at.
         """
-        unknown = set(options) - {"num_items_in_batch", "observe"}
-        if unknown:
-            raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
+        given_labels, options = split_labels(self.task, labels, options)
         cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
         embeds = inputs_embeds
         if isinstance(embeds, mx.array):
@@ -141,7 +140,7 @@ class MlxModel:
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            labels=labels,
+            labels=given_labels,
             logits_to_keep=logits_to_keep,
         )
         keep = given.logits_to_keep
@@ -153,7 +152,9 @@ class MlxModel:
                 inputs_embeds=None if embeds is None else embeds.astype(self._embedding.dtype),
                 attention_mask=_native(given.attention_mask),
                 position_ids=_native(given.position_ids),
-                labels=_native(given.labels),
+                attended=_native(given.attended),
+                labels={name: from_numpy(array) for name, array in given.labels.items()},
+                config=self.config,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
                 logits_to_keep=keep if isinstance(keep, int) else from_numpy(keep),

@@ -57,7 +57,10 @@ class MlxContext(Context):
             if self.observe is not None:
                 self.observe(node, y)
             return y
-        return self.child(find(self.root, node.name), node, x)  # type: ignore[attr-defined]
+        name = getattr(node, "name", "")
+        if not name:
+            return super().run(node, x)  # it holds nothing, so it has no module
+        return self.child(find(self.root, name), node, x)
 
     def child(self, module: Any, node: spec.Node, x: mx.array) -> mx.array:
         """Run a child module whose node is `node`."""

@@ -15,6 +15,16 @@ import mlx.core as mx
 Array = mx.array
 
 
+_KINDS = {
+    "signed integer": mx.signedinteger,
+    "unsigned integer": mx.unsignedinteger,
+    "integral": mx.integer,
+    "real floating": mx.floating,
+    "complex floating": mx.complexfloating,
+    "numeric": mx.number,
+}
+
+
 class MlxNamespace:
     """``xp`` for the graph's own definitions and for losses, on MLX arrays.
 
@@ -76,6 +86,18 @@ class MlxNamespace:
     def zeros_like(x: Array, *, dtype: Any = None, device: Any = None) -> Array:
         """Zeros in the shape of `x`."""
         return mx.zeros(x.shape, x.dtype if dtype is None else dtype)
+
+    @staticmethod
+    def full_like(x: Array, fill_value: Any, *, dtype: Any = None, device: Any = None) -> Array:
+        """One value in the shape of `x`."""
+        return mx.full(x.shape, fill_value, x.dtype if dtype is None else dtype)
+
+    @staticmethod
+    def isdtype(dtype: mx.Dtype, kind: str) -> Any:
+        """Whether a dtype is of a kind: ``"bool"``, ``"integral"``, ``"real floating"`` ..."""
+        if kind == "bool":
+            return dtype == mx.bool_
+        return mx.issubdtype(dtype, _KINDS[kind])
 
     @staticmethod
     def permute_dims(x: Array, axes: Sequence[int]) -> Array:

@@ -18,6 +18,7 @@ from ...core.dtypes import name_of
 from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.inputs import as_embeds, as_integers, as_mask, check_cache, check_num_items, read_inputs
+from ...core.labels import as_labels, split_labels
 from ...core.llama import build_graph
 from .cache import TorchCache
 from .modules import TorchContext, attach_node
@@ -129,12 +130,13 @@ class LlamaModule(nn.Module):
                 ``[B or 1, 1, S, past + S]``.
             position_ids: ``[B or 1, S]``; by default the count of attended tokens before each.
             past_key_values: the cache of an earlier output.
-            labels: ``[B, S]`` token ids, -100 ignored; shifted inside.
+            labels: what the task's loss is to be against, e.g. ``[B, S]`` token ids, -100 ignored; a task may have
+                other names for them.
             use_cache: whether a cache comes out; by default as ``config.use_cache`` says, but not while training.
             return_dict: ``False`` gives a plain tuple.
             cache_position: accepted as the documentation has it, and checked: the cache knows its own length.
             logits_to_keep: logits for only the last so many positions, or for the given ones; 0 for all.
-            loss_options: ``num_items_in_batch``.
+            loss_options: ``num_items_in_batch``; the task's labels under other names (``start_positions``).
 
         Returns:
             The task's output, e.g. :class:`~polyllama.core.outputs.CausalLMOutput`.
@@ -142,9 +144,12 @@ class LlamaModule(nn.Module):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         cache = past_key_values if past_key_values is not None else TorchCache() if use_cache else None
+        given_labels, loss_options = split_labels(self.task, labels, loss_options)
         if not torch.compiler.is_compiling():
-            check_options(loss_options)
-            check_tensors(self, cache, input_ids, inputs_embeds, attention_mask, position_ids, labels, logits_to_keep)
+            check_num_items(loss_options.get("num_items_in_batch"))
+            check_tensors(
+                self, cache, input_ids, inputs_embeds, attention_mask, position_ids, given_labels, logits_to_keep
+            )
             check_cache_position(cache, cache_position)
         if position_ids is not None and position_ids.ndim == 1:
             position_ids = position_ids[None]
@@ -162,7 +167,8 @@ class LlamaModule(nn.Module):
             inputs_embeds=None if inputs_embeds is None else inputs_embeds.to(self.dtype),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            labels=labels,
+            labels=given_labels,
+            config=self.config,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             logits_to_keep=keep,
@@ -175,14 +181,6 @@ class LlamaModule(nn.Module):
         return output.to_tuple() if return_dict is False else output
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what no loss takes."""
-    unknown = set(options) - {"num_items_in_batch", "observe"}
-    if unknown:
-        raise InputError(f"forward has no argument {', '.join(sorted(unknown))}")
-    check_num_items(options.get("num_items_in_batch"))
-
-
 def check_tensors(
     module: LlamaModule,
     cache: Any,
@@ -190,7 +188,7 @@ def check_tensors(
     inputs_embeds: Any,
     attention_mask: Any,
     position_ids: Any,
-    labels: Any,
+    labels: Mapping[str, Any],
     logits_to_keep: Any,
 ) -> None:
     """Check the inputs of a pass: all on the CPU; elsewhere, where a look would wait for the device, the types."""
@@ -199,7 +197,7 @@ def check_tensors(
         "inputs_embeds": inputs_embeds,
         "attention_mask": attention_mask,
         "position_ids": position_ids,
-        "labels": labels,
+        **labels,
     }
     for name, value in tensors.items():
         if value is not None and not isinstance(value, Tensor):
@@ -227,7 +225,7 @@ def check_tensors(
         inputs_embeds=embeds,
         attention_mask=_host(attention_mask),
         position_ids=_host(position_ids),
-        labels=_host(labels),
+        labels={name: _host(value) for name, value in labels.items()},
         logits_to_keep=logits_to_keep if isinstance(logits_to_keep, int) else _host(logits_to_keep),
     )
 
@@ -331,7 +329,7 @@ class TorchModel:
         **options: Any,
     ) -> ModelOutput:
         """See :meth:`polyllama.core.model.Llama.forward`."""
-        check_options(options)
+        given_labels, options = split_labels(self.task, labels, options)
         keep = (
             logits_to_keep
             if isinstance(logits_to_keep, (int, slice, Tensor))
@@ -342,7 +340,10 @@ class TorchModel:
             "inputs_embeds": self._tensor(inputs_embeds, as_embeds),
             "attention_mask": self._tensor(attention_mask, as_mask),
             "position_ids": self._tensor(position_ids, lambda v: as_integers(v, "position_ids")),
-            "labels": self._tensor(labels, lambda v: as_integers(v, "labels")),
+            **{
+                name: self._tensor(value, functools.partial(as_labels, name=name))
+                for name, value in given_labels.items()
+            },
             "logits_to_keep": keep if isinstance(keep, (int, slice)) else self._tensor(keep, lambda v: v),
         }
         gradients = self.module.training or any(isinstance(v, Tensor) and v.requires_grad for v in arguments.values())

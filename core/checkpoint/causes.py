@@ -218,11 +218,17 @@ def _heads(f: Findings) -> Iterator[str]:
         i.name for i in f.unexpected if i.name == "score.bias"
     ]
     if biases:
-        yield "head weights of another task: token classification has score.bias, sequence classification has none"
+        yield (
+            "head weights of another task: token classification has score.bias, sequence classification has none; "
+            "fresh_head=True starts a new head"
+        )
     for parameter, info in f.misshaped:
         head = head_of(parameter.name)
         if head not in (None, "lm_head") and len(info.shape) == 2 and info.shape[1:] == tuple(parameter.shape)[1:]:
-            yield f"{head} was trained for {info.shape[0]} labels, the config says {parameter.shape[0]} (num_labels)"
+            yield (
+                f"{head} was trained for {info.shape[0]} labels, the config says {parameter.shape[0]} (num_labels): "
+                "leave num_labels and id2label out to use it, or start a new head with fresh_head=True"
+            )
 
 
 def _biases(f: Findings) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -113,7 +113,7 @@ def check(
     serious = findings.without(unused)
     if serious.any():  # a head of another task explains what is missing, if anything is
         raise CheckpointError(_report(findings if findings.missing else serious, path, len(parameters)))
-    _warn(fresh_parameters, unused, path)
+    _warn(fresh_parameters, stored, unused, path)
     if tied_copy is not None:
         _check_tied_copy(opened, tied_copy, findings, matched, path)
     return WeightMap(matched, tuple(p.name for p in fresh_parameters), tuple(unused))
@@ -216,10 +216,14 @@ def _turned(parameter: ParameterLike, info: TensorInfo) -> bool:
     return len(info.shape) == 2 and info.shape[::-1] == tuple(parameter.shape)
 
 
-def _warn(fresh: Sequence[ParameterLike], unused: Sequence[str], path: Path | None) -> None:
+def _warn(fresh: Sequence[ParameterLike], stored: Collection[str], unused: Sequence[str], path: Path | None) -> None:
     said = []
-    if fresh:
-        said.append(f"{', '.join(p.name for p in fresh)} not stored, starting from random values: train before use")
+    for names, why in (
+        ([p.name for p in fresh if p.name not in stored], "not stored"),
+        ([p.name for p in fresh if p.name in stored], "left aside as asked"),
+    ):
+        if names:
+            said.append(f"{', '.join(names)} {why}, starting from random values: train before use")
     if unused:
         tasks = sorted({HEADS[head] for name in unused if (head := head_of(name))})
         said.append(f"{', '.join(unused)} not used: a head of another task ({' or '.join(tasks)})")

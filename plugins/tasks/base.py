@@ -18,6 +18,8 @@ class Base(Task):
     architecture = "LlamaModel"
     prefix = ""
     output = BaseModelOutput
+    labels = ()
+    per_position = True
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         return {"last_hidden_state": hidden}

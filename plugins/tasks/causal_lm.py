@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError
 from ...core.graph import Decoder, Linear, Node
+from ...core.labels import check_shape
 from ...core.losses import causal_lm_loss
 from ...core.outputs import CausalLMOutput
 from ...core.task import Task
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...core.config import LlamaConfig
     from ...core.context import Context
 
@@ -24,6 +27,7 @@ class CausalLM(Task):
     output = CausalLMOutput
     generates = True
     keeps_positions = True
+    per_position = True
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         tied = decoder.embed.name if config.tie_word_embeddings else None
@@ -31,6 +35,10 @@ class CausalLM(Task):
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         return {"logits": ctx.widen(raw)}
+
+    def check_labels(self, config: LlamaConfig, labels: Mapping[str, np.ndarray], attended: np.ndarray) -> None:
+        super().check_labels(config, labels, attended)
+        check_shape(labels["labels"].shape, attended.shape, hint="give one label per input token")
 
     def loss(self, xp: Any, outputs: Mapping[str, Any], labels: Any, **options: Any) -> Any:
         logits = outputs["logits"]

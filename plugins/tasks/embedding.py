@@ -1,0 +1,41 @@
+"""Texts as vectors: the trunk's hidden states, pooled and brought to length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...core.graph import Decoder, Node, Pool
+from ...core.outputs import EmbeddingOutput
+from ...core.task import Task
+
+if TYPE_CHECKING:
+    from ...core.config import LlamaConfig
+    from ...core.context import Context
+
+SMALLEST = 1e-12
+"""A shorter vector is divided by this instead of by its length."""
+
+
+class Embedding(Task):
+    """The mean over each row's tokens (``pooling="mean"``) or its last token's state (``"last"``), of length 1.
+
+    It has no weights of its own: the trunk of a base model, of a language model or of any other head will do.
+    """
+
+    name = "embedding"
+    architecture = "LlamaForEmbedding"
+    prefix = ""
+    output = EmbeddingOutput
+    labels = ()
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"pooling": ("mean", "last")}
+    pools = True
+    whole_texts = True
+
+    def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
+        return Pool(self.option(config, "pooling"), config.pad_token_id)
+
+    def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
+        xp, pooled = ctx.xp, ctx.widen(raw)
+        length = xp.sqrt(xp.sum(pooled * pooled, axis=-1, keepdims=True))
+        return {"embeddings": pooled / xp.where(length > SMALLEST, length, xp.full_like(length, SMALLEST))}

@@ -1,0 +1,97 @@
+"""Classifying or scoring whole texts: one result per row, from its last token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import InputError
+from ...core.graph import Chain, Decoder, Linear, Node, Pool
+from ...core.labels import check_classes, check_finite, check_integers, check_shape
+from ...core.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from ...core.outputs import SequenceClassifierOutput
+from ...core.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...core.config import LlamaConfig
+    from ...core.context import Context
+
+REGRESSION, SINGLE_LABEL, MULTI_LABEL = "regression", "single_label_classification", "multi_label_classification"
+
+
+class SequenceClassification(Task):
+    """``score``, without a bias, on the last token of each row's text.
+
+    The attention mask says which that is; without one it is the rightmost that is not ``pad_token_id``. Labels are, by
+    ``config.problem_type`` or as it is inferred from them, and never written down:
+
+    - regression (the model has one label): numbers ``[B]``; mean squared error;
+    - single-label classification (integers): ``[B]`` numbers of labels, -100 ignored; cross entropy;
+    - multi-label classification (floats or booleans): ``[B, num_labels]`` from 0 to 1; binary cross entropy.
+    """
+
+    name = "sequence-classification"
+    architecture = "LlamaForSequenceClassification"
+    output = SequenceClassifierOutput
+    pools = True
+
+    def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
+        score = Linear("score", config.hidden_size, config.num_labels, role="head")
+        return Chain((Pool("last", config.pad_token_id), score))
+
+    def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
+        return {"logits": ctx.widen(raw)}
+
+    def check_labels(self, config: LlamaConfig, labels: Mapping[str, np.ndarray], attended: np.ndarray) -> None:
+        given, count = labels["labels"], config.num_labels
+        problem = problem_type(config.problem_type, count, integers=given.dtype.kind in "iu")
+        _check_shape(problem, tuple(given.shape), len(attended), count)
+        if problem == SINGLE_LABEL:
+            check_integers(given, hint=f"the config's problem_type is {problem}")
+            check_classes(given, count)
+            return
+        check_finite(given)
+        if problem == MULTI_LABEL and (given.min() < 0 or given.max() > 1):
+            wrong = given[(given < 0) | (given > 1)][0]
+            raise InputError(f"labels hold {wrong:g}, those of {problem} go from 0 to 1")
+
+    def loss(self, xp: Any, outputs: Mapping[str, Any], labels: Any, **options: Any) -> Any:
+        logits, num_items = outputs["logits"], options.get("num_items_in_batch")
+        batch, count = logits.shape
+        config = options.get("config")
+        asked = None if config is None else config.problem_type
+        problem = problem_type(asked, count, integers=xp.isdtype(labels.dtype, "integral"))
+        _check_shape(problem, tuple(labels.shape), batch, count)
+        if problem == SINGLE_LABEL:
+            return cross_entropy(xp, logits, xp.reshape(labels, (batch,)), num_items)
+        targets = xp.reshape(xp.astype(labels, logits.dtype), (batch, count))
+        measure = mean_squared_error if problem == REGRESSION else binary_cross_entropy
+        return measure(xp, logits, targets, num_items)
+
+
+def problem_type(asked: str | None, num_labels: int, *, integers: bool) -> str:
+    """What kind of problem labels pose, where the config does not say.
+
+    >>> problem_type(None, 3, integers=True)
+    'single_label_classification'
+    """
+    if asked is not None:
+        return asked
+    if num_labels == 1:
+        return REGRESSION
+    return SINGLE_LABEL if integers else MULTI_LABEL
+
+
+def _check_shape(problem: str, shape: tuple[int, ...], batch: int, count: int) -> None:
+    """``[B]`` where a row has one label, ``[B, 1]`` too; else ``[B, num_labels]``."""
+    one = problem == SINGLE_LABEL or count == 1
+    if one and shape == (batch, 1):
+        return
+    hint = None
+    if problem == SINGLE_LABEL and shape == (batch, count):
+        hint = "several labels per row are given as floats"
+    elif problem == MULTI_LABEL and shape == (batch,):
+        hint = "classes are given as integers; a single number per row is for num_labels=1"
+    check_shape(shape, (batch,) if one else (batch, count), f"labels of {problem}", hint)

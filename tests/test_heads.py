@@ -1,0 +1,576 @@
+"""Task heads on every backend: logits and losses against transformers, and where it is deliberately not followed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polyllama
+import pytest
+from polyllama import Llama, LlamaConfig, PolyllamaWarning
+from polyllama.core.errors import ConfigError, InputError, PolyllamaError, UnsupportedError
+from support import ALL_BACKENDS, SIZES, relative_error
+
+TOLERANCE = 1e-5
+IDS = np.random.default_rng(3).integers(3, 97, (3, 11))  # 0 is the padding, 2 the end of a text
+EVERY = pytest.mark.parametrize("backend", ALL_BACKENDS)
+
+
+class Heads:
+    """Random transformers models with a head, saved once per class and fields."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.made = folder, {}
+
+    def __call__(self, kind: str, **fields: Any) -> tuple[Any, Path]:
+        import torch
+        import transformers
+
+        key = repr((kind, sorted(fields.items())))
+        if key not in self.made:
+            torch.manual_seed(len(self.made))
+            sizes = SIZES | {"num_hidden_layers": 2, "pad_token_id": 0} | fields
+            model = getattr(transformers, f"Llama{kind}")(transformers.LlamaConfig(**sizes)).eval()
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    torch.nn.init.normal_(parameter, std=0.3)
+            folder = self.folder / f"head-{len(self.made)}"
+            model.save_pretrained(folder)
+            self.made[key] = model, folder
+        return self.made[key]
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Heads:
+    return Heads(tmp_path_factory.mktemp("heads"))
+
+
+def oracle(model: Any, ids: Any = None, **arguments: Any) -> Any:
+    import torch
+
+    given = {n: torch.tensor(np.asarray(v)) if not isinstance(v, bool) else v for n, v in arguments.items()}
+    given = {n: v.float() if hasattr(v, "dtype") and v.dtype == torch.float64 else v for n, v in given.items()}
+    with torch.no_grad():
+        return model(None if ids is None else torch.tensor(np.asarray(ids)), **given)
+
+
+def agree(ours: Any, theirs: Any) -> None:
+    """The same fields in the same order, and the same numbers."""
+    found = ours.numpy()
+    assert list(ours.keys()) == [name for name in theirs.keys() if name != "past_key_values"]  # noqa: SIM118
+    for name, value in found.items():
+        if not isinstance(value, tuple):
+            assert relative_error(value, theirs[name]) < TOLERANCE, name
+
+
+def fresh(task: str, backend: str = "reference", **fields: Any) -> Llama:
+    """A head on random weights, from a config alone."""
+    return Llama.load(
+        LlamaConfig(**(SIZES | {"num_hidden_layers": 1, "pad_token_id": 0} | fields)),
+        task=task,
+        load_format="dummy",
+        backend=backend,
+    )
+
+
+rng = np.random.default_rng(5)
+PROBLEMS: dict[str, tuple[dict[str, Any], Any]] = {
+    "single label": ({"num_labels": 4}, [3, 0, 2]),
+    "single label, one ignored": ({"num_labels": 4}, [3, -100, 2]),
+    "single label, said so": ({"num_labels": 4, "problem_type": "single_label_classification"}, [3, 1, 2]),
+    "regression": ({"num_labels": 1}, [0.5, -2.0, 3.25]),
+    "regression of several": ({"num_labels": 3, "problem_type": "regression"}, rng.normal(size=(3, 3))),
+    "multi label": ({"num_labels": 3}, [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.5, 1.0, 0.0]]),
+    "multi label, said so": ({"num_labels": 3, "problem_type": "multi_label_classification"}, np.eye(3)),
+}
+
+
+@EVERY
+class TestAgainstTransformers:
+    @pytest.mark.parametrize("problem", PROBLEMS)
+    def test_sequence_classification(self, backend: str, problem: str, heads: Heads) -> None:
+        fields, labels = PROBLEMS[problem]
+        # transformers writes what it infers into the model's config, so that each case needs a model of its own.
+        model, folder = heads("ForSequenceClassification", **fields, bos_token_id=list(PROBLEMS).index(problem) + 3)
+        llm = Llama.load(folder, backend=backend)
+        assert llm.task == "sequence-classification"
+        agree(llm.forward(IDS, labels=labels), oracle(model, IDS, labels=labels))
+        assert llm.config.problem_type == fields.get("problem_type")  # inferred, never written down
+
+    def test_token_classification(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForTokenClassification", num_labels=5)
+        labels = rng.integers(0, 5, IDS.shape)
+        labels[0, 2:5] = -100
+        llm = Llama.load(folder, backend=backend)
+        asked = {"labels": labels, "output_hidden_states": True, "output_attentions": True}
+        model.set_attn_implementation("eager")
+        agree(llm.forward(IDS, **asked), oracle(model, IDS, **asked))
+
+    @pytest.mark.parametrize("ends", [[4, 9, 10], [4, 11, 500]], ids=["inside", "beyond the end"])
+    def test_question_answering(self, backend: str, ends: list[int], heads: Heads) -> None:
+        model, folder = heads("ForQuestionAnswering")
+        spans = {"start_positions": [0, 9, 10], "end_positions": ends}
+        llm = Llama.load(folder, backend=backend)
+        agree(llm.forward(IDS, **spans), oracle(model, IDS, **spans))
+        columns = {name: np.asarray(places)[:, None] for name, places in spans.items()}
+        assert float(llm.forward(IDS, **columns).loss) == pytest.approx(float(oracle(model, IDS, **spans).loss))
+
+    @pytest.mark.parametrize("side", ["left", "right", "both"])
+    def test_padding_with_a_mask(self, backend: str, side: str, heads: Heads) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=4)
+        llm = Llama.load(folder, backend=backend)
+        ids, mask = padded(side)
+        positions = np.maximum(mask.cumsum(1) - 1, 0)  # ours by itself; transformers counts padding in forward
+        found = llm.forward(ids, attention_mask=mask)
+        agree(found, oracle(model, ids, attention_mask=mask, position_ids=positions))
+        solo = llm.forward(IDS[1:2, :6]).numpy()["logits"]
+        assert relative_error(found.numpy()["logits"][1], solo[0]) < TOLERANCE
+
+    @pytest.mark.parametrize("side", ["left", "right", "both"])
+    def test_padding_by_the_padding_id_alone(self, backend: str, side: str, heads: Heads) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=4)
+        ids, _ = padded(side)
+        agree(Llama.load(folder, backend=backend).forward(ids), oracle(model, ids))
+
+    def test_padding_of_tokens_and_spans(self, backend: str, heads: Heads) -> None:
+        ids, mask = padded("left")
+        arguments = {"attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0)}
+        for kind in ("ForTokenClassification", "ForQuestionAnswering"):
+            model, folder = heads(kind, **({"num_labels": 5} if "Token" in kind else {}))
+            found, wanted = Llama.load(folder, backend=backend).forward(ids, attention_mask=mask).numpy(), None
+            wanted = oracle(model, ids, **arguments)
+            for name, value in found.items():
+                assert relative_error(value[mask == 1], wanted[name].numpy()[mask == 1]) < TOLERANCE, name
+
+    def test_embeddings_as_input(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=4)
+        llm, ids = Llama.load(folder, backend=backend), IDS[:1]
+        embeds = model.model.embed_tokens.weight.detach().numpy()[ids]
+        agree(llm.forward(inputs_embeds=embeds), oracle(model, inputs_embeds=embeds))
+        rows, mask = padded("left")
+        embeds = model.model.embed_tokens.weight.detach().numpy()[rows]
+        found = llm.forward(inputs_embeds=embeds, attention_mask=mask).numpy()["logits"]
+        assert relative_error(found, llm.forward(rows, attention_mask=mask).numpy()["logits"]) < TOLERANCE
+
+    def test_after_a_cache(self, backend: str, heads: Heads) -> None:
+        _, folder = heads("ForSequenceClassification", num_labels=4)
+        llm = Llama.load(folder, backend=backend)
+        first = llm.forward(IDS[:, :6], use_cache=True)
+        step = llm.forward(IDS[:, 6:], past_key_values=first.past_key_values).numpy()["logits"]
+        assert relative_error(step, llm.forward(IDS).numpy()["logits"]) < TOLERANCE
+
+    @pytest.mark.parametrize("pooling", ["mean", "last"])
+    def test_embedding(self, backend: str, pooling: str, heads: Heads, tiny_models: Any) -> None:
+        model, folder = heads("Model")
+        llm = Llama.load(folder, task="embedding", pooling=pooling, backend=backend)
+        ids, mask = padded("both")
+        found = llm.forward(ids, attention_mask=mask).numpy()["embeddings"]
+        for index, row in enumerate(ids):
+            states = oracle(model, row[mask[index] == 1][None]).last_hidden_state[0].numpy().astype(np.float64)
+            wanted = states.mean(axis=0) if pooling == "mean" else states[-1]
+            assert relative_error(found[index], wanted / np.linalg.norm(wanted)) < TOLERANCE
+        assert np.allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-6)
+
+
+def padded(side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Three rows, the second of them six tokens long."""
+    start = {"left": 5, "right": 0, "both": 3}[side]
+    ids, mask = IDS.copy(), np.ones_like(IDS)
+    ids[1], mask[1] = 0, 0
+    ids[1, start : start + 6], mask[1, start : start + 6] = IDS[1, :6], 1
+    return ids, mask
+
+
+@EVERY
+class TestWhereTransformersIsNotFollowed:
+    """Each deliberate difference, with what transformers does beside it."""
+
+    def test_a_real_last_token_that_is_also_the_padding_is_kept_by_the_mask(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=4, pad_token_id=2)
+        llm, ids = Llama.load(folder, backend=backend), IDS.copy()
+        ids[:, -1] = 2
+        whole = llm.forward(ids, attention_mask=np.ones_like(ids), output_hidden_states=True).numpy()
+        score = model.score.weight.detach().numpy()
+        assert relative_error(whole["logits"], whole["hidden_states"][-1][:, -1] @ score.T) < TOLERANCE
+        stripped = oracle(model, ids, attention_mask=np.ones_like(ids)).logits
+        assert relative_error(whole["logits"], stripped) > 0.01
+        assert relative_error(llm.forward(ids).numpy()["logits"], stripped) < TOLERANCE  # without a mask, as there
+
+    def test_without_a_padding_id_a_mask_will_do_and_nothing_at_all_is_an_error(
+        self, backend: str, heads: Heads
+    ) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=4, pad_token_id=None)
+        llm = Llama.load(folder, backend=backend)
+        ids, mask = padded("left")
+        with pytest.raises(ValueError, match="batch sizes > 1"):
+            oracle(model, ids, attention_mask=mask)
+        found = llm.forward(ids, attention_mask=mask).numpy()["logits"]
+        assert relative_error(found[1], oracle(model, IDS[1:2, :6]).logits[0]) < TOLERANCE
+        with pytest.raises(InputError, match=r"no attention_mask, and no pad_token_id.*give an attention_mask"):
+            llm.forward(ids)
+        agree(llm.forward(IDS[:1]), oracle(model, IDS[:1]))
+
+    def test_rows_of_embeddings_need_a_mask(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=4)
+        embeds = np.ones((2, 3, 48), np.float32)
+        assert oracle(model, inputs_embeds=embeds).logits.shape == (2, 4)  # takes every row's last for its text's
+        with pytest.raises(InputError, match="2 rows of embeddings"):
+            Llama.load(folder, backend=backend).forward(inputs_embeds=embeds)
+
+    def test_negative_positions_are_ignored(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForQuestionAnswering")
+        spans = {"start_positions": [-1, 2, 3], "end_positions": [-1, 5, 3]}
+        without = {name: places[1:] for name, places in spans.items()}
+        found = float(Llama.load(folder, backend=backend).forward(IDS, **spans).loss)
+        assert found == pytest.approx(float(oracle(model, IDS[1:], **without).loss), rel=1e-5)
+        zero = {name: [0, *places[1:]] for name, places in spans.items()}
+        assert float(oracle(model, IDS, **spans).loss) == pytest.approx(float(oracle(model, IDS, **zero).loss))
+
+    def test_half_a_span_is_an_error(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForQuestionAnswering")
+        assert oracle(model, IDS, start_positions=[1, 2, 3]).loss is None
+        with pytest.raises(InputError, match="takes start_positions and end_positions, start_positions given"):
+            Llama.load(folder, backend=backend).forward(IDS, start_positions=[1, 2, 3])
+
+    def test_one_label_told_by_integers(self, backend: str, heads: Heads) -> None:
+        model, folder = heads("ForSequenceClassification", num_labels=1)
+        wanted = oracle(model, IDS, labels=[3.0, 1.0, 2.0]).loss
+        found = Llama.load(folder, backend=backend).forward(IDS, labels=[3, 1, 2]).loss
+        assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+    def test_truth_values_are_several_labels(self, backend: str, heads: Heads) -> None:
+        _, folder = heads("ForSequenceClassification", num_labels=3)
+        llm = Llama.load(folder, backend=backend)
+        assert float(llm.forward(IDS, labels=np.eye(3) == 1).loss) == pytest.approx(
+            float(llm.forward(IDS, labels=np.eye(3)).loss)
+        )
+
+
+SEQUENCE, TOKEN, SPAN = "sequence-classification", "token-classification", "question-answering"
+MASK = [[0, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+BAD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a class there is not": (SEQUENCE, {"labels": [0, 3]}, r"labels hold 3, the model has 3 labels \(0 to 2\)"),
+    "a negative class": (SEQUENCE, {"labels": [0, -1]}, "labels hold -1"),
+    "too few labels": (SEQUENCE, {"labels": [0]}, r"have shape \[1\], wanted \[2\]"),
+    "labels per token": (SEQUENCE, {"labels": np.zeros((2, 5), int)}, r"have shape \[2, 5\], wanted \[2\]"),
+    "several labels as integers": (SEQUENCE, {"labels": np.zeros((2, 3), int)}, "given as floats"),
+    "values for classes": (SEQUENCE, {"labels": [0.0, 1.0]}, "classes are given as integers"),
+    "values beyond 1": (SEQUENCE, {"labels": [[0.0, 1.5, 0.0]] * 2}, "labels hold 1.5, those of multi_label"),
+    "no number": (SEQUENCE, {"labels": [[0.0, float("nan"), 0.0]] * 2}, "labels hold nan"),
+    "text": (SEQUENCE, {"labels": ["good", "bad"]}, "wanted numbers"),
+    "ragged labels": (TOKEN, {"labels": [[0, 1], [1]]}, "labels is not a rectangular array"),
+    "a token class there is not": (TOKEN, {"labels": np.full((2, 5), 7)}, "labels hold 7, the model has 3"),
+    "token labels of another length": (TOKEN, {"labels": np.zeros((2, 4), int)}, r"\[2, 4\], wanted \[2, 5\]"),
+    "token labels of another type": (TOKEN, {"labels": np.zeros((2, 5))}, "labels holds float64, wanted integers"),
+    "a span under another name": (SPAN, {"labels": [1, 2]}, "takes start_positions and end_positions, labels given"),
+    "a span for another task": (TOKEN, {"start_positions": [1, 2]}, "no argument start_positions"),
+    "a misspelt span": (SPAN, {"start_position": [1, 2]}, "are start_positions and end_positions"),
+    "a span that ends before it starts": (
+        SPAN,
+        {"start_positions": [3, 1], "end_positions": [2, 1]},
+        r"row 0 has an answer that ends before it starts \(3 to 2\)",
+    ),
+    "a span on padding": (
+        SPAN,
+        {"attention_mask": MASK, "start_positions": [1, 3], "end_positions": [1, 4]},
+        r"end_positions\[1\] is 4, which the attention mask says is padding",
+    ),
+    "a span in fractions": (
+        SPAN,
+        {"start_positions": [0.5, 1], "end_positions": [1, 1]},
+        "start_positions holds float",
+    ),
+    "a span of another shape": (SPAN, {"start_positions": [1], "end_positions": [1]}, r"\[1\], wanted \[2\]"),
+    "a row of padding": (SEQUENCE, {"input_ids": [[5, 6, 0, 0, 0], [0] * 5]}, "row 1 is padding alone"),
+    "a row of padding for an embedding": ("embedding", {"input_ids": [[0] * 5]}, "row 0 is padding alone"),
+    "an empty text": (SEQUENCE, {"input_ids": [[]]}, "input_ids is empty"),
+    "labels without a loss": ("embedding", {"labels": [1, 2]}, "task 'embedding' has no loss"),
+    "labels for the trunk": ("base", {"labels": [[1] * 5] * 2}, "task 'base' has no loss"),
+    "kept logits": (TOKEN, {"logits_to_keep": 1}, "logits_to_keep is for language models"),
+}
+
+
+@EVERY
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_a_one_line_error(backend: str, case: str) -> None:
+    task, arguments, message = BAD[case]
+    llm = fresh(task, backend, num_labels=3)
+    with pytest.raises((InputError, UnsupportedError), match=message) as raised:
+        llm.forward(**({"input_ids": IDS[:2, :5]} | arguments))
+    assert "\n" not in str(raised.value)
+
+
+@EVERY
+class TestOnEveryBackend:
+    def test_whole_texts_do_not_go_on_from_a_cache(self, backend: str) -> None:
+        llm = fresh("embedding", backend)
+        cache = llm.forward(IDS, use_cache=True).past_key_values
+        with pytest.raises(InputError, match="wants whole texts"):
+            llm.forward(IDS, past_key_values=cache)
+
+    def test_a_chunk_of_padding_alone_has_no_result(self, backend: str) -> None:
+        llm = fresh(SEQUENCE, backend)
+        with pytest.raises(InputError, match=r"attention_mask\[1\] attends to none of these"):
+            llm.forward(IDS[:2, :2], attention_mask=[[1, 1], [0, 0]], use_cache=True)
+
+    def test_outputs_by_attribute_key_and_tuple(self, backend: str) -> None:
+        llm = fresh(SPAN, backend)
+        spans = {"start_positions": [1, 2, 3], "end_positions": [1, 2, 3]}
+        y = llm.forward(IDS, **spans, use_cache=True)
+        assert list(y.keys()) == ["loss", "start_logits", "end_logits", "past_key_values"]
+        assert y.start_logits is y["start_logits"] is y[1] is y.to_tuple()[1]
+        plain = llm.forward(IDS, **spans, return_dict=False)
+        assert isinstance(plain, tuple) and len(plain) == 3
+
+    def test_num_items_in_batch_divides_the_sum(self, backend: str) -> None:
+        spans = {"start_positions": [1, 2, -1], "end_positions": [3, 2, -1]}
+        for task, labels, count in (
+            (SEQUENCE, {"labels": [0, 1, 1]}, 3),
+            (SEQUENCE, {"labels": np.eye(3, 2)}, 6),
+            (TOKEN, {"labels": np.zeros_like(IDS)}, IDS.size),
+            (SPAN, spans, 2),
+        ):
+            llm = fresh(task, backend)
+            mean, total = (float(llm.forward(IDS, **labels, **o).loss) for o in ({}, {"num_items_in_batch": 1}))
+            assert total == pytest.approx(mean * count, rel=1e-5)
+
+    @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+    def test_where_nothing_counts_the_loss_is_not_a_number(self, backend: str) -> None:
+        assert np.isnan(float(fresh(SEQUENCE, backend).forward(IDS, labels=[-100] * 3).loss))
+
+    def test_a_task_with_labels_of_its_own(self, backend: str) -> None:
+        """What a plugin may bring: several labels by any name, pooling, and a loss in array terms."""
+        from polyllama.core.backend import RealizeOptions, choose_backend
+        from polyllama.core.checkpoint import dummy_weights
+        from polyllama.core.graph import Chain, Linear, Pool
+        from polyllama.core.llama import build_graph
+        from polyllama.core.outputs import SequenceClassifierOutput
+        from polyllama.core.plugins import plugin_manager
+        from polyllama.core.task import Task
+
+        class Weighted(Task):
+            name, architecture = "weighted", "LlamaForWeighted"
+            output, labels = SequenceClassifierOutput, ("scores", "weights")
+
+            def head(self, config: Any, decoder: Any) -> Any:
+                return Chain((Pool("mean", config.pad_token_id), Linear("rate", config.hidden_size, 1, role="head")))
+
+            def outputs(self, ctx: Any, raw: Any, hidden: Any) -> dict[str, Any]:
+                return {"logits": ctx.widen(raw)}
+
+            def check_labels(self, config: Any, labels: Any, attended: Any) -> None:
+                if (labels["weights"] < 0).any():
+                    raise InputError("weights are negative")
+
+            def loss(self, xp: Any, outputs: Any, scores: Any, weights: Any, **options: Any) -> Any:
+                assert options["config"] is config
+                weights = xp.astype(weights, outputs["logits"].dtype)
+                return xp.sum((outputs["logits"][:, 0] - scores) ** 2 * weights) / xp.sum(weights)
+
+        config, task = LlamaConfig(**SIZES, pad_token_id=0), Weighted()
+        graph = build_graph(config, task)
+        choice = choose_backend(backend, plugin_manager().backends())
+        weights = dummy_weights(graph.parameters(), dtype="float32", initializer_range=0.15)
+        model = choice.backend.realize(graph, weights, RealizeOptions(dtype="float32"), config=config, task=task)
+        scores, shares = np.float32([0.5, -1.0, 2.0]), [1, 0, 3]
+        y = model.forward(IDS, scores=scores, weights=shares)
+        errors = (model.to_numpy(y.logits)[:, 0] - scores) ** 2
+        assert float(y.loss) == pytest.approx(float(errors @ shares) / 4, rel=1e-5)
+        with pytest.raises(InputError, match="weights are negative"):
+            model.forward(IDS, scores=scores, weights=[1, 0, -3])
+        with pytest.raises(InputError, match="takes scores and weights, scores given"):
+            model.forward(IDS, scores=scores)
+
+
+class TestDropout:
+    @pytest.mark.parametrize(
+        ("fields", "wanted"),
+        [
+            ({}, 0.1),
+            ({"hidden_dropout": 0.3}, 0.3),
+            ({"hidden_dropout": 0.3, "classifier_dropout": 0.2}, 0.2),
+            ({"classifier_dropout": 0.0}, 0.0),
+        ],
+    )
+    def test_which_probability(self, fields: dict[str, float], wanted: float) -> None:
+        head: Any = fresh(TOKEN, **fields).graph.head
+        assert head.steps[0].p == wanted
+
+    @pytest.mark.parametrize("backend", [name for name in ALL_BACKENDS if name in ("torch", "mlx")])
+    @pytest.mark.parametrize("field", ["classifier_dropout", "attention_dropout"])
+    def test_only_while_training(self, backend: str, field: str) -> None:
+        llm = fresh(TOKEN, backend, **({"classifier_dropout": 0.0} | {field: 0.5}))
+        before = llm.forward(IDS).numpy()["logits"]
+        llm.module.train()
+        first, second = (llm.forward(IDS).numpy()["logits"] for _ in range(2))
+        assert relative_error(first, before) > 0.01 and relative_error(first, second) > 0.01
+        llm.module.eval()
+        assert np.array_equal(llm.forward(IDS).numpy()["logits"], before)
+        still = fresh(TOKEN, backend, classifier_dropout=0.0)
+        still.module.train()
+        assert relative_error(still.forward(IDS).numpy()["logits"], before) < TOLERANCE
+
+
+class TestLoading:
+    def test_a_fresh_head_is_said_once_by_name_and_seeded(self, tiny_models: Any) -> None:
+        folder = tiny_models()[1]
+        for task, names in ((SEQUENCE, "score.weight"), (SPAN, "qa_outputs.weight, qa_outputs.bias")):
+            with pytest.warns(PolyllamaWarning, match=f"{names} not stored, starting from random") as said:
+                llm = Llama.load(folder, task=task, backend="reference", num_labels=3)
+            assert len(said) == 1 and "lm_head.weight not used" in str(said[0].message)
+            with pytest.warns(PolyllamaWarning):
+                again = Llama.load(folder, task=task, backend="torch", num_labels=3)
+            with pytest.warns(PolyllamaWarning):
+                other = Llama.load(folder, task=task, backend="reference", num_labels=3, seed=1)
+            ours, same, differs = (dict(state(each)) for each in (llm, again, other))
+            name = names.partition(",")[0]
+            assert np.array_equal(ours[name], same[name]) and not np.array_equal(ours[name], differs[name])
+            assert 0.1 < ours[name].std() < 0.2  # initializer_range is 0.15
+            assert not ours.get("qa_outputs.bias", np.zeros(1)).any()
+            trunk = next(n for n in ours if n.endswith("layers.1.mlp.up_proj.weight"))
+            assert np.array_equal(ours[trunk], differs[trunk])
+
+    @pytest.mark.parametrize("task", [SEQUENCE, TOKEN, SPAN, "embedding", "base", "causal-lm"])
+    def test_a_saved_head_comes_back_by_itself(self, task: str, tmp_path: Path) -> None:
+        import transformers
+
+        labels = {0: "no", 1: "yes", 2: "perhaps"}
+        llm = fresh(task, id2label=labels)
+        saved = json.loads((llm.save(tmp_path) / "config.json").read_text())
+        assert saved["architectures"] == [llm._loaded.task.architecture]
+        assert saved["id2label"] == {"0": "no", "1": "yes", "2": "perhaps"} and "problem_type" not in saved
+        again = Llama.load(tmp_path, backend="reference")
+        assert again.task == task and again.config.id2label == labels
+        for name, value in llm.forward(IDS).numpy().items():
+            assert np.array_equal(again.forward(IDS).numpy()[name], value)
+        if task != "embedding":
+            theirs = getattr(transformers, saved["architectures"][0]).from_pretrained(tmp_path, dtype="float32").eval()
+            agree(again.forward(IDS), oracle(theirs, IDS))
+
+    def test_what_was_chosen_for_a_task_is_saved(self, tmp_path: Path) -> None:
+        config = LlamaConfig(**SIZES, pad_token_id=0)
+        llm = Llama.load(config, task="embedding", pooling="last", load_format="dummy", backend="reference")
+        again = Llama.load(llm.save(tmp_path), backend="reference")
+        assert again.graph.head == llm.graph.head and again.graph.head.pooling == "last"  # type: ignore[union-attr]
+        assert Llama.load(tmp_path, task="embedding", pooling="mean", backend="reference").graph.head != llm.graph.head
+        with pytest.raises(ConfigError, match="pooling is 'max', which task 'embedding' does not know"):
+            Llama.load(tmp_path, task="embedding", pooling="max", backend="reference")
+        with pytest.raises(InputError, match="no argument 'pooling'"):
+            Llama.load(tmp_path, task="base", pooling="last", backend="reference")
+
+    def test_embeddings_of_a_language_model_and_of_its_trunk(self, tiny_models: Any, tmp_path: Path) -> None:
+        model, folder = tiny_models()
+        model.model.save_pretrained(tmp_path)
+        with pytest.warns(PolyllamaWarning, match=r"lm_head\.weight not used"):
+            whole = Llama.load(folder, task="embedding", backend="reference")
+        trunk = Llama.load(tmp_path, task="embedding", backend="reference")
+        mask = np.ones_like(IDS)
+        found, wanted = (each.forward(IDS, attention_mask=mask).numpy()["embeddings"] for each in (whole, trunk))
+        assert np.array_equal(found, wanted)
+
+    def test_another_number_of_labels(self, heads: Heads) -> None:
+        _, folder = heads("ForSequenceClassification", num_labels=4)
+        assert Llama.load(folder, num_labels=4, backend="reference").config.num_labels == 4
+        with pytest.raises(PolyllamaError, match=r"score was trained for 4 labels, the config says 2.*fresh_head=True"):
+            Llama.load(folder, num_labels=2, backend="reference")
+        with pytest.warns(PolyllamaWarning, match="score.weight left aside as asked, starting from random"):
+            llm = Llama.load(folder, id2label={0: "bad", 1: "good"}, fresh_head=True, backend="reference")
+        assert llm.forward(IDS).numpy()["logits"].shape == (3, 2) and llm.config.label2id == {"bad": 0, "good": 1}
+        with pytest.warns(PolyllamaWarning, match=r"score\.bias not stored.*score\.weight left aside"):
+            Llama.load(folder, task=TOKEN, num_labels=2, fresh_head=True, backend="reference")
+        with pytest.raises(PolyllamaError, match=r"token classification has score\.bias.*fresh_head=True"):
+            Llama.load(folder, task=TOKEN, backend="reference")
+        with pytest.raises(InputError, match="fresh_head: task 'base' has no head weights"):
+            Llama.load(folder, task="base", fresh_head=True, backend="reference")
+
+    def test_labels_that_contradict_each_other(self, heads: Heads) -> None:
+        _, folder = heads("ForSequenceClassification", num_labels=4)
+        with pytest.raises(ConfigError, match="num_labels=3 contradicts the 2 labels"):
+            Llama.load(folder, num_labels=3, id2label={0: "a", 1: "b"})
+        with pytest.raises(ConfigError, match=r"label2id.*contradicts id2label"):
+            Llama.load(folder, label2id={"a": 1, "b": 0}, id2label={0: "a", 1: "b"})
+
+    def test_a_number_of_labels_keeps_the_names_there_are(self, tmp_path: Path) -> None:
+        fresh(SEQUENCE, id2label={0: "no", 1: "yes", 2: "perhaps"}).save(tmp_path)
+        assert LlamaConfig.from_pretrained(tmp_path, num_labels=3).id2label[2] == "perhaps"
+        assert LlamaConfig.from_pretrained(tmp_path, num_labels=4).id2label[2] == "LABEL_2"
+
+    @pytest.mark.parametrize("seed", [-1, 1.5, True])
+    def test_a_seed_that_is_none(self, seed: Any) -> None:
+        with pytest.raises(InputError, match="wanted an integer from 0 up"):
+            Llama.load(LlamaConfig(**SIZES), load_format="dummy", seed=seed)
+
+    def test_every_class_has_its_task(self, heads: Heads) -> None:
+        for kind, task in (
+            ("ForSequenceClassification", SEQUENCE),
+            ("ForTokenClassification", TOKEN),
+            ("ForQuestionAnswering", SPAN),
+            ("Model", "base"),
+        ):
+            cls = getattr(polyllama, f"Llama{kind}")
+            llm = cls.from_pretrained(heads(kind)[1], backend="reference")
+            assert type(llm) is cls and llm.task == task and f"Llama{kind}" in polyllama.__all__
+            with pytest.raises(InputError, match=f"is for task '{task}'"):
+                cls.load(heads(kind)[1], task="causal-lm")
+        assert polyllama.LlamaForTokenClassification(LlamaConfig(**SIZES), backend="reference").task == TOKEN
+        with pytest.raises(UnsupportedError, match="does not generate"):
+            llm.generate("Once")
+
+
+def state(llm: Llama) -> Any:
+    return ((info.name, np.asarray(read(), np.float64)) for info, read in llm.model.state())
+
+
+class TestLosses:
+    def test_binary_cross_entropy_of_extremes(self) -> None:
+        from polyllama.core.losses import binary_cross_entropy
+
+        logits = np.float32([-1e4, 1e4, 30, -30, 0])
+        targets = np.float32([0, 1, 1, 0, 0])
+        assert float(binary_cross_entropy(np, logits, targets, 1)) == pytest.approx(2 * 9.357623e-14 + np.log(2))
+        assert float(binary_cross_entropy(np, logits[:1], 1 - targets[:1])) == 1e4
+
+    def test_its_gradient_where_a_new_head_starts(self) -> None:
+        import array_api_compat.torch as xp
+        import torch
+        from polyllama.core.losses import binary_cross_entropy
+
+        logits = torch.zeros(2, requires_grad=True)
+        binary_cross_entropy(xp, logits, torch.tensor([1.0, 0.0]), 1).backward()
+        assert logits.grad.tolist() == [-0.5, 0.5]
+
+    def test_a_loss_refuses_shapes_that_would_broadcast(self) -> None:
+        """Where labels are traced or on another device nothing else looks at them."""
+        from polyllama.plugins.tasks.question_answering import QuestionAnswering
+        from polyllama.plugins.tasks.sequence_classification import SequenceClassification
+        from polyllama.plugins.tasks.token_classification import TokenClassification
+
+        with pytest.raises(InputError, match=r"\[3\], wanted \[2\]"):
+            SequenceClassification().loss(np, {"logits": np.ones((2, 1))}, labels=np.ones(3))
+        with pytest.raises(InputError, match=r"\[2\], wanted \[2, 3\]"):
+            TokenClassification().loss(np, {"logits": np.ones((2, 3, 4))}, labels=np.ones(2, int))
+        logits, ones = np.ones((2, 3)), np.ones(1, int)
+        with pytest.raises(InputError, match=r"\[1\], wanted \[2\]"):
+            QuestionAnswering().loss(
+                np, {"start_logits": logits, "end_logits": logits}, start_positions=ones, end_positions=ones
+            )
+
+
+def test_graphs_with_heads_survive_json() -> None:
+    from polyllama.core.graph import Graph
+
+    for task in (SEQUENCE, TOKEN, SPAN, "embedding"):
+        graph = fresh(task).graph
+        assert Graph.from_json(graph.to_json()) == graph
+
+
+@pytest.mark.parametrize("backend", [name for name in ALL_BACKENDS if name != "reference"])
+def test_two_backends_are_compared_node_by_node(backend: str, heads: Heads) -> None:
+    from polyllama.testing import compare_backends
+
+    for kind in ("ForSequenceClassification", "ForTokenClassification"):
+        _, folder = heads(kind, num_labels=4, pad_token_id=None)
+        found = compare_backends(folder, ["reference", backend], token_ids=IDS[0].tolist())
+        assert found.verdict == "rounding" and "score" in found.distances
