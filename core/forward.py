@@ -126,16 +126,24 @@ def forward(
         hidden, ctx = _trunk(engine, graph, request, cache, layout, None, _embed(engine, graph, request, layout))
     if cache is not None:
         cache.advance(new, layout.key_mask)
-    ctx.input_ids, ctx.attended = request.input_ids, _attended(request, layout, past)
+    ctx.input_ids = request.input_ids
+    ctx.attended = attended_tokens(request.attended, request.attention_mask, layout, past)
     return _finish(graph, task, request, cache, hidden, ctx)
 
 
-def _attended(request: Request, layout: Layout, past: int) -> Array | None:
-    """What the mask says of the new tokens. One of four dimensions does not say which tokens are padding."""
-    if request.attended is not None:
-        return request.attended
-    four_dimensional = request.attention_mask is not None and request.attention_mask.ndim == 4
-    return None if four_dimensional or layout.key_mask is None else layout.key_mask[:, past:]
+def attended_tokens(attended: Array | None, attention_mask: Array | None, layout: Layout, past: int) -> Array | None:
+    """``[B, S]`` booleans for heads, what is known of the new tokens from a mask; ``None`` where there is none.
+
+    A mask of four dimensions says who looks at whom, not which tokens are padding.
+
+    Args:
+        attended: as in :class:`Request`; decides where it is given.
+    """
+    if attended is not None:
+        return attended
+    if layout.key_mask is None or (attention_mask is not None and attention_mask.ndim == 4):
+        return None
+    return layout.key_mask[:, past:]
 
 
 def _finish(

@@ -25,7 +25,8 @@ class ModelOutput:
 
     def keys(self) -> tuple[str, ...]:
         """Names of the fields that are there."""
-        return tuple(name for name in _order(type(self)) if getattr(self, name) is not None)
+        kind: Any = type(self)  # mypy takes a class for unhashable where its instances are
+        return tuple(name for name in _order(kind) if getattr(self, name) is not None)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are there, in order."""

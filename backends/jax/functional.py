@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 
 from ...core.errors import InputError
 from ...core.inputs import check_embeds_shape, check_ids
+from ...core.labels import read_labels, split_labels
+from ...core.text_tokens import check_text
 from .arrays import as_float32, is_traced
 from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequence
 
@@ -43,7 +46,8 @@ def apply(
         input_ids: ``[B, S]``; or `inputs_embeds` ``[B, S, hidden_size]``.
         attention_mask: ``[B, S]`` of 1 and 0, or ``[B or 1, 1, S, S]``, also additive.
         position_ids: ``[B or 1, S]``; given without a mask, one that does not rise begins another sequence.
-        labels: ``[B, S]`` token ids, -100 ignored; the output then has a ``loss`` to differentiate.
+        labels: what the task's loss is against, e.g. ``[B, S]`` token ids, -100 ignored; a task may have other names
+            for them. The output then has a ``loss`` to differentiate.
         dropout_rng: a random key; with one, attention dropout is on.
 
     Raises:
@@ -62,6 +66,8 @@ def apply(
     batch, new = tokens.shape[:2]
     mask = None if attention_mask is None else _mask(attention_mask, batch, new)
     key_mask = mask if mask is not None and mask.ndim == 2 else None
+    given_labels, loss_options = split_labels(pass_.task, labels, loss_options)
+    _check_concrete(pass_, config, tokens, key_mask, given_labels)
     positions = _positions(position_ids, key_mask, batch, new)
     inputs = Inputs(
         tokens=tokens if tokens.ndim == 3 else tokens.astype(jnp.int32),
@@ -71,6 +77,7 @@ def apply(
         new=jnp.int32(new),
         frequencies=_frequencies(pass_, position_ids, key_mask, batch, new),
         dropout_rng=dropout_rng,
+        attended=None if key_mask is None else jnp.asarray(key_mask),
     )
     if mask is not None and mask.ndim == 4:
         allowed = jnp.asarray(mask) | jnp.eye(new, dtype=bool)  # a query always sees itself
@@ -84,8 +91,9 @@ def apply(
         hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))
         fields = pass_.finish(ctx, hidden, inputs, static)
         loss = None
-        if labels is not None:
-            loss = pass_.task.loss(jnp, fields, jnp.asarray(labels), **loss_options)
+        if given_labels:
+            arrays = {name: jnp.asarray(value) for name, value in given_labels.items()}
+            loss = pass_.task.loss(jnp, fields, **arrays, config=config, **loss_options)
     output = pass_.task.output(
         loss=loss,
         hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),
@@ -94,6 +102,21 @@ def apply(
     )
     output.to_numpy = as_float32
     return output
+
+
+def _check_concrete(
+    pass_: TracedPass, config: LlamaConfig, tokens: Any, key_mask: Any, labels: Mapping[str, Any]
+) -> None:
+    """Look at whatever is not being traced: rows without text, labels that do not fit."""
+    batch, new = tokens.shape[:2]
+    if is_traced(key_mask):
+        return
+    attended = None if key_mask is None else np.asarray(key_mask)
+    if pass_.task.pools and not is_traced(tokens):
+        check_text(np.asarray(tokens) if tokens.ndim == 2 else None, attended, config.pad_token_id, batch)
+    if labels and not is_traced(*labels.values()):
+        whole = np.ones((batch, new), bool) if attended is None else attended
+        pass_.task.check_labels(config, read_labels(pass_.task, labels), whole)
 
 
 def _array(value: Any) -> Any:

@@ -14,8 +14,9 @@ import numpy as np
 from ...core.backend import RealizeOptions
 from ...core.checkpoint.base import TensorInfo
 from ...core.errors import BackendError, InputError
-from ...core.forward import length_ropes
+from ...core.forward import attended_tokens, length_ropes
 from ...core.inputs import HostInputs, Layout, check_num_items, lay_out, read_inputs
+from ...core.labels import split_labels
 from .arrays import SMALLEST_PREFILL, as_float32, device_name, dtype_of, find_device, padded_length
 from .cache import JaxCache
 from .functional import apply, register_output
@@ -48,8 +49,9 @@ class JaxModel:
         self.pass_ = TracedPass(graph, task, tuple(length_ropes(graph)), dtype, platform)
         self._compiled = jax.jit(self._trace, static_argnames="static", donate_argnames="buffers")
         self._compiled_loss = jax.jit(self._loss)
-        # A pass may be padded where each position has its own output; other heads (pooling) see exact lengths.
-        self._pads = task.keeps_positions or graph.head is None
+        # A pass may be padded where each position has its own output, and where a mask tells a head that pools which
+        # tokens are text; other heads see exact lengths.
+        self._per_position = task.per_position or task.keeps_positions or graph.head is None
         register_output(task.output)
 
     @property
@@ -84,6 +86,7 @@ class JaxModel:
             params: other weights than the model's own.
             dropout_rng: a random key; with one, attention dropout is on.
         """
+        given_labels, options = split_labels(self.task, labels, options)
         cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
         given = read_inputs(
             self.config,
@@ -93,7 +96,7 @@ class JaxModel:
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            labels=labels,
+            labels=given_labels,
             logits_to_keep=logits_to_keep,
         )
         if cache is not None and not isinstance(cache, JaxCache):
@@ -126,7 +129,8 @@ class JaxModel:
             cache.claim(self, batch)
             past = cache.length
         # Observers see exact lengths (and concrete arrays: nothing is compiled); random numbers depend on the shape.
-        pads = self._pads and observe is None and dropout_rng is None
+        pads = self._per_position or (self.task.pools and given.attended is not None)
+        pads = pads and observe is None and dropout_rng is None
         length = padded_length(new, SMALLEST_PREFILL) if pads else new
         layout = lay_out(
             host,
@@ -159,6 +163,7 @@ class JaxModel:
             frequencies=rows.frequencies,
             kept=None if isinstance(keep, int) else keep.astype(np.int32),
             dropout_rng=dropout_rng,
+            attended=_attended(given, layout, past, length),
         )
         static = Static(kept=keep if isinstance(keep, int) else 0, restart=restart_slots, **flags)
         buffers = None if cache is None else cache.buffers
@@ -204,11 +209,12 @@ class JaxModel:
         options: Mapping[str, Any],
     ) -> ModelOutput:
         fields, states, weights = result
-        if isinstance(given.logits_to_keep, int) and given.logits_to_keep == 0 and self._pads:
+        if isinstance(given.logits_to_keep, int) and given.logits_to_keep == 0 and self._per_position:
             fields = {name: _first(value, new) for name, value in fields.items()}
         loss = None
-        if given.labels is not None:
-            loss = self._compiled_loss(fields, given.labels.astype(np.int32), dict(options))
+        if given.labels:
+            labels = {name: _narrowed(array) for name, array in given.labels.items()}
+            loss = self._compiled_loss(fields, labels, dict(options))
         output = self.task.output(
             loss=loss,
             past_key_values=cache,
@@ -223,9 +229,9 @@ class JaxModel:
         self.traces += 1  # runs while tracing only
         return self.pass_(params, inputs, buffers, static)
 
-    def _loss(self, fields: Mapping[str, Array], labels: Array, options: Mapping[str, Any]) -> Array:
+    def _loss(self, fields: Mapping[str, Array], labels: Mapping[str, Array], options: Mapping[str, Any]) -> Array:
         with self.pass_.precision():
-            return self.task.loss(jnp, fields, labels, **options)
+            return self.task.loss(jnp, fields, **labels, config=self.config, **options)
 
     @functools.cached_property
     def _buffer_shapes(self) -> Mapping[str, tuple[jax.ShapeDtypeStruct, ...]]:
@@ -291,6 +297,19 @@ def _key_mask(layout: Layout, batch: int, used: int, slots: int) -> np.ndarray:
     mask = np.zeros((batch, slots), bool)
     mask[:, :used] = True if layout.key_mask is None else layout.key_mask
     return mask
+
+
+def _attended(given: HostInputs, layout: Layout, past: int, length: int) -> np.ndarray | None:
+    """``[B, length]`` booleans for heads; what a pass is padded with is no text."""
+    attended = attended_tokens(given.attended, given.attention_mask, layout, past)
+    if attended is None:
+        return None
+    return np.pad(np.asarray(attended), [(0, 0), (0, length - attended.shape[1])])
+
+
+def _narrowed(labels: np.ndarray) -> np.ndarray:
+    """Labels in 32 bits, as JAX has them."""
+    return labels.astype({"i": np.int32, "f": np.float32}.get(labels.dtype.kind, labels.dtype))
 
 
 def _widened(mask: np.ndarray, length: int, slots: int) -> np.ndarray:

@@ -37,6 +37,7 @@ class Inputs(NamedTuple):
         frequencies: per length-dependent RoPE ``[B, rotary_dim / 2]``.
         kept: positions that the head is run for, where given one by one.
         dropout_rng: a random key while training.
+        attended: ``[B, S]`` booleans for heads, as :attr:`~polyllama.core.context.Context.attended`.
     """
 
     tokens: Array
@@ -48,6 +49,7 @@ class Inputs(NamedTuple):
     frequencies: tuple[Array, ...] = ()
     kept: Array | None = None
     dropout_rng: Array | None = None
+    attended: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class TracedPass:
 
     def finish(self, ctx: JaxContext, hidden: Array, inputs: Inputs, static: Static) -> dict[str, Array]:
         """The head for the positions that are wanted, and the task's outputs."""
+        ctx.input_ids = inputs.tokens if inputs.tokens.ndim == 2 else None
+        ctx.attended = inputs.attended
         kept = hidden
         if inputs.kept is not None:
             kept = jnp.take(hidden, inputs.kept, axis=1)

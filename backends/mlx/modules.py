@@ -59,7 +59,8 @@ class MlxContext(Context):
             return y
         name = getattr(node, "name", "")
         if not name:
-            return super().run(node, x)  # it holds nothing, so it has no module
+            plain: mx.array = super().run(node, x)  # it holds nothing, so it has no module
+            return plain
         return self.child(find(self.root, name), node, x)
 
     def child(self, module: Any, node: spec.Node, x: mx.array) -> mx.array:
