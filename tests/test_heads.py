@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,18 @@ def agree(ours: Any, theirs: Any) -> None:
             assert relative_error(value, theirs[name]) < TOLERANCE, name
 
 
+@functools.cache
+def loaded(folder: Path, backend: str) -> Llama:
+    """A saved model, loaded once per backend: JAX compiles for each anew."""
+    return Llama.load(folder, backend=backend)
+
+
+@functools.cache
+def shared(task: str, backend: str, num_labels: int = 2) -> Llama:
+    """A :func:`fresh` one for tests that leave it as it is."""
+    return fresh(task, backend, num_labels=num_labels)
+
+
 def fresh(task: str, backend: str = "reference", **fields: Any) -> Llama:
     """A head on random weights, from a config alone."""
     return Llama.load(
@@ -94,7 +107,7 @@ class TestAgainstTransformers:
         fields, labels = PROBLEMS[problem]
         # transformers writes what it infers into the model's config, so that each case needs a model of its own.
         model, folder = heads("ForSequenceClassification", **fields, bos_token_id=list(PROBLEMS).index(problem) + 3)
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         assert llm.task == "sequence-classification"
         agree(llm.forward(IDS, labels=labels), oracle(model, IDS, labels=labels))
         assert llm.config.problem_type == fields.get("problem_type")  # inferred, never written down
@@ -103,7 +116,7 @@ class TestAgainstTransformers:
         model, folder = heads("ForTokenClassification", num_labels=5)
         labels = rng.integers(0, 5, IDS.shape)
         labels[0, 2:5] = -100
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         asked = {"labels": labels, "output_hidden_states": True, "output_attentions": True}
         model.set_attn_implementation("eager")
         agree(llm.forward(IDS, **asked), oracle(model, IDS, **asked))
@@ -112,7 +125,7 @@ class TestAgainstTransformers:
     def test_question_answering(self, backend: str, ends: list[int], heads: Heads) -> None:
         model, folder = heads("ForQuestionAnswering")
         spans = {"start_positions": [0, 9, 10], "end_positions": ends}
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         agree(llm.forward(IDS, **spans), oracle(model, IDS, **spans))
         columns = {name: np.asarray(places)[:, None] for name, places in spans.items()}
         assert float(llm.forward(IDS, **columns).loss) == pytest.approx(float(oracle(model, IDS, **spans).loss))
@@ -120,7 +133,7 @@ class TestAgainstTransformers:
     @pytest.mark.parametrize("side", ["left", "right", "both"])
     def test_padding_with_a_mask(self, backend: str, side: str, heads: Heads) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=4)
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         ids, mask = padded(side)
         positions = np.maximum(mask.cumsum(1) - 1, 0)  # ours by itself; transformers counts padding in forward
         found = llm.forward(ids, attention_mask=mask)
@@ -132,21 +145,21 @@ class TestAgainstTransformers:
     def test_padding_by_the_padding_id_alone(self, backend: str, side: str, heads: Heads) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=4)
         ids, _ = padded(side)
-        agree(Llama.load(folder, backend=backend).forward(ids), oracle(model, ids))
+        agree(loaded(folder, backend).forward(ids), oracle(model, ids))
 
     def test_padding_of_tokens_and_spans(self, backend: str, heads: Heads) -> None:
         ids, mask = padded("left")
         arguments = {"attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0)}
         for kind in ("ForTokenClassification", "ForQuestionAnswering"):
             model, folder = heads(kind, **({"num_labels": 5} if "Token" in kind else {}))
-            found, wanted = Llama.load(folder, backend=backend).forward(ids, attention_mask=mask).numpy(), None
+            found, wanted = loaded(folder, backend).forward(ids, attention_mask=mask).numpy(), None
             wanted = oracle(model, ids, **arguments)
             for name, value in found.items():
                 assert relative_error(value[mask == 1], wanted[name].numpy()[mask == 1]) < TOLERANCE, name
 
     def test_embeddings_as_input(self, backend: str, heads: Heads) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=4)
-        llm, ids = Llama.load(folder, backend=backend), IDS[:1]
+        llm, ids = loaded(folder, backend), IDS[:1]
         embeds = model.model.embed_tokens.weight.detach().numpy()[ids]
         agree(llm.forward(inputs_embeds=embeds), oracle(model, inputs_embeds=embeds))
         rows, mask = padded("left")
@@ -156,7 +169,7 @@ class TestAgainstTransformers:
 
     def test_after_a_cache(self, backend: str, heads: Heads) -> None:
         _, folder = heads("ForSequenceClassification", num_labels=4)
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         first = llm.forward(IDS[:, :6], use_cache=True)
         step = llm.forward(IDS[:, 6:], past_key_values=first.past_key_values).numpy()["logits"]
         assert relative_error(step, llm.forward(IDS).numpy()["logits"]) < TOLERANCE
@@ -189,7 +202,7 @@ class TestWhereTransformersIsNotFollowed:
 
     def test_a_real_last_token_that_is_also_the_padding_is_kept_by_the_mask(self, backend: str, heads: Heads) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=4, pad_token_id=2)
-        llm, ids = Llama.load(folder, backend=backend), IDS.copy()
+        llm, ids = loaded(folder, backend), IDS.copy()
         ids[:, -1] = 2
         whole = llm.forward(ids, attention_mask=np.ones_like(ids), output_hidden_states=True).numpy()
         score = model.score.weight.detach().numpy()
@@ -202,7 +215,7 @@ class TestWhereTransformersIsNotFollowed:
         self, backend: str, heads: Heads
     ) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=4, pad_token_id=None)
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         ids, mask = padded("left")
         with pytest.raises(ValueError, match="batch sizes > 1"):
             oracle(model, ids, attention_mask=mask)
@@ -217,13 +230,13 @@ class TestWhereTransformersIsNotFollowed:
         embeds = np.ones((2, 3, 48), np.float32)
         assert oracle(model, inputs_embeds=embeds).logits.shape == (2, 4)  # takes every row's last for its text's
         with pytest.raises(InputError, match="2 rows of embeddings"):
-            Llama.load(folder, backend=backend).forward(inputs_embeds=embeds)
+            loaded(folder, backend).forward(inputs_embeds=embeds)
 
     def test_negative_positions_are_ignored(self, backend: str, heads: Heads) -> None:
         model, folder = heads("ForQuestionAnswering")
         spans = {"start_positions": [-1, 2, 3], "end_positions": [-1, 5, 3]}
         without = {name: places[1:] for name, places in spans.items()}
-        found = float(Llama.load(folder, backend=backend).forward(IDS, **spans).loss)
+        found = float(loaded(folder, backend).forward(IDS, **spans).loss)
         assert found == pytest.approx(float(oracle(model, IDS[1:], **without).loss), rel=1e-5)
         zero = {name: [0, *places[1:]] for name, places in spans.items()}
         assert float(oracle(model, IDS, **spans).loss) == pytest.approx(float(oracle(model, IDS, **zero).loss))
@@ -232,17 +245,17 @@ class TestWhereTransformersIsNotFollowed:
         model, folder = heads("ForQuestionAnswering")
         assert oracle(model, IDS, start_positions=[1, 2, 3]).loss is None
         with pytest.raises(InputError, match="takes start_positions and end_positions, start_positions given"):
-            Llama.load(folder, backend=backend).forward(IDS, start_positions=[1, 2, 3])
+            loaded(folder, backend).forward(IDS, start_positions=[1, 2, 3])
 
     def test_one_label_told_by_integers(self, backend: str, heads: Heads) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=1)
         wanted = oracle(model, IDS, labels=[3.0, 1.0, 2.0]).loss
-        found = Llama.load(folder, backend=backend).forward(IDS, labels=[3, 1, 2]).loss
+        found = loaded(folder, backend).forward(IDS, labels=[3, 1, 2]).loss
         assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
     def test_truth_values_are_several_labels(self, backend: str, heads: Heads) -> None:
         _, folder = heads("ForSequenceClassification", num_labels=3)
-        llm = Llama.load(folder, backend=backend)
+        llm = loaded(folder, backend)
         assert float(llm.forward(IDS, labels=np.eye(3) == 1).loss) == pytest.approx(
             float(llm.forward(IDS, labels=np.eye(3)).loss)
         )
@@ -296,7 +309,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_does_not_fit_is_a_one_line_error(backend: str, case: str) -> None:
     task, arguments, message = BAD[case]
-    llm = fresh(task, backend, num_labels=3)
+    llm = shared(task, backend, num_labels=3)
     with pytest.raises((InputError, UnsupportedError), match=message) as raised:
         llm.forward(**({"input_ids": IDS[:2, :5]} | arguments))
     assert "\n" not in str(raised.value)
@@ -305,18 +318,18 @@ def test_what_does_not_fit_is_a_one_line_error(backend: str, case: str) -> None:
 @EVERY
 class TestOnEveryBackend:
     def test_whole_texts_do_not_go_on_from_a_cache(self, backend: str) -> None:
-        llm = fresh("embedding", backend)
+        llm = shared("embedding", backend)
         cache = llm.forward(IDS, use_cache=True).past_key_values
         with pytest.raises(InputError, match="wants whole texts"):
             llm.forward(IDS, past_key_values=cache)
 
     def test_a_chunk_of_padding_alone_has_no_result(self, backend: str) -> None:
-        llm = fresh(SEQUENCE, backend)
+        llm = shared(SEQUENCE, backend)
         with pytest.raises(InputError, match=r"attention_mask\[1\] attends to none of these"):
             llm.forward(IDS[:2, :2], attention_mask=[[1, 1], [0, 0]], use_cache=True)
 
     def test_outputs_by_attribute_key_and_tuple(self, backend: str) -> None:
-        llm = fresh(SPAN, backend)
+        llm = shared(SPAN, backend)
         spans = {"start_positions": [1, 2, 3], "end_positions": [1, 2, 3]}
         y = llm.forward(IDS, **spans, use_cache=True)
         assert list(y.keys()) == ["loss", "start_logits", "end_logits", "past_key_values"]
@@ -332,13 +345,13 @@ class TestOnEveryBackend:
             (TOKEN, {"labels": np.zeros_like(IDS)}, IDS.size),
             (SPAN, spans, 2),
         ):
-            llm = fresh(task, backend)
+            llm = shared(task, backend)
             mean, total = (float(llm.forward(IDS, **labels, **o).loss) for o in ({}, {"num_items_in_batch": 1}))
             assert total == pytest.approx(mean * count, rel=1e-5)
 
     @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
     def test_where_nothing_counts_the_loss_is_not_a_number(self, backend: str) -> None:
-        assert np.isnan(float(fresh(SEQUENCE, backend).forward(IDS, labels=[-100] * 3).loss))
+        assert np.isnan(float(shared(SEQUENCE, backend).forward(IDS, labels=[-100] * 3).loss))
 
     def test_a_task_with_labels_of_its_own(self, backend: str) -> None:
         """What a plugin may bring: several labels by any name, pooling, and a loss in array terms."""
@@ -574,3 +587,34 @@ def test_two_backends_are_compared_node_by_node(backend: str, heads: Heads) -> N
         _, folder = heads(kind, num_labels=4, pad_token_id=None)
         found = compare_backends(folder, ["reference", backend], token_ids=IDS[0].tolist())
         assert found.verdict == "rounding" and "score" in found.distances
+
+
+@pytest.mark.skipif("jax" not in ALL_BACKENDS, reason="jax is not installed")
+class TestOnJax:
+    def test_texts_of_many_lengths_share_a_trace(self) -> None:
+        """A mask tells what the passes are padded with from the text."""
+        llm: Any = fresh(SEQUENCE, "jax")
+        for length in range(2, 12):
+            ids, mask = IDS[:, :length], np.ones((3, length), int)
+            found = llm.forward(ids, attention_mask=mask).numpy()["logits"]
+        assert llm.model.traces == 1
+        solo = llm.forward(IDS[:1]).numpy()["logits"]  # without a mask, at its own length
+        assert relative_error(found[0], solo[0]) < TOLERANCE
+
+    def test_a_loss_as_a_pure_function(self) -> None:
+        import jax
+
+        llm: Any = shared(SPAN, "jax")
+        spans = {"start_positions": np.array([1, 2, -1]), "end_positions": np.array([3, 2, -1])}
+
+        def loss(params: Any, spans: Any) -> Any:
+            return llm.model.apply(params, IDS, **spans).loss
+
+        value, gradients = jax.jit(jax.value_and_grad(loss))(llm.model.params, spans)
+        assert float(value) == pytest.approx(float(llm.forward(IDS, **spans).loss), rel=1e-5)
+        assert float(abs(gradients["qa_outputs.bias"]).max()) > 0
+        with pytest.raises(InputError, match="ends before it starts"):
+            llm.model.apply(llm.model.params, IDS, start_positions=[2] * 3, end_positions=[1] * 3)
+        with pytest.raises(InputError, match="row 1 is padding alone"):
+            pooled: Any = shared(SEQUENCE, "jax")
+            pooled.model.apply(pooled.model.params, [[5, 0], [0, 0]])
