@@ -47,7 +47,11 @@ class RealizeOptions:
 
 @runtime_checkable
 class Model(Protocol):
-    """A realized graph: what generation, the facade and the task heads work with."""
+    """A realized graph: what generation, the facade and the task heads work with.
+
+    One whose ``forward`` returns before its outputs are computed may say so with an attribute ``asynchronous = True``:
+    generation then starts each pass before it hands out the tokens of the one before.
+    """
 
     config: LlamaConfig
     graph: Graph

@@ -27,6 +27,8 @@ class Context:
         cache: where keys and values of earlier tokens are, or ``None``.
         frequencies: per rope node, ``[B or 1, rotary_dim / 2]`` float32 inverse frequencies in native form.
         overrides: node type -> the backend's own way to run it; types not listed run by their own definition.
+        keep: how many last positions of the trunk's output are read, 0 for all. A backend may compute the last layer
+            for these alone; the spec's own definition computes all.
         hidden_states, attentions: lists that collect what was asked for, or ``None``.
         input_ids: for heads, ``[B, S]`` ids of the new tokens; ``None`` where embeddings were given.
         attended: for heads, ``[B, S]`` booleans, what the attention mask says of the new tokens; ``None`` without one.
@@ -58,6 +60,7 @@ class Context:
         self.observe = observe
         self.input_ids: Array | None = None
         self.attended: Array | None = None
+        self.keep = 0
         self._tables: dict[int, tuple[Array, Array]] = {}
 
     def run(self, node: Node, x: Array) -> Array:

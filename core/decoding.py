@@ -191,9 +191,12 @@ class GenerationRun:
         size = self.options.batch_size or len(self.sequences) or 1
         for start in range(0, len(self.sequences), size):
             batch = Batch(self.model, self.sequences[start : start + size], self.options.prefill_chunk_size)
-            yield from self._prefill(batch)
+            events = self._prefill(batch)
             while batch.live:
-                yield from self._decode(batch)
+                self._run_ahead(batch)
+                yield from events
+                events = self._decode(batch)
+            yield from events
 
     def _prefill(self, batch: Batch) -> list[StreamEvent]:
         self._check_context(batch)
@@ -222,6 +225,15 @@ class GenerationRun:
             decode_seconds=self.stats.decode_seconds + time.perf_counter() - began,
         )
         return events
+
+    def _run_ahead(self, batch: Batch) -> None:
+        """Start the next pass where that takes no waiting: it runs while whoever iterates looks at the events."""
+        if not getattr(self.model, "asynchronous", False):
+            return
+        began = time.perf_counter()
+        with naming_what_takes_memory(self.options):
+            batch.begin()
+        self.stats = replace(self.stats, decode_seconds=self.stats.decode_seconds + time.perf_counter() - began)
 
     def _check_context(self, batch: Batch) -> None:
         """Say once that positions run past what the model was made for."""

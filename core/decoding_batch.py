@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .decoding import GeneratedSequence
     from .generation_config import GenerationOptions
     from .generation_outputs import StreamEvent
+    from .outputs import ModelOutput
 
     Floats = NDArray[np.floating[Any]]
 
@@ -53,6 +54,7 @@ class Batch:
         self.cache: Cache
         self.mask: NDArray[np.int64]
         self.used = 0
+        self._begun: ModelOutput | None = None
 
     @property
     def live(self) -> list[int]:
@@ -78,7 +80,7 @@ class Batch:
         chunk = self.chunk or longest
         start, end = 0, max(min(chunk, longest), longest - min(lengths) + 1)
         while start < longest:
-            logits = self._forward(ids[:, start:end])
+            logits = self._logits(self._forward(ids[:, start:end]))
             start, end = end, min(end + chunk, longest)
         places = [place_of[tuple(row.prompt_ids)] for row in self.rows]
         if places != list(range(len(place_of))):
@@ -88,6 +90,12 @@ class Batch:
 
     def decode(self) -> Floats:
         """Run the newest token of each row; returns the next one's logits ``[rows, vocab]``."""
+        output = self.begin() if self._begun is None else self._begun
+        self._begun = None
+        return self._logits(output)
+
+    def begin(self) -> ModelOutput:
+        """Start the pass that :meth:`decode` then reads; it runs on by itself where the model is asynchronous."""
         live = self.live
         # Finished rows ride along until they are half of the batch: taking rows out copies the whole cache.
         if 2 * len(live) <= len(self.rows):
@@ -96,13 +104,14 @@ class Batch:
         if self.used == self.mask.shape[1]:
             self.mask = np.concatenate([self.mask, np.zeros_like(self.mask)], axis=1)
         self.mask[:, self.used] = 1
-        return self._forward(np.array([[row.token_ids[-1]] for row in self.rows], np.int64))
+        self._begun = self._forward(np.array([[row.token_ids[-1]] for row in self.rows], np.int64))
+        return self._begun
 
     def take(self, logits: Floats) -> list[StreamEvent]:
         """Choose the next token of each live row."""
         return [self.rows[place].take(logits[place]) for place in self.live]
 
-    def _forward(self, ids: NDArray[np.int64]) -> Floats:
+    def _forward(self, ids: NDArray[np.int64]) -> ModelOutput:
         self.used += ids.shape[1]
         output = self.model.forward(
             input_ids=ids,
@@ -112,7 +121,11 @@ class Batch:
             logits_to_keep=1,
         )
         self.cache = output.past_key_values
-        shape = (ids.shape[0], 1, self.model.config.vocab_size)
+        return output
+
+    def _logits(self, output: ModelOutput) -> Floats:
+        """The logits as NumPy, which waits for them to be computed."""
+        shape = (len(self.mask), 1, self.model.config.vocab_size)
         logits = self.model.to_numpy(output["logits"]) if "logits" in output else np.zeros(0)
         if logits.shape != shape:
             raise GenerationError(

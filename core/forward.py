@@ -196,6 +196,9 @@ def _trunk(
     engine: Engine, graph: Graph, request: Request, cache: Cache | None, layout: Layout, lengths: Any, x: Array
 ) -> tuple[Array, Context]:
     ctx = _context(engine, request, cache, layout, lengths)
+    keep = request.logits_to_keep
+    if isinstance(keep, int) and not request.output_hidden_states and ctx.attentions is None and ctx.observe is None:
+        ctx.keep = keep
     return ctx.run(graph.decoder, x), ctx
 
 
@@ -256,6 +259,7 @@ def _restarted(
     """The trunk over all inputs so far, into the cache's storage from its start."""
     if cache is None:
         return _trunk(engine, graph, request, cache, layout, lengths, embeds)
+    request = replace(request, logits_to_keep=0)  # the caller cuts the past off by its length
     past, mask, history = cache.length, cache.mask, cache.history
     cache.reset()
     try:

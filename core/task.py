@@ -58,7 +58,11 @@ class Task:
         return None
 
     def outputs(self, ctx: Context, raw: Array, hidden: Array) -> dict[str, Array]:
-        """Named output fields from the head's `raw` output and the trunk's `hidden` ``[B, S, E]``."""
+        """Named output fields from the head's `raw` output and the trunk's `hidden` ``[B, S, E]``.
+
+        Where ``logits_to_keep`` is a number, which only a task with ``keeps_positions`` is asked for, `hidden` may hold
+        no more than these last positions.
+        """
         raise NotImplementedError
 
     def check_labels(self, config: LlamaConfig, labels: Mapping[str, np.ndarray], attended: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from ...core.inputs import check_embeds_shape, read_inputs
 from ...core.labels import split_labels
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
-from .modules import MlxContext, TypedModule, attach, find, put
+from .modules import MlxContext, TypedModule, attach, find, layers_between_starts, put
 from .namespace import MlxNamespace
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class MlxModel:
     Outside training, a pass hands its outputs to MLX to compute (``mx.async_eval``) and returns without waiting.
     """
 
+    asynchronous = True
+
     def __init__(self, module: LlamaModule, graph: Graph, config: LlamaConfig, task: Task, device: str) -> None:
         self.module, self.graph, self.config, self.task, self.device = module, graph, config, task, device
         self._ropes = length_ropes(graph)
@@ -93,7 +95,13 @@ class MlxModel:
             _ParametersByName(module),
             as_frequencies=from_numpy,
             to_host=to_numpy,
-            context=functools.partial(MlxContext, root=module, on_gpu=device == "gpu"),
+            context=functools.partial(
+                MlxContext,
+                root=module,
+                on_gpu=device == "gpu",
+                plain=_plain_cpu(device),
+                stride=layers_between_starts(graph.decoder),
+            ),
         )
 
     @property

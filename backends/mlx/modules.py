@@ -6,6 +6,7 @@ module here keeps its parameters at their paths and runs by its own definition.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...core import graph as spec
 from ...core.context import Context
 from ...core.errors import BackendError
 from ...core.rope import Rope
+from .attention import BLOCK, causal_attention
 
 
 def _silu(x: mx.array) -> mx.array:
@@ -37,13 +39,25 @@ FUSED_ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"silu": silu, "s
 
 
 class MlxContext(Context):
-    """Runs children as the modules of `root`, and knows MLX's fused forms."""
+    """Runs children as the modules of `root`, and knows MLX's fused forms.
 
-    def __init__(self, *args: Any, root: Module, on_gpu: bool = False, **kwargs: Any) -> None:
+    Attributes:
+        plain: whether MLX multiplies matrices by plain loops, so that spelling out attention is faster.
+        stride: what is recorded is handed over to be computed after every so many layers.
+        cut_short: whether the layer that runs now need give no more than the last `keep` positions.
+    """
+
+    def __init__(
+        self, *args: Any, root: Module, on_gpu: bool = False, plain: bool = False, stride: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.root = root
         self.on_gpu = on_gpu
+        self.plain = plain
+        self.stride = stride
         self.spelled_out = self.attentions is not None or self.observe is not None
+        self.cut_short = False
+        self._causal_masks: dict[tuple[int, int], mx.array] = {}
         self._rotations: dict[int, tuple[mx.array, mx.array]] = {}
 
     def run(self, node: spec.Node, x: mx.array) -> mx.array:
@@ -89,10 +103,23 @@ class MlxContext(Context):
             return None
         if self.on_gpu:
             return "causal"  # its kernels skip what is masked
-        # On a CPU MLX would build this mask anew in every layer.
-        queries = mx.arange(keys - length, keys)[:, None]
-        self.mask = (mx.arange(keys)[None] <= queries)[None, None]
-        return self.mask
+        return self.causal_mask(length, keys)
+
+    def causal_mask(self, length: int, keys: int) -> mx.array:
+        """``[1, 1, S, K]`` booleans; on a CPU MLX would build them anew in every layer."""
+        known = self._causal_masks.get((length, keys))
+        if known is None:
+            queries = mx.arange(keys - length, keys)[:, None]
+            known = self._causal_masks[length, keys] = (mx.arange(keys)[None] <= queries)[None, None]
+        return known
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+        """Attention of `q` ``[B, H, S, D]``, the last S of the keys' positions, by the fastest form there is."""
+        length, keys = q.shape[2], k.shape[2]
+        if self.plain and self.mask is None and length >= BLOCK:
+            return causal_attention(q, k, v, scale, self.causal_mask)
+        mask = self.mask[:, :, -length:] if self.mask is not None else self.causal(length, keys)
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
     def rotation(self, rope: Rope) -> tuple[mx.array, mx.array]:
         """``[cos, cos]`` and ``[-sin, sin]`` ``[B or 1, 1, S, rotary_dim]``, so that a rotation is two products.
@@ -164,8 +191,8 @@ class RMSNorm(TypedModule):
 class Attention(Composite):
     """``mx.fast.scaled_dot_product_attention``; by the spec's own steps where the probabilities are asked for."""
 
-    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
-        """``[B, S, E] -> [B, S, E]``."""
+    def __call__(self, x: mx.array, ctx: MlxContext, keep: int = 0) -> mx.array:
+        """``[B, S, E] -> [B, S, E]``; with `keep`, only the last so many positions ask, and all are asked."""
         node = self.node
         if ctx.spelled_out or (node.dropout and self.training):
             spelled_out: mx.array = node.apply(ctx.xp, ctx.weights, x, ctx)
@@ -173,7 +200,8 @@ class Attention(Composite):
         batch, length, _ = x.shape
         heads, kv_heads, head_dim = node.num_heads, node.num_kv_heads, node.head_dim
         q_proj, k_proj, v_proj, o_proj = self.parts()
-        q, k, v = q_proj(x), k_proj(x), v_proj(x)
+        asking = min(keep or length, length)
+        q, k, v = q_proj(x if asking == length else x[:, -asking:]), k_proj(x), v_proj(x)
         rotation = ctx.rotation(node.rope)
         if length == 1:
             # A single token: no axes to exchange, and queries and keys turn together, for operations count, not sizes.
@@ -181,16 +209,16 @@ class Attention(Composite):
             q, k = mx.split(rotate(joined, *rotation), [heads], axis=1)
             v = v.reshape(batch, kv_heads, 1, head_dim)
         else:
-            q = rotate(q.reshape(batch, length, heads, head_dim).transpose(0, 2, 1, 3), *rotation)
+            turn = rotation if asking == length else tuple(table[:, :, -asking:] for table in rotation)
+            q = rotate(q.reshape(batch, asking, heads, head_dim).transpose(0, 2, 1, 3), *turn)
             k = rotate(k.reshape(batch, length, kv_heads, head_dim).transpose(0, 2, 1, 3), *rotation)
             v = v.reshape(batch, length, kv_heads, head_dim).transpose(0, 2, 1, 3)
         if ctx.cache is not None:
             k, v = ctx.cache.update(node.name, k, v)
-        mask = ctx.mask if ctx.mask is not None else ctx.causal(length, k.shape[2])
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=head_dim**-0.5, mask=mask)
-        if length > 1:
+        y = ctx.attend(q, k, v, head_dim**-0.5)
+        if asking > 1:
             y = y.transpose(0, 2, 1, 3)
-        projected: mx.array = o_proj(y.reshape(batch, length, heads * head_dim))
+        projected: mx.array = o_proj(y.reshape(batch, asking, heads * head_dim))
         return projected
 
 
@@ -212,7 +240,11 @@ class DecoderLayer(Composite):
         """``[B, S, E] -> [B, S, E]``."""
         node = self.node
         attention_norm, attention, mlp_norm, mlp = self.parts()
-        x = x + ctx.child(attention, node.attention, ctx.child(attention_norm, node.attention_norm, x))
+        normed = ctx.child(attention_norm, node.attention_norm, x)
+        if ctx.cut_short and type(attention) is Attention:  # whatever else may be there gives all positions
+            x = x[:, -ctx.keep :] + attention(normed, ctx, ctx.keep)
+        else:
+            x = x + ctx.child(attention, node.attention, normed)
         return x + ctx.child(mlp, node.mlp, ctx.child(mlp_norm, node.mlp_norm, x))
 
 
@@ -227,16 +259,39 @@ class SpecModule(Composite):
 
 def run_decoder(container: Any, node: spec.Decoder, x: mx.array, ctx: MlxContext) -> mx.array:
     """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
-    for layer in node.layers:
+    training = ctx.root.training
+    for number, layer in enumerate(node.layers, 1):
         ctx.keep_hidden(x)
+        ctx.cut_short = number == len(node.layers) and ctx.keep > 0 and not training
         x = ctx.child(find(container, _relative(node, layer)), layer, x)
+        if number % ctx.stride == 0 and not training:
+            mx.async_eval(x)  # type: ignore[no-untyped-call]
     x = ctx.child(find(container, _relative(node, node.norm)), node.norm, x)
     ctx.keep_hidden(x)
     return x
 
 
-WIDEST = 2**24
-"""Elements of the largest half-precision matrix that is widened to be multiplied by; a copy of it takes 64 MiB."""
+WORTH_A_START = 2**19
+"""Weights whose products take longer than it takes to start them."""
+
+MOST_STARTS = 8
+"""How often a pass is handed over at most; each time costs some ten microseconds."""
+
+
+def layers_between_starts(node: spec.Decoder) -> int:
+    """After how many layers what has been recorded is handed to MLX, which then computes while Python records on.
+
+    Python takes as long to record a layer as a small one takes to compute. Layers that are smaller still are better
+    handed over all together.
+    """
+    layers = max(1, len(node.layers))
+    weights = sum(parameter.size for layer in node.layers for parameter in layer.parameters()) / layers
+    return max(math.ceil(WORTH_A_START / max(weights, 1)), math.ceil(layers / MOST_STARTS))
+
+
+WIDENED = range(2**16, 2**24)
+"""Sizes of the half-precision matrices that are widened to be multiplied by: a smaller one is multiplied before it is
+widened, and the copy of a larger one would take more than 64 MiB."""
 
 
 def product(x: mx.array, weight: mx.array, widen: bool) -> mx.array:
@@ -244,7 +299,7 @@ def product(x: mx.array, weight: mx.array, widen: bool) -> mx.array:
 
     On a CPU outside macOS that is faster than MLX's own product of half-precision numbers, which also sums in float32.
     """
-    if not widen or weight.dtype == mx.float32 or weight.size > WIDEST:
+    if not widen or weight.dtype == mx.float32 or weight.size not in WIDENED:
         return x @ weight.T
     return (x.astype(mx.float32) @ weight.astype(mx.float32).T).astype(x.dtype)
 
