@@ -60,6 +60,26 @@ def find_entry_points(group: str, paths: Sequence[str] | None = None) -> list[En
     return list(_scan(group, paths))
 
 
+def installed_version(name: str) -> str | None:
+    """The version of the installed package `name`, as ``importlib.metadata.version`` has it; None without one.
+
+    >>> installed_version("No_such-package") is None
+    True
+    """
+    if _only_importlib_can_tell(sys.path):
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+    wanted = normalized(name)
+    for folder, found, its_version in _distributions(sys.path):
+        if normalized(found) == wanted:
+            return _name_and_version(folder, found, its_version)[1]
+    return None
+
+
 def _only_importlib_can_tell(paths: Sequence[str]) -> bool:
     if any(finder is not PathFinder and hasattr(finder, "find_distributions") for finder in sys.meta_path):
         return True
@@ -78,6 +98,23 @@ def _through_importlib(group: str) -> Iterator[EntryPoint]:
 def _scan(group: str, paths: Sequence[str]) -> Iterator[EntryPoint]:
     header = f"[{group}]".encode()
     seen: set[str] = set()
+    for folder, name, version in _distributions(paths):
+        if normalized(name) in seen:
+            continue
+        seen.add(normalized(name))
+        try:
+            with open(os.path.join(folder, "entry_points.txt"), "rb") as file:
+                content = file.read()
+        except OSError:  # most packages have none
+            continue
+        if header in content:
+            name, version = _name_and_version(folder, name, version)
+            for key, value in _section(content.decode("utf-8", "replace"), group):
+                yield EntryPoint(key, value, name, version)
+
+
+def _distributions(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Folder, name and version of every installed package, as its folder's name spells them."""
     for path in paths:
         try:
             children = sorted(os.listdir(path or "."))
@@ -89,19 +126,8 @@ def _scan(group: str, paths: Sequence[str]) -> Iterator[EntryPoint]:
                 continue
             name, _, version = stem.partition("-")
             # pip leaves "~name" behind where it could not finish removing a package, and ignores it from then on
-            if normalized(name) in seen or name.startswith("~"):
-                continue
-            seen.add(normalized(name))
-            folder = os.path.join(path, child)
-            try:
-                with open(os.path.join(folder, "entry_points.txt"), "rb") as file:
-                    content = file.read()
-            except OSError:  # most packages have none
-                continue
-            if header in content:
-                name, version = _name_and_version(folder, name, version)
-                for key, value in _section(content.decode("utf-8", "replace"), group):
-                    yield EntryPoint(key, value, name, version)
+            if not name.startswith("~"):
+                yield os.path.join(path, child), name, version
 
 
 def _section(text: str, group: str) -> Iterator[tuple[str, str]]:

@@ -34,9 +34,11 @@ from .hookspecs import (
 )
 from .plugin_hooks import as_list, shortened, stray_hooks
 from .plugin_info import CLASH_HINT, PluginInfo, PluginProblem, Record, describe_clash
+from .settings_files import listing_settings
 
 if TYPE_CHECKING:
     from .settings import Settings
+    from .settings_files import Defaults
 
 __all__ = ["PluginInfo", "PluginProblem", "Plugins", "plugin_manager", "reset_plugins"]
 
@@ -335,7 +337,7 @@ _cache: dict[tuple[tuple[str, ...] | None, tuple[str, ...]], Plugins] = {}
 _registered_at_run_time: dict[str, object] = {}
 
 
-def plugin_manager(settings: Settings | None = None) -> Plugins:
+def plugin_manager(settings: Settings | Defaults | None = None) -> Plugins:
     """The plugins of this process, loaded on first use.
 
     Args:
@@ -346,9 +348,7 @@ def plugin_manager(settings: Settings | None = None) -> Plugins:
     """
     global _loading
     if settings is None:
-        from .settings import load_settings
-
-        settings = load_settings()
+        settings = listing_settings()
     allow = None if settings.plugins_allow is None else tuple(sorted(settings.plugins_allow))
     key = (allow, tuple(sorted(settings.plugins_block)))
     with _lock:

@@ -228,7 +228,8 @@ def load_registry(
         PolyllamaWarning: an entry overrides one of a lower level; a plugin's registry is broken and skipped; two
             plugins claim one name, which is an error only for who looks that name up.
     """
-    from .settings import load_settings, user_config_folder
+    from .settings import load_settings
+    from .settings_files import user_config_folder
 
     settings = settings if settings is not None else load_settings()
     if descriptors is None:

@@ -27,22 +27,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from .errors import PolyllamaWarning, SettingsError
+from .settings_files import (
+    DEFAULT,
+    FILE_NAME,
+    OTHER_VARIABLES,
+    PREFIX,
+    Defaults,
+    settings_files,
+)
 from .yaml_files import read_yaml_mapping
 
-FILE_NAME = "polyllama.yaml"
-PREFIX = "POLYLLAMA_"
 MAX_FILE_BYTES = 64 * 1024
-DEFAULT = "default"
 ARGUMENT = "argument"
-
-OTHER_VARIABLES: dict[str, str] = {
-    "POLYLLAMA_CPU_ISA": "the instruction set the native CPU backend may use",
-    "POLYLLAMA_DEBUG": "the command line shows the traceback of every error",
-}
-"""Variables that are no setting but mean something to a part of polyllama or to a plugin: name -> what it does.
-
-Whoever reads such a variable adds it here, so that a misspelt one can be told from it.
-"""
 
 
 def _no_bool(value: object) -> object:
@@ -94,14 +90,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: str = _setting(
-        "auto",
+        Defaults.backend,
         "what runs the model",
         "auto, or the name of a backend, optionally with a device (reference, torch, torch:cuda, cpu ...; "
         "`polyllama backends` lists them)",
         pattern=r"^[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._:-]*)?$",
     )
     device: str | None = _setting(
-        None,
+        Defaults.device,
         "device of the backend; its own default when not set",
         "the name of a device (cpu, cuda, cuda:1, mps ...)",
         pattern=r"^[a-z0-9][a-z0-9._:-]*$",
@@ -141,9 +137,13 @@ class Settings(BaseModel):
         f"a list of paths (in a variable separated by {os.pathsep!r})",
     )
     plugins_allow: _Names | None = _setting(
-        None, "load only these plugins (built-in ones always load)", "a list of plugin names (in a variable: a,b,c)"
+        Defaults.plugins_allow,
+        "load only these plugins (built-in ones always load)",
+        "a list of plugin names (in a variable: a,b,c)",
     )
-    plugins_block: _Names = _setting((), "never load these plugins", "a list of plugin names (in a variable: a,b,c)")
+    plugins_block: _Names = _setting(
+        Defaults.plugins_block, "never load these plugins", "a list of plugin names (in a variable: a,b,c)"
+    )
 
     _provenance: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -204,33 +204,6 @@ def load_settings(**arguments: Any) -> Settings:
             raise _settings_error(error, dict.fromkeys(given, ARGUMENT)) from error
         settings._with_provenance(dict.fromkeys(given, ARGUMENT))
     return _honour_hub_offline(settings, os.environ)
-
-
-def user_config_folder() -> Path:
-    """The folder of the user's own ``polyllama.yaml`` and ``registry.yaml``; it need not exist.
-
-    ``$XDG_CONFIG_HOME/polyllama`` where that variable is set, on any system; else what platformdirs says.
-    """
-    configured = os.environ.get("XDG_CONFIG_HOME", "")
-    if configured and Path(configured).is_absolute():
-        return Path(configured) / "polyllama"
-    import platformdirs
-
-    return Path(platformdirs.user_config_path("polyllama", appauthor=False))
-
-
-def settings_files() -> list[Path]:
-    """The settings files that exist, lowest precedence first."""
-    found: list[Path] = []
-    for folder in (user_config_folder(), Path.cwd()):
-        path = folder / FILE_NAME
-        if path.exists() and not any(path.samefile(other) for other in found):
-            found.append(path)
-        elif not path.exists() and path.with_suffix(".yml").exists():
-            warnings.warn(
-                f"{path.with_suffix('.yml')} is not read; rename it to {FILE_NAME}", PolyllamaWarning, stacklevel=3
-            )
-    return found
 
 
 def _read_settings_file(path: Path) -> dict[str, Any]:

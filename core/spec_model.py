@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .cache import Cache, ConcatenatingCache
-from .checkpoint.base import TensorInfo
 from .forward import Engine, Request, forward, length_ropes
 from .inputs import check_num_items, read_inputs
 from .labels import split_labels
@@ -15,6 +14,7 @@ from .labels import split_labels
 if TYPE_CHECKING:
     import numpy as np
 
+    from .checkpoint.base import TensorInfo
     from .config import LlamaConfig
     from .graph import Array, Graph
     from .outputs import ModelOutput
@@ -111,6 +111,7 @@ class SpecModel:
 
     def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
         """Every parameter in the dtype it was stored in: these weights never change, so nothing is lost."""
+        from .checkpoint.base import TensorInfo
 
         def read(name: str) -> np.ndarray:
             from .dtypes import numpy_dtype

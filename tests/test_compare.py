@@ -122,9 +122,9 @@ class Blind(SpecModel):
 
 
 def test_a_backend_that_shows_no_nodes_is_judged_by_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import polyllama.backends.reference as reference
+    from polyllama.core import spec_model
 
-    monkeypatch.setattr(reference, "SpecModel", Blind)
+    monkeypatch.setattr(spec_model, "SpecModel", Blind)
     found = compare_backends(folder, ["reference", "torch"], token_ids=IDS)
     assert found.verdict == "rounding" and not found.runs[0].observed and found.runs[1].observed
     assert [n.node for n in found.runs[0].nodes] == ["model.embed_tokens", "model.layers.0", "model.layers.1",

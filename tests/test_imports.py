@@ -43,6 +43,26 @@ def test_loading_on_the_reference_backend_loads_no_framework(tmp_path: Path) -> 
     assert loaded_after(code, (*FRAMEWORKS, "tokenizers", "huggingface_hub", "jinja2", "rich")) == set()
 
 
+LISTINGS = [["plugins"], ["plugins", "--json"], ["backends"], ["backends", "--json"], ["models"], ["--help"]]
+
+
+@pytest.mark.parametrize("command", LISTINGS, ids=" ".join)
+def test_listings_load_no_framework(command: list[str], tmp_path: Path) -> None:
+    code = (
+        "import contextlib, io, os\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        f"os.environ |= {{'XDG_CONFIG_HOME': {str(tmp_path)!r}}}\n"
+        "for name in [n for n in os.environ if n.upper().startswith('POLYLLAMA_')]: del os.environ[name]\n"
+        "from polyllama.__main__ import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as shown:\n"
+        f"    assert main({command!r}) == 0\n"
+        "assert len(shown.getvalue()) > 100"
+    )
+    # Checking registry files strictly takes pydantic; listing what plugins offer reads no file.
+    allowed = {"pluggy", "pydantic"} if command == ["models"] else {"pluggy"}
+    assert loaded_after(code, (*HEAVY, "asyncio", "polyllama.core.checkpoint", "polyllama.core.forward")) <= allowed
+
+
 def imports_of(path: Path) -> list[tuple[str, bool]]:
     """Dotted names a module imports, relative ones resolved to polyllama's; and whether at module level."""
     package = path.relative_to(ROOT).parent.parts

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from polyllama.core.entry_points import EntryPoint, find_entry_points
+from polyllama.core.entry_points import EntryPoint, find_entry_points, installed_version
 from polyllama.core.errors import PluginError, PolyllamaWarning
 from polyllama.core.hookspecs import (
     HOOKS,
@@ -101,6 +101,14 @@ def test_entry_points_are_those_importlib_metadata_finds(group: str) -> None:
     }
     assert ours == theirs
     assert bool(ours) == (group != "no.such.group")
+
+
+def test_installed_versions_are_those_importlib_metadata_finds() -> None:
+    wanted = {d.name: importlib.metadata.version(d.name) for d in importlib.metadata.distributions() if d.name}
+    assert len(wanted) > 10 and wanted["polyllama"]
+    assert {name: installed_version(name) for name in wanted} == wanted
+    assert installed_version("POLYLLAMA") == wanted["polyllama"]
+    assert installed_version("no-such-package") is None
 
 
 def test_entry_points_come_from_the_first_copy_of_a_package(tmp_path: Path) -> None:

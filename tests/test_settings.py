@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -14,7 +15,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from polyllama.core.errors import PolyllamaWarning, SettingsError
-from polyllama.core.settings import OTHER_VARIABLES, Settings, load_settings, settings_files, user_config_folder
+from polyllama.core.settings import Settings, load_settings
+from polyllama.core.settings_files import (
+    OTHER_VARIABLES,
+    Defaults,
+    listing_settings,
+    settings_files,
+    user_config_folder,
+)
 from polyllama.core.yaml_files import read_yaml_mapping
 
 
@@ -214,6 +222,29 @@ def test_unknown_variables_are_said_by_name(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.warns(PolyllamaWarning, match="POLYLLAMA_BACKNED means nothing.*did you mean POLYLLAMA_BACKEND"):
         settings = load_settings()
     assert settings.backend == "auto"
+
+
+def test_listings_see_the_same_settings_by_the_short_way(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYLLAMA_DEBUG", "1")  # no setting
+    names = [field.name for field in dataclasses.fields(Defaults)]
+    found, wanted = listing_settings(), load_settings()
+    assert isinstance(found, Defaults)
+    assert {name: getattr(wanted, name) for name in names} == vars(found)
+    assert {name: wanted.provenance[name] for name in names} == found.provenance
+    monkeypatch.setenv("polyllama_backend", "torch")
+    assert listing_settings() == load_settings() and listing_settings().backend == "torch"
+    monkeypatch.delenv("polyllama_backend")
+    monkeypatch.setenv("POLYLLAMA_BAKEND", "torch")
+    with pytest.warns(PolyllamaWarning, match="POLYLLAMA_BAKEND means nothing"):
+        listing_settings()
+    monkeypatch.delenv("POLYLLAMA_BAKEND")
+    for write in (user_yaml, working_yaml):
+        path = write(world, "plugins_block: [mine]\n")
+        assert listing_settings().plugins_block == ("mine",)
+        path.rename(path.with_suffix(".yml"))
+        with pytest.warns(PolyllamaWarning, match="is not read"):
+            listing_settings()
+        path.with_suffix(".yml").unlink()
 
 
 def test_known_variables_of_other_parts_are_not_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

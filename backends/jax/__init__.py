@@ -6,7 +6,6 @@ Importing this module does not import JAX.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.backend import Availability, RealizeOptions
+from ...core.entry_points import installed_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,21 +66,14 @@ def _availability() -> Availability:
         else:
             reason = "no GPU driver found"
     elif devices == ["cpu"]:
-        reason = f"jaxlib {_version('jaxlib')} without a GPU plugin; pip install 'jax[cuda12]' brings NVIDIA's"
+        reason = f"jaxlib {installed_version('jaxlib')} without a GPU plugin; pip install 'jax[cuda12]' brings NVIDIA's"
     return Availability(True, reason, tuple(devices))
 
 
 def _distributions() -> list[str]:
     """Names of the installed packages that bring JAX to accelerators, looked for one by one."""
     candidates = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm60-plugin", "jax-rocm7-plugin", "libtpu")
-    return [name for name in candidates if _version(name)]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return [name for name in candidates if installed_version(name)]
 
 
 def _gpu_driver() -> bool:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.backend import Availability, RealizeOptions
 from ...core.errors import BackendError
-from ...core.forward import Engine
-from ...core.spec_model import SpecModel
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
+    from ...core.spec_model import SpecModel
     from ...core.task import Task
 
 DTYPES = ("float64", "float32")
@@ -41,6 +40,9 @@ class ReferenceBackend:
     ) -> SpecModel:
         """Copy the weights into the asked dtype (``"auto"`` is float64) and run the graph's own definitions."""
         import numpy as np
+
+        from ...core.forward import Engine
+        from ...core.spec_model import SpecModel
 
         dtype = "float64" if options.dtype == "auto" else options.dtype
         if dtype not in DTYPES:

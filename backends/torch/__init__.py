@@ -6,7 +6,6 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.backend import Availability, RealizeOptions
+from ...core.entry_points import installed_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,10 +66,7 @@ def build_module(config: LlamaConfig, task: str | Task = "causal-lm", *, dtype: 
 def _availability() -> Availability:
     if importlib.util.find_spec("torch") is None:
         return Availability(False, "torch is not installed; pip install 'polyllama[torch]'")
-    try:
-        version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        version = "of unknown version"
+    version = installed_version("torch") or "of unknown version"
     devices = ["cpu"]
     reason = None
     if sys.platform == "darwin" and platform.machine() == "arm64":

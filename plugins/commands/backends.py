@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def backends(as_json: bool) -> None:
     """List the backends: available or why not, their devices, and which one is taken by default."""
     from ...core.plugins import plugin_manager
-    from ...core.settings import load_settings
+    from ...core.settings_files import listing_settings
 
-    settings = load_settings()
+    settings = listing_settings()
     plugins = plugin_manager(settings)
     rows = [_describe(descriptor) for descriptor in plugins.backends().values()]
     auto = _auto(plugins)

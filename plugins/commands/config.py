@@ -15,7 +15,8 @@ def config(as_json: bool) -> None:
     From the weakest to the strongest: polyllama.yaml in your config folder, polyllama.yaml in the working folder,
     POLYLLAMA_* variables, arguments. `polyllama settings` is the same command.
     """
-    from ...core.settings import load_settings, settings_files, user_config_folder
+    from ...core.settings import load_settings
+    from ...core.settings_files import settings_files, user_config_folder
 
     rows = load_settings().describe()
     if as_json:
