@@ -13,7 +13,7 @@ import sys
 from measure import alternate, in_fresh_process, report, seconds
 
 LIMIT = 0.3
-LISTINGS = (["plugins", "--json"], ["backends", "--json"], ["--help"])
+LISTINGS = (["plugins", "--json"], ["backends", "--json"], ["models", "--json"], ["--help"])
 FRAMEWORKS = ("torch", "mlx", "jax", "jaxlib", "transformers", "tensorflow", "numpy")
 IMPORTED = """
 import contextlib, io, json, sys

@@ -6,20 +6,18 @@ python bench/mlx_speed.py [--rounds 7] [--dtype float32] [--size small|tiny]
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from measure import alternate, ratio, report
-from mlx_lm.generate import generate_step
-from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.models.llama import Model, ModelArgs
 from polyllama import Llama, LlamaConfig
 
 PROMPT, NEW = 64, 32
@@ -45,6 +43,9 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def theirs(model: Any, ids: np.ndarray) -> tuple[float, float]:
     """Prefill and decode speed of mlx-lm by its own forward and cache, in tokens per second."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
     start = time.perf_counter()
     cache = make_prompt_cache(model)
     # As its generation does it: the head's product is taken for the last token only.
@@ -63,6 +64,9 @@ def theirs(model: Any, ids: np.ndarray) -> tuple[float, float]:
 
 def generate_theirs(model: Any, ids: np.ndarray) -> float:
     """End-to-end speed of mlx-lm's generation loop, which computes a token while Python prepares the next."""
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+
     start = time.perf_counter()
     tokens = [int(token) for token, _ in generate_step(mx.array(ids[0]), model, max_tokens=NEW)]
     assert len(tokens) == NEW
@@ -71,6 +75,8 @@ def generate_theirs(model: Any, ids: np.ndarray) -> float:
 
 def ours(llm: Llama, ids: np.ndarray) -> tuple[float, float]:
     """The same with polyllama."""
+    import mlx.core as mx
+
     start = time.perf_counter()
     y = llm.forward(ids, use_cache=True, logits_to_keep=1)
     mx.eval(y.logits)
@@ -92,6 +98,9 @@ def generate_ours(llm: Llama, ids: np.ndarray) -> float:
 
 def load_both(size: str, dtype: str, folder: Path) -> tuple[Llama, Any]:
     """One random checkpoint, in polyllama and in mlx-lm, and the same logits from both."""
+    import mlx.core as mx
+    from mlx_lm.models.llama import Model, ModelArgs
+
     config = LlamaConfig(**SIZES[size], dtype=dtype, tie_word_embeddings=False)
     Llama.load(config, load_format="dummy", backend="mlx", dtype=dtype).save(folder)
     llm = Llama.load(folder, backend="mlx", dtype=dtype)
@@ -144,6 +153,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), action="append")
     parser.add_argument("--size", choices=tuple(SIZES), action="append")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("mlx_lm") is None:
+        raise SystemExit("mlx-lm is what this measures beside: pip install 'polyllama[mlx,bench]'")
     warnings.filterwarnings("ignore", message="generated texts stay empty")
     rows, result = [], {}
     for size in arguments.size or ("tiny", "small"):
@@ -154,7 +165,13 @@ def main() -> None:
                 medians = [f"{statistics.median(figures[peer]):.1f}" for peer in ("polyllama", "mlx-lm")]
                 rows.append((size, dtype, what, *medians, *(f"{ratios[k]:.2f}" for k in ("min", "median", "max"))))
     header = ("model", "dtype", "what", "polyllama tok/s", "mlx-lm tok/s", "ratio min", "median", "max")
-    report("mlx_speed", {"sizes": SIZES, "prompt": PROMPT, "new": NEW, "results": result}, rows, header)
+    versions = {name: version(name) for name in ("mlx", "mlx-lm")}
+    report(
+        "mlx_speed",
+        {"versions": versions, "sizes": SIZES, "prompt": PROMPT, "new": NEW, "results": result},
+        rows,
+        header,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Strict type checking of the package under its own name, wherever the clone lies.
+"""Strict type checking of the package under its own name, wherever the clone lies, and of the example packages.
 
 The repository's root is the package ``polyllama``, so its folder may be called anything; mypy finds packages by folder
 name. A link of the right name, outside the package, settles that.
@@ -24,9 +24,12 @@ def main() -> int:
     if not link.is_symlink() or link.resolve() != ROOT:
         link.unlink(missing_ok=True)
         link.symlink_to(ROOT, target_is_directory=True)
-    what = [flag for part in PARTS for flag in ("-p", part)] + [flag for module in MODULES for flag in ("-m", module)]
+    examples = [folder for folder in sorted((ROOT / "examples").iterdir()) if (folder / "pyproject.toml").is_file()]
+    # Each example is a distribution whose package has its name.
+    parts = (*PARTS, *(folder.name.replace("-", "_") for folder in examples))
+    what = [flag for part in parts for flag in ("-p", part)] + [flag for module in MODULES for flag in ("-m", module)]
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--explicit-package-bases"]
-    environment = os.environ | {"MYPYPATH": str(stage)}
+    environment = os.environ | {"MYPYPATH": os.pathsep.join(map(str, (stage, *examples)))}
     return subprocess.run([*command, *what, *sys.argv[1:]], cwd=stage, env=environment, check=False).returncode
 
 
