@@ -137,7 +137,7 @@ def masked_rows(batch: Batch, config: LlamaConfig, task: Task, tokenizer: Tokeni
     import numpy as np
 
     given = read_inputs(
-        config, task, None, inputs_embeds=None, labels=None, logits_to_keep=0, **batch.arguments()
+        config, task, None, inputs_embeds=None, labels={}, logits_to_keep=0, **batch.arguments()
     )  # fmt: skip
     count, length = batch.input_ids.shape
     layout = lay_out(
