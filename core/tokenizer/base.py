@@ -183,6 +183,7 @@ class Tokenizer(Vocabulary, ABC):
         return_token_type_ids: bool = False,
         return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
+        return_sequence_ids: bool = False,
         return_overflowing_tokens: bool = False,
         return_length: bool = False,
     ) -> BatchEncoding:
@@ -190,7 +191,8 @@ class Tokenizer(Vocabulary, ABC):
 
         ``padding``: True or "longest" (to the longest row), "max_length". ``truncation``: True or "longest_first",
         "only_first", "only_second"; ``max_length`` counts special tokens. ``return_offsets_mapping``: per id the
-        (start, end) characters of its text, (0, 0) for special tokens that were added. ``return_overflowing_tokens``:
+        (start, end) characters of its text, (0, 0) for special tokens that were added. ``return_sequence_ids``: 0 for
+        ids of the text, 1 for those of its pair, -1 for special tokens that were added. ``return_overflowing_tokens``:
         what truncation cuts off follows as further rows that share ``stride`` ids, with ``overflow_to_sample_mapping``.
         ``return_tensors="np"``: int64 arrays, ``[rows, length]``, one row for one text.
 
@@ -225,6 +227,7 @@ class Tokenizer(Vocabulary, ABC):
             ("token_type_ids", return_token_type_ids),
             ("special_tokens_mask", return_special_tokens_mask),
             ("offset_mapping", return_offsets_mapping),
+            ("sequence_ids", return_sequence_ids),
         ):
             if wanted:
                 columns[name] = [getattr(row, name) for row in rows]

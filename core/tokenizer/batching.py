@@ -50,6 +50,7 @@ class Row:
     token_type_ids: list[int] = field(default_factory=list)
     special_tokens_mask: list[int] = field(default_factory=list)
     offset_mapping: list[Offset] = field(default_factory=list)
+    sequence_ids: list[int] = field(default_factory=list)
     attention_mask: list[int] = field(default_factory=list)
     sample: int = 0
 
@@ -64,6 +65,7 @@ class Row:
             row.offset_mapping += [(0, 0)] * len(ids) if isinstance(part, tuple) else parts[part].offsets
             row.token_type_ids += [type_id] * len(ids)
             row.special_tokens_mask += [int(special)] * len(ids)
+            row.sequence_ids += [-1 if isinstance(part, tuple) else part] * len(ids)
         row.attention_mask = [1] * len(row.input_ids)
         return row
 
@@ -185,6 +187,7 @@ def pad_rows(rows: Iterable[Row], length: int, pad_id: int, side: str) -> None:
             (row.token_type_ids, 0),
             (row.special_tokens_mask, 1),
             (row.offset_mapping, (0, 0)),
+            (row.sequence_ids, -1),
         ]
         for values, fill in fills:
             if side == "left":

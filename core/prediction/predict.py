@@ -1,0 +1,191 @@
+"""Texts in, results out: encode, run in padded batches, and hand each text's outputs to the task."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..decoding import context_length
+from ..errors import BackendError, InputError, PolyllamaWarning, UnsupportedError
+from ..task import Task
+from .inputs import Texts, read_texts
+from .progress import Progress
+from .windows import Encoder, Example, Window
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..model import Llama
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``predict`` takes whatever the task.
+
+    Attributes:
+        batch_size: most rows that run at once; those of similar length run together.
+        truncation: cut texts that are too long, and say so, instead of an error.
+        max_length: most tokens of a row; by default the model's context.
+        progress: see :class:`~polyllama.core.prediction.progress.Progress`.
+    """
+
+    batch_size: int = 8
+    truncation: bool = False
+    max_length: int | None = None
+    progress: bool | Callable[[int, int], object] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_length"):
+            value = getattr(self, name)
+            if name == "max_length" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r:.80}, wanted a positive integer")
+        if not isinstance(self.truncation, bool):
+            raise InputError(f"truncation is {self.truncation!r:.80}, wanted True or False")
+
+
+def predict(llm: Llama, task: Task, given: Any, options: Mapping[str, Any]) -> Any:
+    """See :meth:`polyllama.core.model.Llama.predict`."""
+    if type(task).result is Task.result:
+        raise UnsupportedError(
+            f"task {task.name!r} does not say how its output becomes a result",
+            hint="use forward, or give the task a method result",
+        )
+    named = {name: options[name] for name in (*task.texts, *task.optional_texts) if name in options}
+    rest = {name: value for name, value in options.items() if name not in named}
+    run, encoding, reading = _split_options(task, rest)
+    single, examples = read_texts(task, given, named)
+    _refuse_training(llm)
+    rows = _encode(llm, task, examples, run, encoding)
+    results: dict[int, Any] = {}
+    progress = Progress(len(examples), run.progress)
+    try:
+        for number, outputs in _run(llm, task, rows, run.batch_size):
+            example = Example(examples[number], rows[number], outputs, llm.config, llm.tokenizer)
+            results[number] = task.result(example, **reading)
+            progress.advance()
+    finally:
+        progress.finish()
+    return results[0] if single else task.together([results[number] for number in range(len(examples))])
+
+
+def options_of(task: Task) -> dict[str, Any]:
+    """What ``predict`` takes for a task beside texts, with defaults.
+
+    >>> from polyllama.plugins.tasks.sequence_classification import SequenceClassification
+    >>> list(options_of(SequenceClassification()))
+    ['batch_size', 'truncation', 'max_length', 'progress', 'top_k', 'function_to_apply']
+    """
+    found = {name: getattr(RunOptions, name) for name in RunOptions.__dataclass_fields__}
+    for method in (task.encode, task.result):
+        found |= _keywords(method)
+    return found
+
+
+def _keywords(method: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _split_options(task: Task, options: Mapping[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, Any]]:
+    """Those of running, of the task's ``encode`` and of its ``result``."""
+    known = options_of(task)
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            raise InputError(f"predict has no option {name!r} for task {task.name!r}", hint=hint)
+    parts = (
+        {name: value for name, value in options.items() if name in names}
+        for names in (RunOptions.__dataclass_fields__, _keywords(task.encode), _keywords(task.result))
+    )
+    run, encoding, reading = parts
+    return RunOptions(**run), encoding, reading
+
+
+def _refuse_training(llm: Llama) -> None:
+    if getattr(getattr(llm.model, "module", None), "training", False):
+        raise InputError("the module is in training mode, so dropout would change results", hint="llm.module.eval()")
+
+
+def _encode(
+    llm: Llama, task: Task, examples: Sequence[Texts], run: RunOptions, options: Mapping[str, Any]
+) -> list[list[Window]]:
+    context = context_length(llm.config)
+    if context is not None and run.max_length is not None and run.max_length > context:
+        raise InputError(f"max_length is {run.max_length}, the model's context is {context}")
+    cut: list[int] = []
+    rows = []
+    for number, texts in enumerate(examples):
+        name = f"text {number}" if len(examples) > 1 else "the text"
+        encoder = Encoder(llm.tokenizer, context, run.max_length, run.truncation, name, cut)
+        rows.append(list(task.encode(encoder, texts, **options)))
+    if cut:
+        which = f"{len(cut)} of {len(examples)} texts were" if len(examples) > 1 else "the text was"
+        warnings.warn(
+            f"{which} cut to {min(encoder.limit or 0, max(cut))} tokens (the longest had {max(cut)})",
+            PolyllamaWarning,
+            stacklevel=5,
+        )
+    return rows
+
+
+def _run(
+    llm: Llama, task: Task, rows: Sequence[Sequence[Window]], batch_size: int
+) -> Iterator[tuple[int, list[Mapping[str, np.ndarray]]]]:
+    """Number and outputs of each example, as soon as all its rows have run."""
+    outputs: list[dict[int, Mapping[str, np.ndarray]]] = [{} for _ in rows]
+    jobs = [(number, place) for number, windows in enumerate(rows) for place in range(len(windows))]
+    for batch in _batches(jobs, lambda job: len(rows[job[0]][job[1]]), batch_size, task):
+        found = _forward(llm, task, [rows[number][place] for number, place in batch])
+        for (number, place), output in zip(batch, found, strict=True):
+            outputs[number][place] = output
+            if len(outputs[number]) == len(rows[number]):
+                yield number, [outputs[number][i] for i in range(len(rows[number]))]
+                outputs[number] = {}
+
+
+def _batches(
+    jobs: Sequence[tuple[int, int]], length: Callable[[tuple[int, int]], int], size: int, task: Task
+) -> Iterator[list[tuple[int, int]]]:
+    """Rows of similar length together, the longest first: what does not fit into memory fails at once.
+
+    A task that says neither that its output is per position nor that it pools gets rows of one length only: nobody
+    knows what padding would do to it.
+    """
+    batch: list[tuple[int, int]] = []
+    for job in sorted(jobs, key=lambda job: -length(job)):
+        padded = task.per_position or task.pools or not batch or length(job) == length(batch[0])
+        if batch and (len(batch) == size or not padded):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def _forward(llm: Llama, task: Task, windows: Sequence[Window]) -> list[dict[str, np.ndarray]]:
+    """Each row's outputs, without padding."""
+    import numpy as np
+
+    longest = max(map(len, windows))
+    ids = np.full((len(windows), longest), llm.config.pad_token_id or 0, np.int64)
+    mask = np.zeros_like(ids)
+    for row, window in enumerate(windows):
+        ids[row, : len(window)] = window.input_ids
+        mask[row, : len(window)] = 1
+    output = llm.forward(ids, attention_mask=mask).numpy()
+    for name, array in output.items():
+        if np.isnan(array).any():
+            raise BackendError(
+                f"{name} came out as NaN on {llm.backend} in {llm.dtype}", hint="try dtype='float32', or check the weights"
+            )
+    return [
+        {name: array[row, : len(window)] if task.per_position else array[row] for name, array in output.items()}
+        for row, window in enumerate(windows)
+    ]
