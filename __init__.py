@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LlamaForTokenClassification,
         LlamaModel,
     )
+    from .core.pipelines import pipeline
     from .core.tokenizer import LlamaTokenizer, LlamaTokenizerFast
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _EXPORTS = {
     "PolyllamaError": "core.errors",
     "PolyllamaWarning": "core.errors",
     "hookimpl": "core.hookspecs",
+    "pipeline": "core.pipelines",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "RopeParameters",
     "__version__",
     "hookimpl",
+    "pipeline",
 ]
 
 

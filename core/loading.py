@@ -131,7 +131,7 @@ def _warn_of_other_architectures(config: LlamaConfig) -> None:
 _LOAD_ARGUMENTS = (
     *("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline", "seed", "fresh_head"),
 )
-_CONFIG_SPELLINGS = ("rope_theta", "rope_scaling", "torch_dtype", "num_labels", "partial_rotary_factor")
+CONFIG_SPELLINGS = ("rope_theta", "rope_scaling", "torch_dtype", "num_labels", "partial_rotary_factor")
 
 
 def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -> None:
@@ -145,7 +145,7 @@ def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -
     ...
     polyllama.core.errors.InputError: load has no argument 'load_fromat'; did you mean 'load_format'?
     """
-    fields = {*LlamaConfig.model_fields, *_CONFIG_SPELLINGS, *options} - {"extra"}
+    fields = {*LlamaConfig.model_fields, *CONFIG_SPELLINGS, *options} - {"extra"}
     for name in overrides:
         if name in fields:
             continue

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .generation_defaults import GenerationDefaults
     from .graph import Graph
     from .outputs import ModelOutput
+    from .task import Task
     from .tokenizer import Tokenizer
 
 
@@ -145,6 +146,11 @@ class Llama:
     def task(self) -> str:
         """Name of the task head."""
         return self._loaded.task.name
+
+    @property
+    def task_head(self) -> Task:
+        """The task head itself: what it takes and gives."""
+        return self._loaded.task
 
     @property
     def backend(self) -> str:
@@ -284,6 +290,42 @@ class Llama:
             generate(self.model, self._tokenizer_for_text(), ids, resolved), resolved.num_return_sequences
         )
         return results[0] if single else results
+
+    def predict(self, text: Any = None, **options: Any) -> Any:
+        """What the task says about a text, or about each of a list of them.
+
+        ============================  ====================================================  ==========================
+        task                          result for one text                                   options
+        ============================  ====================================================  ==========================
+        ``sequence-classification``   a :class:`~polyllama.core.prediction.results.Label`   ``top_k``,
+                                      with a probability (regression: the value)            ``function_to_apply``
+        ``token-classification``      a list of ``Entity``, with characters of the text     ``aggregation_strategy``,
+                                                                                            ``ignore_labels``, ``stride``
+        ``question-answering``        an ``Answer``, from ``question=...`` and              ``top_k``, ``doc_stride``,
+                                      ``context=...``                                       ``max_answer_len`` ...
+        ``embedding``                 ``[hidden_size]`` float32; ``[N, hidden_size]``
+                                      for a list
+        ``base``                      ``[S, hidden_size]`` float32, a row for each token
+        ``causal-lm``                 a ``Generation``, as from :meth:`generate`            those of :meth:`generate`
+        ============================  ====================================================  ==========================
+
+        The other options are in the docstrings of the tasks' ``encode`` and ``result``; a plugin's task has its own.
+        Texts run in padded batches of similar length, and each gets what it gets alone.
+
+        Args:
+            text: a text or a list; where a task takes several texts for a result, give them by name, or as mappings.
+            options: the task's; and ``batch_size`` (8), ``truncation`` (cut texts that are too long, instead of an
+                error), ``max_length`` (most tokens, by default the model's context), ``progress`` (``True``, ``False``,
+                or a function of how many are done and of how many there are).
+
+        Raises:
+            InputError: no text, an empty one, something that is no text, one that is too long, or an unknown option.
+
+        >>> llm = Llama.load("tiny", task="embedding", backend="reference")
+        >>> llm.predict(["Once upon a time", "The end"]).shape
+        (2, 128)
+        """
+        return self._loaded.task.predict(self, text, options)
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> TextStream:
         """Generate from one prompt, piece by piece; the pieces concatenate to exactly the generated text.

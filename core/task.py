@@ -1,4 +1,4 @@
-"""What a task head is: the nodes it attaches to the trunk, its labels, its outputs and its loss.
+"""What a task head is: its nodes, labels, outputs and loss, and what a person reads of its output.
 
 It contains no framework, and so runs on every backend.
 """
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .config import LlamaConfig
     from .context import Context
     from .graph import Array, Decoder, Node
+    from .model import Llama
+    from .prediction.windows import Encoder, Example, Window
 
 
 class Task:
@@ -36,6 +38,8 @@ class Task:
         per_position: whether every output has one entry for each input token, on its second axis.
         pools: whether a row gives one result, so that it must be known which of its tokens are padding.
         whole_texts: whether a row must be given in one pass, not after others from a cache.
+        texts: names of the texts that ``predict`` takes for one result; the first may be given by position.
+        optional_texts: further ones that may be given.
     """
 
     name: ClassVar[str]
@@ -49,6 +53,8 @@ class Task:
     per_position: ClassVar[bool] = False
     pools: ClassVar[bool] = False
     whole_texts: ClassVar[bool] = False
+    texts: ClassVar[tuple[str, ...]] = ("text",)
+    optional_texts: ClassVar[tuple[str, ...]] = ()
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node | None:
         """The node that turns the trunk's ``[B, S, E]`` into this task's raw output; ``None`` for no head.
@@ -91,6 +97,39 @@ class Task:
             options: ``config``, and what the caller gave: ``num_items_in_batch``.
         """
         raise UnsupportedError(f"task {self.name!r} has no loss", hint="leave labels out, or load it with another task")
+
+    def result(self, example: Example) -> Any:
+        """What a person reads of the output for one text: ``predict``, ``pipeline`` and the command line give it.
+
+        A dataclass is shown field by field, as is a list of them;
+        :class:`~polyllama.core.prediction.results.Label`, ``Entity`` and ``Answer`` are there to be used. Keyword-only
+        arguments are options of ``predict``: ``def result(self, example, *, top_k=1)``.
+
+        Args:
+            example: the texts, their tokens, and the outputs as NumPy arrays without padding.
+        """
+        raise UnsupportedError(
+            f"task {self.name!r} does not say how its output becomes a result",
+            hint="use forward, or give the task a method result",
+        )
+
+    def encode(self, encoder: Encoder, texts: Mapping[str, str]) -> list[Window]:
+        """The rows that the model is given for one result: one, if the task does not say otherwise.
+
+        Keyword-only arguments are options of ``predict``. ``encoder.whole`` makes one row, ``encoder.strided`` windows of
+        a long text; both can say where in the text each token is.
+        """
+        return [encoder.whole(*texts.values())]
+
+    def together(self, results: list[Any]) -> Any:
+        """What ``predict`` gives for a list of texts, from the result of each: a list of them."""
+        return results
+
+    def predict(self, llm: Llama, given: Any, options: Mapping[str, Any]) -> Any:
+        """All of ``predict``, for a task whose results are no matter of one pass over each text."""
+        from .prediction.predict import predict
+
+        return predict(llm, self, given, options)
 
     def option(self, config: LlamaConfig, name: str) -> Any:
         """The choice for one of :attr:`options` that `config` holds, or the default.

@@ -94,7 +94,8 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
 def polyllama_commands() -> list[CommandDescriptor]:
     commands = "polyllama.plugins.commands"
     return [
-        CommandDescriptor("run", f"{commands}.run:run", "Run a model on a prompt and stream what it writes."),
+        CommandDescriptor("run", f"{commands}.run:run", "Run a model on a text: it writes on, labels, answers ..."),
+        CommandDescriptor("embed", f"{commands}.embed:embed", "Turn texts into vectors, and compare them."),
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
         CommandDescriptor("show", f"{commands}.show:show", "Show a model: configuration, graph, parameters, sizes."),
         CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),

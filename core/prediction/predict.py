@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,21 @@ def options_of(task: Task) -> dict[str, Any]:
     return found
 
 
+def check_names(options: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse options that there are none of.
+
+    >>> check_names(["topk"], ["top_k", "stride"], "predict")
+    Traceback (most recent call last):
+    ...
+    polyllama.core.errors.InputError: predict has no option 'topk'; did you mean 'top_k'?
+    """
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            raise InputError(f"{what} has no option {name!r}", hint=hint)
+
+
 def _keywords(method: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(method).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -94,12 +109,7 @@ def _keywords(method: Callable[..., Any]) -> dict[str, Any]:
 
 def _split_options(task: Task, options: Mapping[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, Any]]:
     """Those of running, of the task's ``encode`` and of its ``result``."""
-    known = options_of(task)
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
-            raise InputError(f"predict has no option {name!r} for task {task.name!r}", hint=hint)
+    check_names(options, list(options_of(task)), f"predict for task {task.name!r}")
     parts = (
         {name: value for name, value in options.items() if name in names}
         for names in (RunOptions.__dataclass_fields__, _keywords(task.encode), _keywords(task.result))

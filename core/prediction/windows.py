@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..config import LlamaConfig
     from ..tokenizer import Tokenizer
 
-SPECIAL = -1
-
 
 @dataclass(frozen=True)
 class Window:
@@ -36,6 +34,12 @@ class Window:
     def places(self, source: int = 0) -> list[int]:
         """Numbers of the tokens that come from one of the texts."""
         return [place for place, text in enumerate(self.source) if text == source]
+
+    def of(self, source: int = 0) -> np.ndarray:
+        """``[S]`` booleans: the tokens that come from one of the texts."""
+        import numpy as np
+
+        return np.asarray(self.source) == source
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,21 @@ _GENERATION = [
 ]
 
 
+_TASK = [
+    click.option("--question", metavar="TEXT", multiple=True, help="What to ask about a context. Repeatable."),
+    click.option("--context", metavar="TEXT", help="The text that holds the answer."),
+    click.option("--context-file", metavar="FILE", type=click.Path(), help="The same from a file; - is standard input."),
+    click.option("--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line."),
+    click.option(
+        "--option",
+        "task_options",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="An option of the task, as Python's predict has it; the value is JSON or plain text. Repeatable.",
+    ),
+]
+
+
 def _all(options: list[Callable[[Decorated], Decorated]]) -> Callable[[Decorated], Decorated]:
     def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
@@ -103,6 +118,7 @@ source_options = _all(_SOURCE)
 load_options = _all([*_LOAD, _SET])
 overrides_option = _SET
 generation_options = _all(_GENERATION)
+task_options = _all(_TASK)
 
 LOAD_NAMES = ("backend", "device", "dtype", "quantize", "task", "revision", "offline", "load_format")
 NO_FIELDS = frozenset({"self", "cls", "source", "raw", "path", "config_overrides"})
@@ -136,18 +152,29 @@ def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
     >>> parse_overrides(("num_hidden_layers=2", "hidden_act=gelu"))
     {'num_hidden_layers': 2, 'hidden_act': 'gelu'}
     """
-    found: dict[str, Any] = {}
-    for text in overrides:
-        name, separator, value = text.partition("=")
-        name = name.strip()
-        if not separator or not name.isidentifier():
-            raise click.UsageError(f"--set {text!r} is not FIELD=VALUE")
-        if name in found:
-            raise click.UsageError(f"--set gives {name} twice")
+    found = parse_pairs(overrides, "--set", "FIELD=VALUE")
+    for name in found:
         if name in NO_FIELDS:
             raise click.UsageError(f"--set {name}: it is no field of a model's configuration")
         if name in LOAD_NAMES or name in GENERATION_NAMES:
             raise click.UsageError(f"--set {name}: it is an option, --{name.replace('_', '-')}")
+    return found
+
+
+def parse_pairs(pairs: tuple[str, ...], option: str, form: str = "NAME=VALUE") -> dict[str, Any]:
+    """``NAME=VALUE`` pairs of a repeatable option by name; a value that is not JSON is text.
+
+    >>> parse_pairs(("top_k=3", "aggregation_strategy=first"), "--option")
+    {'top_k': 3, 'aggregation_strategy': 'first'}
+    """
+    found: dict[str, Any] = {}
+    for text in pairs:
+        name, separator, value = text.partition("=")
+        name = name.strip()
+        if not separator or not name.isidentifier():
+            raise click.UsageError(f"{option} {text!r} is not {form}")
+        if name in found:
+            raise click.UsageError(f"{option} gives {name} twice")
         try:
             found[name] = json.loads(value)
         except ValueError:

@@ -1,4 +1,4 @@
-"""``polyllama run``: a prompt in, text out."""
+"""``polyllama run``: a text in; out comes what the model's task is: more text, a label, entities, an answer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...core.errors import InputError
-from ._console import examples, json_option, print_json, standard_input, write_text
-from ._options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
+from ._console import examples, json_option, print_json, write_text
+from ._options import (
+    GENERATION_NAMES,
+    generation_options,
+    given,
+    load_model,
+    load_options,
+    model_argument,
+    task_options,
+)
+from ._texts import read_prompt as read_prompt  # other commands take it from here
+from ._texts import refuse_silence
 
 if TYPE_CHECKING:
     from ...core.generation import TextStream
@@ -24,56 +33,66 @@ if TYPE_CHECKING:
         'polyllama run tiny "Once" --temperature 0.8 --seed 7 --max-new-tokens 60',
         "cat letter.txt | polyllama run llama-3.2-1b --backend torch:cuda --dtype bfloat16",
         'polyllama run ./my-model "Hello" --json | jq -r .text',
+        'polyllama run ./my-classifier "What a day" --top-k 3',
+        "polyllama run ./my-classifier --file reviews.txt --json",
+        'polyllama run ./my-entities "Ann met Tom in Oslo" --option aggregation_strategy=first',
+        'polyllama run ./my-reader --question "Who sang?" --context-file story.txt',
     ),
 )
 @model_argument
-@click.argument("prompt", required=False)
+@click.argument("prompt", nargs=-1)
 @load_options
+@task_options
 @generation_options
 @click.option("--stream/--no-stream", default=True, help="Show the text as it appears, or all at once.")
 @click.option("--echo", is_flag=True, help="Print the prompt before what follows it.")
 @json_option
-def run(model: str, prompt: str | None, stream: bool, echo: bool, as_json: bool, **options: Any) -> None:
-    """Run MODEL on PROMPT and print what it writes.
+@click.pass_context
+def run(ctx: click.Context, model: str, prompt: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Run MODEL on PROMPT and print what comes of it.
 
-    PROMPT is text, or - to read it from standard input, which is also done where it is left out and something is piped
-    in (one newline at its end is dropped). The text goes to standard output, how fast it came to standard error.
+    A language model goes on writing. PROMPT is text, or - to read it from standard input, which is also done where it is
+    left out and something is piped in (one newline at its end is dropped). The text goes to standard output, how fast
+    it came to standard error.
+
+    A model of another task prints its labels, entities or answers: for each PROMPT, or for each line of --file or of
+    standard input. --task says which task, where the checkpoint is of another one.
     """
-    text = read_prompt(prompt)
-    generation = given(options, GENERATION_NAMES)
+    if not prompt and not any(options[name] for name in ("question", "context", "context_file", "file")):
+        refuse_silence()
+    from ._predictions import predict, refuse_others, show, show_json
+
     llm = load_model(model, options)
+    generates = llm.task_head.generates
+    refuse_others(ctx, llm, generates=generates)
+    if not generates:
+        texts, results = predict(llm, prompt, options)
+        if as_json:
+            show_json(model, llm, texts, results)
+        else:
+            show(texts, results)
+        return
+    if len(prompt) > 1:
+        raise click.UsageError(f"PROMPT is one text, {len(prompt)} given; put it into quotes.")
+    _write_on(model, llm, read_prompt(prompt[0] if prompt else None), as_json, options)
+
+
+def _write_on(model: str, llm: Llama, text: str, as_json: bool, options: dict[str, Any]) -> None:
+    """What a language model does with a prompt."""
+    generation = given(options, GENERATION_NAMES)
     if as_json:
         result = llm.generate(text, **generation)
         print_json({"model": model, "prompt": text, **as_data(result), **where_it_ran(llm)})
         return
-    if echo:
+    if options["echo"]:
         write_text(text)
-    if stream:
+    if options["stream"]:
         result = stream_text(llm.stream(text, **generation))
     else:
         result = llm.generate(text, **generation)
         write_text(result.text)
     write_text("\n")
     print(speed(result.stats, llm), file=sys.stderr)
-
-
-def read_prompt(prompt: str | None) -> str:
-    """The prompt from the command line or from standard input."""
-    if prompt is not None and prompt != "-":
-        return prompt
-    stdin = standard_input()
-    if prompt is None and stdin.isatty():
-        raise click.UsageError("There is no prompt: give PROMPT, or pipe text in.")
-    data = stdin.buffer.read()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"standard input is not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x})",
-            hint="convert it first, for example with iconv",
-        ) from None
-    text = text.replace("\r\n", "\n")
-    return text.removesuffix("\n")
 
 
 def stream_text(pieces: TextStream) -> Generation:

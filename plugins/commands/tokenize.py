@@ -8,7 +8,7 @@ import click
 
 from ._console import examples, json_option, print_json, print_table
 from ._options import model_argument, source_options
-from .run import read_prompt
+from ._texts import read_prompt
 
 
 @click.command(

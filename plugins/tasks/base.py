@@ -8,7 +8,10 @@ from ...core.outputs import BaseModelOutput
 from ...core.task import Task
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...core.context import Context
+    from ...core.prediction.windows import Example
 
 
 class Base(Task):
@@ -23,3 +26,7 @@ class Base(Task):
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         return {"last_hidden_state": hidden}
+
+    def result(self, example: Example) -> np.ndarray:
+        """``[S, hidden_size]`` float32: a row for each token of the text, special ones included."""
+        return example.output["last_hidden_state"]

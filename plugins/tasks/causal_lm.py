@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.context import Context
+    from ...core.model import Llama
 
 
 class CausalLM(Task):
@@ -48,3 +49,7 @@ class CausalLM(Task):
                 hint="give one label per input token and leave logits_to_keep at 0",
             )
         return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"))
+
+    def predict(self, llm: Llama, given: Any, options: Mapping[str, Any]) -> Any:
+        """The text that goes on from each given one: :meth:`~polyllama.core.model.Llama.generate`."""
+        return llm.generate(given, **options)

@@ -10,8 +10,11 @@ from ...core.outputs import EmbeddingOutput
 from ...core.task import Task
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...core.config import LlamaConfig
     from ...core.context import Context
+    from ...core.prediction.windows import Example
 
 SMALLEST = 1e-12
 """A shorter vector is divided by this instead of by its length."""
@@ -39,3 +42,13 @@ class Embedding(Task):
         xp, pooled = ctx.xp, ctx.widen(raw)
         length = xp.sqrt(xp.sum(pooled * pooled, axis=-1, keepdims=True))
         return {"embeddings": pooled / xp.where(length > SMALLEST, length, xp.full_like(length, SMALLEST))}
+
+    def result(self, example: Example) -> np.ndarray:
+        """``[hidden_size]`` float32, of length 1: the cosine of two texts is the product of their vectors."""
+        return example.output["embeddings"]
+
+    def together(self, results: list[np.ndarray]) -> np.ndarray:
+        """``[N, hidden_size]``."""
+        import numpy as np
+
+        return np.stack(results)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.context import Context
+    from ...core.prediction.results import Answer
+    from ...core.prediction.windows import Encoder, Example, Window
+
+MAX_LENGTH, STRIDE = 384, 128
+"""Tokens of a window, and how many two of them share, as models are usually trained."""
 
 
 class QuestionAnswering(Task):
@@ -32,6 +37,7 @@ class QuestionAnswering(Task):
     output = QuestionAnsweringOutput
     labels = ("start_positions", "end_positions")
     per_position = True
+    texts = ("question", "context")
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         return Linear("qa_outputs", config.hidden_size, 2, True, role="head")
@@ -67,6 +73,63 @@ class QuestionAnswering(Task):
             _check_shape(tuple(given.shape), batch, name)
             places.append(xp.reshape(given, (batch,)))
         return span_loss(xp, start, end, places[0], places[1], options.get("num_items_in_batch"))
+
+    def encode(self, encoder: Encoder, texts: Mapping[str, str], *, doc_stride: int | None = None) -> list[Window]:
+        """The question and as much of the context as fits, in as many windows as the context takes.
+
+        A window has at most ``max_length`` tokens (384, or the model's context where that is less); two of them share
+        `doc_stride` tokens of the context (128, or half a window where that is less). The question comes first: a
+        causal model reads the context knowing what it is asked.
+        """
+        from ...core.prediction.options import check_whole
+
+        limit = encoder.max_length or min(MAX_LENGTH, encoder.context or MAX_LENGTH)
+        stride = min(STRIDE, limit // 2) if doc_stride is None else check_whole(doc_stride, "doc_stride", 0)
+        return encoder.strided(texts["question"], texts["context"], stride=stride, limit=limit)
+
+    def result(
+        self,
+        example: Example,
+        *,
+        top_k: int | None = None,
+        max_answer_len: int = 15,
+        handle_impossible_answer: bool = False,
+        align_to_words: bool = True,
+    ) -> Answer | list[Answer]:
+        """The likeliest answer, ``context[answer.start:answer.end] == answer.text``.
+
+        Its score is the probability that the answer starts where it does, times that it ends where it does, over the
+        context's tokens in the window that shows it best.
+
+        Args:
+            top_k: a list of the best so many answers instead, each another piece of the context.
+            max_answer_len: most tokens of an answer.
+            handle_impossible_answer: let "there is none" compete: an answer with an empty text. Its score is the
+                probability of the row's first token, where models that were trained for it point then; the lowest of
+                all windows, as an answer in one of them is enough.
+            align_to_words: begin and end answers where words do.
+        """
+        from ...core.prediction.options import check_flag, check_whole
+        from ...core.prediction.results import Answer
+        from ...core.prediction.spans import as_answers, best_answers, best_spans
+
+        count = None if top_k is None else check_whole(top_k, "top_k", 1)
+        longest = check_whole(max_answer_len, "max_answer_len", 1)
+        may_be_none = check_flag(handle_impossible_answer, "handle_impossible_answer")
+        aligned = check_flag(align_to_words, "align_to_words")
+        context = example.texts["context"]
+        answers: list[Answer] = []
+        none = 1.0
+        for window, output in zip(example.windows, example.outputs, strict=True):
+            spans, unanswered = best_spans(
+                output["start_logits"], output["end_logits"], window.of(1), longest, may_be_none=may_be_none
+            )
+            answers += as_answers(context, window.offsets, spans, count or 1, align_to_words=aligned)
+            none = min(none, unanswered)
+        if may_be_none:
+            answers.append(Answer("", none, 0, 0))
+        best = best_answers(answers, count or 1)
+        return best if count is not None else best[0]
 
 
 def _check_shape(shape: tuple[int, ...], batch: int, name: str) -> None:

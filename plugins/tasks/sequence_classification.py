@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.context import Context
+    from ...core.prediction.results import Label
+    from ...core.prediction.windows import Example
 
 REGRESSION, SINGLE_LABEL, MULTI_LABEL = "regression", "single_label_classification", "multi_label_classification"
 
@@ -36,6 +38,7 @@ class SequenceClassification(Task):
     architecture = "LlamaForSequenceClassification"
     output = SequenceClassifierOutput
     pools = True
+    optional_texts = ("text_pair",)
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         score = Linear("score", config.hidden_size, config.num_labels, role="head")
@@ -69,6 +72,33 @@ class SequenceClassification(Task):
         targets = xp.reshape(xp.astype(labels, logits.dtype), (batch, count))
         measure = mean_squared_error if problem == REGRESSION else binary_cross_entropy
         return measure(xp, logits, targets, num_items)
+
+    def result(
+        self, example: Example, *, top_k: int | str | None = None, function_to_apply: str | None = None
+    ) -> Label | list[Label]:
+        """The likeliest label with its probability; for regression, the value under its label.
+
+        Probabilities are a softmax over the labels, or for multi-label problems each label's own.
+
+        Args:
+            top_k: a list of the best so many labels instead, or ``"all"`` of them.
+            function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"`` instead of what the problem's type says.
+        """
+        from ...core.prediction.options import check_top_k
+        from ...core.prediction.results import Label
+        from ...core.prediction.scores import sigmoid, softmax
+
+        functions = {"softmax": softmax, "sigmoid": sigmoid, "none": lambda logits: logits}
+        problem = problem_type(example.config.problem_type, example.config.num_labels, integers=True)
+        usual = {REGRESSION: "none", MULTI_LABEL: "sigmoid", SINGLE_LABEL: "softmax"}[problem]
+        name = usual if function_to_apply is None else function_to_apply
+        if name not in functions:
+            raise InputError(f"function_to_apply is {name!r:.80}", hint=f"one of {', '.join(functions)}")
+        count = check_top_k(top_k, everything=example.config.num_labels)
+        scores = functions[name](example.output["logits"]).tolist()
+        labels = [Label(example.config.id2label[number], score) for number, score in enumerate(scores)]
+        labels.sort(key=lambda label: -label.score)
+        return labels[0] if count is None else labels[:count]
 
 
 def problem_type(asked: str | None, num_labels: int, *, integers: bool) -> str:

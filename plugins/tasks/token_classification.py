@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...core.errors import InputError
 from ...core.graph import Chain, Decoder, Dropout, Linear, Node
 from ...core.labels import check_classes, check_integers, check_shape
 from ...core.losses import cross_entropy
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.context import Context
+    from ...core.prediction.results import Entity
+    from ...core.prediction.windows import Encoder, Example, Window
 
 DROPOUT = 0.1
 """Where the config has neither ``classifier_dropout`` nor ``hidden_dropout``."""
@@ -51,3 +54,43 @@ class TokenClassification(Task):
         check_shape(labels.shape, logits.shape[:2])
         flat = xp.reshape(logits, (-1, logits.shape[-1]))
         return cross_entropy(xp, flat, xp.reshape(labels, (-1,)), options.get("num_items_in_batch"))
+
+    def encode(self, encoder: Encoder, texts: Mapping[str, str], *, stride: int | None = None) -> list[Window]:
+        """One row; or with a `stride` as many windows as a long text takes, which share that many tokens."""
+        from ...core.prediction.options import check_whole
+
+        if stride is None:
+            return [encoder.whole(texts["text"], offsets=True, hint=", stride=... reads it in windows")]
+        return encoder.strided(texts["text"], stride=check_whole(stride, "stride", 0))
+
+    def result(
+        self, example: Example, *, aggregation_strategy: str = "simple", ignore_labels: Sequence[str] = ("O",)
+    ) -> list[Entity]:
+        """The entities of the text, in order, ``text[entity.start:entity.end] == entity.word``.
+
+        Args:
+            aggregation_strategy: ``"none"`` for each token by itself; ``"simple"`` joins tokens by their tags (``B-``
+                begins an entity, ``I-`` goes on with one); ``"first"``, ``"average"`` and ``"max"`` also make each
+                word agree with itself: on its first token, its tokens' mean scores, or its surest token.
+            ignore_labels: labels that are no entities.
+        """
+        from ...core.prediction.entities import ScoredTokens, find_entities, trimmed, without_overlaps
+        from ...core.prediction.scores import softmax
+
+        if isinstance(ignore_labels, str):
+            raise InputError(f"ignore_labels is a text, {ignore_labels!r:.80}", hint="give a list of labels")
+        if aggregation_strategy == "none" and len(example.windows) > 1:
+            raise InputError(
+                "aggregation_strategy='none' numbers the tokens of one row, the text was read in several",
+                hint="leave out stride, or take another strategy",
+            )
+        labels = list(example.config.id2label.values())
+        found: list[Entity] = []
+        for window, output in zip(example.windows, example.outputs, strict=True):
+            places = window.places()
+            offsets = [window.offsets[place] for place in places]
+            tokens = ScoredTokens(offsets, softmax(output["logits"])[places], places)
+            found += find_entities(example.text, tokens, labels, aggregation_strategy, ignore_labels)
+        if len(example.windows) > 1:
+            found = without_overlaps(found)
+        return [trimmed(example.text, entity) for entity in found]

@@ -1,0 +1,257 @@
+"""``pipeline``: a model and a task under one call, by the names and with the results that transformers documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .errors import InputError, UnsupportedError
+from .model import Llama
+from .prediction.predict import check_names, options_of
+from .prediction.results import as_data
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .task import Task
+    from .tokenizer import Tokenizer
+
+TASKS = {
+    "text-classification": "sequence-classification",
+    "sentiment-analysis": "sequence-classification",
+    "token-classification": "token-classification",
+    "ner": "token-classification",
+    "question-answering": "question-answering",
+    "text-generation": "causal-lm",
+    "feature-extraction": "base",
+}
+"""The documented names, and our tasks; a task's own name works too."""
+
+SPELLINGS = {"max_seq_len": "max_length", "topk": "top_k", "torch_dtype": "dtype"}
+
+
+def pipeline(
+    task: str | None = None,
+    model: str | Path | Llama | None = None,
+    *,
+    backend: str | None = None,
+    device: Any = None,
+    **options: Any,
+) -> Pipeline:
+    """A model for a task, to be called with texts; results are plain lists and dictionaries.
+
+    Args:
+        task: ``"text-classification"`` (``"sentiment-analysis"``), ``"token-classification"`` (``"ner"``),
+            ``"question-answering"``, ``"text-generation"``, ``"feature-extraction"``, or any installed task by its own
+            name; by default what the checkpoint is for.
+        model: a registry name, a Hub repository, a folder, or a loaded :class:`~polyllama.core.model.Llama`.
+        backend: as in :meth:`~polyllama.core.model.Llama.load`; so is `device`, which may also be the number of a CUDA
+            device, or -1 for the CPU.
+        options: those of the task are kept for every call (``aggregation_strategy="simple"``); the others go to
+            ``Llama.load``.
+
+    Raises:
+        InputError: an unknown task, or no model.
+
+    >>> write = pipeline("text-generation", model="tiny", backend="reference", max_new_tokens=5)
+    >>> write("Once upon a time")[0]["generated_text"].startswith("Once upon a time")
+    True
+    """
+    name = None if task is None else task_of(task)
+    if model is None:
+        raise InputError("pipeline needs a model", hint=f"pipeline({task or 'text-generation'!r}, model=...)")
+    options = {SPELLINGS.get(key, key): value for key, value in options.items()}
+    if isinstance(model, Llama):
+        if name is not None and name != model.task:
+            raise InputError(f"the model was loaded for task {model.task!r}, not {name!r}", hint=f"load it with task={name!r}")
+        calls = options | {k: v for k, v in (("backend", backend), ("device", device)) if v is not None}
+        return _made(model, calls)
+    calls = {key: value for key, value in options.items() if not _is_for_loading(key, name)}
+    loading = {key: value for key, value in options.items() if key not in calls}
+    return _made(Llama.load(model, task=name, backend=backend, device=_device(device), **loading), calls)
+
+
+def task_of(name: str) -> str:
+    """Our name of a task, from a documented one.
+
+    >>> task_of("sentiment-analysis")
+    'sequence-classification'
+    """
+    from .plugins import plugin_manager
+
+    if name in TASKS:
+        return TASKS[name]
+    tasks = plugin_manager().tasks()
+    if name in tasks:
+        return name
+    known = [*TASKS, *(other for other in tasks if other not in TASKS)]
+    raise InputError(f"there is no pipeline for {name!r:.80}", hint=f"one of {', '.join(known)}")
+
+
+def _device(device: Any) -> Any:
+    """``0`` is the first CUDA device and ``-1`` the CPU, as documented."""
+    if isinstance(device, bool) or not isinstance(device, int):
+        return device
+    return "cpu" if device < 0 else f"cuda:{device}"
+
+
+def _is_for_loading(name: str, task: str | None) -> bool:
+    """Whether an option is one of ``Llama.load``. Only ``seed`` is one of both, and then it is of generating."""
+    import inspect
+
+    from .config import LlamaConfig
+    from .loading import CONFIG_SPELLINGS
+
+    if name == "seed" and task == "causal-lm":
+        return False
+    heads = _task(task).options if task is not None else ()
+    return name in {*inspect.signature(Llama.load).parameters, *LlamaConfig.model_fields, *CONFIG_SPELLINGS, *heads}
+
+
+def _task(name: str) -> Task:
+    from .hookspecs import TaskDescriptor
+    from .loading import instantiate
+    from .plugins import plugin_manager
+
+    return instantiate(plugin_manager().find(TaskDescriptor, name).load())
+
+
+def _made(llm: Llama, options: Mapping[str, Any]) -> Pipeline:
+    """The pipeline, its options checked now and not with the first text."""
+    kind = _KINDS.get(llm.task, Pipeline)
+    if not _task(llm.task).generates:
+        known = [*options_of(_task(llm.task)), *kind.own]
+        check_names(options, known, f"pipeline for task {llm.task!r}")
+    return kind(llm, options)
+
+
+class Pipeline:
+    """A loaded model that is called with texts; of a plugin's task, its results as plain data.
+
+    Attributes:
+        model: the loaded :class:`~polyllama.core.model.Llama`.
+        defaults: options that every call has, unless it says otherwise.
+    """
+
+    own: ClassVar[tuple[str, ...]] = ()
+    """Options of the pipeline itself, beside those of ``Llama.predict``."""
+
+    def __init__(self, model: Llama, defaults: Mapping[str, Any]) -> None:
+        self.model, self.defaults = model, dict(defaults)
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.model.task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r})"
+
+    def __call__(self, inputs: Any = None, **options: Any) -> Any:
+        """The results for a text, or for each of a list; options are those of ``Llama.predict``."""
+        options = self.defaults | {SPELLINGS.get(key, key): value for key, value in options.items()}
+        return self._call(inputs, options)
+
+    def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
+        return as_data(self.model.predict(inputs, **options))
+
+
+class TextClassification(Pipeline):
+    """``[{"label": ..., "score": ...}]``; with ``top_k`` (``None`` for all labels) such a list for each text."""
+
+    def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
+        asked = "top_k" in options
+        if asked and options["top_k"] is None:
+            options["top_k"] = "all"
+        found = super()._call(inputs, options)
+        return [found] if isinstance(inputs, str) and not asked else found
+
+
+class TokenClassification(Pipeline):
+    """A list of dictionaries for each text: ``entity`` and ``index``, or ``entity_group``; ``score``, ``word``, places.
+
+    By the documented default tokens are not put together: ``aggregation_strategy="none"``.
+    """
+
+    def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
+        return super()._call(inputs, {"aggregation_strategy": "none"} | options)
+
+
+class QuestionAnswering(Pipeline):
+    """``{"score", "start", "end", "answer"}``, or with ``top_k`` above 1 a list of them."""
+
+    def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
+        if options.get("top_k") == 1:
+            del options["top_k"]
+        return super()._call(inputs, options)
+
+
+class FeatureExtraction(Pipeline):
+    """Hidden states of each text as nested lists ``[1, S, hidden_size]``; arrays with ``return_tensors=True``."""
+
+    own = ("return_tensors",)
+
+    def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
+        keep = options.pop("return_tensors", False)
+        found = self.model.predict(inputs, **options)
+        if isinstance(inputs, str):
+            return found[None] if keep else [as_data(found)]
+        return [states[None] if keep else [as_data(states)] for states in found]
+
+
+class TextGeneration(Pipeline):
+    """``[{"generated_text": ...}]`` for a prompt or a conversation, a list of such lists for a list of them.
+
+    The text has the prompt before it, or the conversation with one more message; not with ``return_full_text=False``.
+    """
+
+    own = ("return_full_text",)
+
+    def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
+        full = options.pop("return_full_text", True)
+        if isinstance(inputs, str) or _is_chat(inputs):
+            return self._records(inputs, full, options)
+        if not isinstance(inputs, Sequence) or not inputs:
+            raise InputError(f"a prompt is a text or a conversation, not {inputs!r:.80}")
+        if all(isinstance(prompt, str) for prompt in inputs):
+            results = self.model.generate(list(inputs), **options)
+            return [_as_records(prompt, found, full) for prompt, found in zip(inputs, results, strict=True)]
+        return [self._records(prompt, full, options) for prompt in inputs]
+
+    def _records(self, prompt: Any, full: bool, options: dict[str, Any]) -> list[dict[str, Any]]:
+        chat = not isinstance(prompt, str)
+        if chat and _is_chat(prompt) and prompt[-1].get("role") == "assistant":
+            raise UnsupportedError(
+                "the conversation ends with the assistant's own message, which is not continued here",
+                hint="end it with the user's",
+            )
+        found = self.model.chat(prompt, **options) if chat else self.model.generate(prompt, **options)
+        return _as_records(prompt, found, full)
+
+
+def _is_chat(inputs: Any) -> bool:
+    return isinstance(inputs, Sequence) and bool(inputs) and all(isinstance(item, Mapping) for item in inputs)
+
+
+def _as_records(prompt: Any, found: Any, full: bool) -> list[dict[str, Any]]:
+    texts = [result.text for result in (found if isinstance(found, list) else [found])]
+    if not full:
+        return [{"generated_text": text} for text in texts]
+    if isinstance(prompt, str):
+        return [{"generated_text": prompt + text} for text in texts]
+    return [{"generated_text": [*prompt, {"role": "assistant", "content": text}]} for text in texts]
+
+
+_KINDS: dict[str, type[Pipeline]] = {
+    "sequence-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
+    "causal-lm": TextGeneration,
+    "base": FeatureExtraction,
+}
+

@@ -1,0 +1,34 @@
+"""Checks of options that several tasks take."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+
+
+def check_whole(value: object, name: str, least: int) -> int:
+    """A whole number from `least` up."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r:.80}, wanted a whole number from {least} up")
+    return value
+
+
+def check_top_k(value: object, everything: int) -> int | None:
+    """How many results were asked for: a number, ``"all"``, or ``None`` for the best one alone.
+
+    >>> check_top_k("all", 7), check_top_k(None, 7)
+    (7, None)
+    """
+    if value is None:
+        return None
+    if value == "all":
+        return everything
+    if isinstance(value, str):
+        raise InputError(f"top_k is {value!r:.80}", hint="give a number, or 'all'")
+    return check_whole(value, "top_k", 1)
+
+
+def check_flag(value: object, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r:.80}, wanted True or False")
+    return value
