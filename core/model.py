@@ -300,7 +300,7 @@ class Llama:
         ``sequence-classification``   a :class:`~polyllama.core.prediction.results.Label`   ``top_k``,
                                       with a probability (regression: the value)            ``function_to_apply``
         ``token-classification``      a list of ``Entity``, with characters of the text     ``aggregation_strategy``,
-                                                                                            ``ignore_labels``, ``stride``
+                                                                                            ``ignore_labels`` ...
         ``question-answering``        an ``Answer``, from ``question=...`` and              ``top_k``, ``doc_stride``,
                                       ``context=...``                                       ``max_answer_len`` ...
         ``embedding``                 ``[hidden_size]`` float32; ``[N, hidden_size]``

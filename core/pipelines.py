@@ -16,18 +16,8 @@ if TYPE_CHECKING:
     from .task import Task
     from .tokenizer import Tokenizer
 
-TASKS = {
-    "text-classification": "sequence-classification",
-    "sentiment-analysis": "sequence-classification",
-    "token-classification": "token-classification",
-    "ner": "token-classification",
-    "question-answering": "question-answering",
-    "text-generation": "causal-lm",
-    "feature-extraction": "base",
-}
-"""The documented names, and our tasks; a task's own name works too."""
-
 SPELLINGS = {"max_seq_len": "max_length", "topk": "top_k", "torch_dtype": "dtype"}
+"""Older names of options."""
 
 
 def pipeline(
@@ -42,8 +32,8 @@ def pipeline(
 
     Args:
         task: ``"text-classification"`` (``"sentiment-analysis"``), ``"token-classification"`` (``"ner"``),
-            ``"question-answering"``, ``"text-generation"``, ``"feature-extraction"``, or any installed task by its own
-            name; by default what the checkpoint is for.
+            ``"question-answering"``, ``"text-generation"``, ``"feature-extraction"``, or any installed task by its
+            name or an alias of it; by default what the checkpoint is for.
         model: a registry name, a Hub repository, a folder, or a loaded :class:`~polyllama.core.model.Llama`.
         backend: as in :meth:`~polyllama.core.model.Llama.load`; so is `device`, which may also be the number of a CUDA
             device, or -1 for the CPU.
@@ -51,7 +41,8 @@ def pipeline(
             ``Llama.load``.
 
     Raises:
-        InputError: an unknown task, or no model.
+        InputError: no model, a model of another task, an unknown option, or one that is given twice.
+        PluginError: an unknown task.
 
     >>> write = pipeline("text-generation", model="tiny", backend="reference", max_new_tokens=5)
     >>> write("Once upon a time")[0]["generated_text"].startswith("Once upon a time")
@@ -60,12 +51,15 @@ def pipeline(
     name = None if task is None else task_of(task)
     if model is None:
         raise InputError("pipeline needs a model", hint=f"pipeline({task or 'text-generation'!r}, model=...)")
-    options = {SPELLINGS.get(key, key): value for key, value in options.items()}
+    options = _spelt(options)
     if isinstance(model, Llama):
         if name is not None and name != model.task:
-            raise InputError(f"the model was loaded for task {model.task!r}, not {name!r}", hint=f"load it with task={name!r}")
-        calls = options | {k: v for k, v in (("backend", backend), ("device", device)) if v is not None}
-        return _made(model, calls)
+            raise InputError(
+                f"the model was loaded for task {model.task!r}, not {name!r}", hint=f"load it with task={name!r}"
+            )
+        if backend is not None or device is not None:
+            raise InputError("backend and device are for a model that is yet to be loaded", hint="leave them out")
+        return _made(model, options)
     calls = {key: value for key, value in options.items() if not _is_for_loading(key, name)}
     loading = {key: value for key, value in options.items() if key not in calls}
     return _made(Llama.load(model, task=name, backend=backend, device=_device(device), **loading), calls)
@@ -77,15 +71,23 @@ def task_of(name: str) -> str:
     >>> task_of("sentiment-analysis")
     'sequence-classification'
     """
+    from .hookspecs import TaskDescriptor
     from .plugins import plugin_manager
 
-    if name in TASKS:
-        return TASKS[name]
-    tasks = plugin_manager().tasks()
-    if name in tasks:
-        return name
-    known = [*TASKS, *(other for other in tasks if other not in TASKS)]
-    raise InputError(f"there is no pipeline for {name!r:.80}", hint=f"one of {', '.join(known)}")
+    if not isinstance(name, str):
+        raise InputError(f"task is {name!r:.80}, wanted a name such as 'text-classification'")
+    return plugin_manager().find(TaskDescriptor, name).name
+
+
+def _spelt(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by the names they have here."""
+    found: dict[str, Any] = {}
+    for given, value in options.items():
+        name = SPELLINGS.get(given, given)
+        if name in found:
+            raise InputError(f"{name} is given twice", hint=f"{given} is another name of it")
+        found[name] = value
+    return found
 
 
 def _device(device: Any) -> Any:
@@ -119,8 +121,10 @@ def _task(name: str) -> Task:
 def _made(llm: Llama, options: Mapping[str, Any]) -> Pipeline:
     """The pipeline, its options checked now and not with the first text."""
     kind = _KINDS.get(llm.task, Pipeline)
-    if not _task(llm.task).generates:
-        known = [*options_of(_task(llm.task)), *kind.own]
+    if llm.task_head.generates:
+        llm._options({name: value for name, value in options.items() if name not in kind.own})
+    else:
+        known = [*options_of(llm.task_head), *kind.own]
         check_names(options, known, f"pipeline for task {llm.task!r}")
     return kind(llm, options)
 
@@ -154,8 +158,7 @@ class Pipeline:
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:
         """The results for a text, or for each of a list; options are those of ``Llama.predict``."""
-        options = self.defaults | {SPELLINGS.get(key, key): value for key, value in options.items()}
-        return self._call(inputs, options)
+        return self._call(inputs, self.defaults | _spelt(options))
 
     def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
         return as_data(self.model.predict(inputs, **options))
@@ -254,4 +257,3 @@ _KINDS: dict[str, type[Pipeline]] = {
     "causal-lm": TextGeneration,
     "base": FeatureExtraction,
 }
-

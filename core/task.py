@@ -116,8 +116,8 @@ class Task:
     def encode(self, encoder: Encoder, texts: Mapping[str, str]) -> list[Window]:
         """The rows that the model is given for one result: one, if the task does not say otherwise.
 
-        Keyword-only arguments are options of ``predict``. ``encoder.whole`` makes one row, ``encoder.strided`` windows of
-        a long text; both can say where in the text each token is.
+        Keyword-only arguments are options of ``predict``. ``encoder.whole`` makes one row, ``encoder.strided`` windows
+        of a long text; both can say where in the text each token is.
         """
         return [encoder.whole(*texts.values())]
 

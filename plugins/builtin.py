@@ -36,25 +36,28 @@ def polyllama_tasks() -> list[TaskDescriptor]:
             "polyllama.plugins.tasks.causal_lm:CausalLM",
             "next-token prediction, for generating text",
             architectures=("LlamaForCausalLM",),
+            aliases=("text-generation",),
         ),
         TaskDescriptor(
             "base",
             "polyllama.plugins.tasks.base:Base",
             "the trunk alone: hidden states",
             architectures=("LlamaModel",),
+            aliases=("feature-extraction",),
         ),
         TaskDescriptor(
             "sequence-classification",
             "polyllama.plugins.tasks.sequence_classification:SequenceClassification",
             "labels or a score for a whole text",
             architectures=("LlamaForSequenceClassification",),
-            aliases=("text-classification",),
+            aliases=("text-classification", "sentiment-analysis"),
         ),
         TaskDescriptor(
             "token-classification",
             "polyllama.plugins.tasks.token_classification:TokenClassification",
             "a label for every token",
             architectures=("LlamaForTokenClassification",),
+            aliases=("ner",),
         ),
         TaskDescriptor(
             "question-answering",
@@ -67,7 +70,6 @@ def polyllama_tasks() -> list[TaskDescriptor]:
             "polyllama.plugins.tasks.embedding:Embedding",
             "a text as a vector of length 1",
             architectures=("LlamaForEmbedding",),
-            aliases=("feature-extraction",),
         ),
     ]
 

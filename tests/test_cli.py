@@ -32,6 +32,7 @@ from polyllama.plugins.commands._options import GENERATION_NAMES, LOAD_NAMES, pa
 
 COMMANDS = [
     "run",
+    "embed",
     "chat",
     "show",
     "tokenize",

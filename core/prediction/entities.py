@@ -58,8 +58,8 @@ def find_entities(
     Tokens without a visible character (a lone space before a word) are left out: what they are labelled says nothing.
 
     Args:
-        strategy: ``"none"`` gives each token; ``"simple"`` joins tokens of one tag; with the others a word is of one tag
-            as a whole: that of its first token, of its tokens' mean scores, or of the token with the highest score.
+        strategy: ``"none"`` gives each token; ``"simple"`` joins tokens of one tag; with the others a word is of one
+            tag as a whole: that of its first token, of its tokens' mean scores, or of the token with the highest score.
         ignore: labels that are no entities.
 
     >>> tokens = ScoredTokens([(0, 3), (3, 5), (5, 11)], np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]), [1, 2, 3])

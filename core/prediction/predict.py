@@ -190,12 +190,15 @@ def _forward(llm: Llama, task: Task, windows: Sequence[Window]) -> list[dict[str
         ids[row, : len(window)] = window.input_ids
         mask[row, : len(window)] = 1
     output = llm.forward(ids, attention_mask=mask).numpy()
-    for name, array in output.items():
-        if np.isnan(array).any():
-            raise BackendError(
-                f"{name} came out as NaN on {llm.backend} in {llm.dtype}", hint="try dtype='float32', or check the weights"
-            )
-    return [
+    found = [
         {name: array[row, : len(window)] if task.per_position else array[row] for name, array in output.items()}
         for row, window in enumerate(windows)
     ]
+    for name, array in ((name, array) for row in found for name, array in row.items()):
+        # Infinitely little (-inf) is a score that a head may give on purpose.
+        if (np.isnan(array) | (array == np.inf)).any():
+            raise BackendError(
+                f"{name} came out as {'NaN' if np.isnan(array).any() else 'infinite'} on {llm.backend} in {llm.dtype}",
+                hint="try dtype='float32', or check the weights",
+            )
+    return found

@@ -20,7 +20,7 @@ class Window:
     """One row for the model.
 
     Attributes:
-        source: for each token the text it is from: 0 for the first, 1 for the second; -1 for special tokens around them.
+        source: for each token the text it is from: 0 for the first, 1 for the second; -1 for special ones around them.
         offsets: for each token the start and end of its characters in that text; empty where they were not asked for.
     """
 
@@ -39,7 +39,7 @@ class Window:
         """``[S]`` booleans: the tokens that come from one of the texts."""
         import numpy as np
 
-        return np.asarray(self.source) == source
+        return np.equal(self.source, source)
 
 
 @dataclass(frozen=True)
@@ -172,4 +172,3 @@ class Encoder:
             )
             for row in rows
         ]
-

@@ -93,7 +93,9 @@ _GENERATION = [
 _TASK = [
     click.option("--question", metavar="TEXT", multiple=True, help="What to ask about a context. Repeatable."),
     click.option("--context", metavar="TEXT", help="The text that holds the answer."),
-    click.option("--context-file", metavar="FILE", type=click.Path(), help="The same from a file; - is standard input."),
+    click.option(
+        "--context-file", metavar="FILE", type=click.Path(), help="The same from a file; - is standard input."
+    ),
     click.option("--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line."),
     click.option(
         "--option",

@@ -180,7 +180,9 @@ def marked(text: str, entities: Sequence[Entity], colours: dict[str, str] | None
             pieces.append(f"[{word} {entity.label}]")
         else:
             colour = colours[entity.label]
-            pieces.append(click.style(word, fg=colour, bold=True) + click.style(f" {entity.label}", fg=colour, dim=True))
+            pieces.append(
+                click.style(word, fg=colour, bold=True) + click.style(f" {entity.label}", fg=colour, dim=True)
+            )
         done = entity.end
     return "".join(pieces) + visible(text[done:])
 

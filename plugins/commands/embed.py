@@ -33,8 +33,12 @@ MOST_COMPARED = 12
 @model_argument
 @click.argument("texts", nargs=-1)
 @load_options
-@click.option("--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line; - is standard input.")
-@click.option("--pooling", type=click.Choice(["mean", "last"]), help="The mean of a text's tokens, or the last of them.")
+@click.option(
+    "--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line; - is standard input."
+)
+@click.option(
+    "--pooling", type=click.Choice(["mean", "last"]), help="The mean of a text's tokens, or the last of them."
+)
 @click.option("--output", metavar="FILE.npy", type=click.Path(), help="Write the vectors there, as NumPy's float32.")
 @click.option("--batch-size", type=int, metavar="N", help="Texts that run at once.")
 @click.option("--truncation", is_flag=True, help="Cut texts that are too long, instead of an error.")
@@ -52,7 +56,8 @@ def embed(
 ) -> None:
     """Turn TEXTS into vectors of length 1 with MODEL, any Llama.
 
-    Texts are also read from --file, or from standard input, one per line. Several are compared: 1 is the same direction.
+    Texts are also read from --file, or from standard input, one per line. Several are compared: 1 is the same
+    direction.
     """
     if output is not None and not output.endswith(".npy"):
         raise click.UsageError(f"--output {output!r} must end in .npy")

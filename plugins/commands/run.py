@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 @click.option("--echo", is_flag=True, help="Print the prompt before what follows it.")
 @json_option
 @click.pass_context
-def run(ctx: click.Context, model: str, prompt: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def run(ctx: click.Context, /, model: str, prompt: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Run MODEL on PROMPT and print what comes of it.
 
-    A language model goes on writing. PROMPT is text, or - to read it from standard input, which is also done where it is
-    left out and something is piped in (one newline at its end is dropped). The text goes to standard output, how fast
-    it came to standard error.
+    A language model goes on writing. PROMPT is text, or - to read it from standard input, which is also done where it
+    is left out and something is piped in (one newline at its end is dropped). The text goes to standard output, how
+    fast it came to standard error.
 
     A model of another task prints its labels, entities or answers: for each PROMPT, or for each line of --file or of
     standard input. --task says which task, where the checkpoint is of another one.

@@ -84,11 +84,13 @@ class SequenceClassification(Task):
             top_k: a list of the best so many labels instead, or ``"all"`` of them.
             function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"`` instead of what the problem's type says.
         """
+        import numpy as np
+
         from ...core.prediction.options import check_top_k
         from ...core.prediction.results import Label
         from ...core.prediction.scores import sigmoid, softmax
 
-        functions = {"softmax": softmax, "sigmoid": sigmoid, "none": lambda logits: logits}
+        functions = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
         problem = problem_type(example.config.problem_type, example.config.num_labels, integers=True)
         usual = {REGRESSION: "none", MULTI_LABEL: "sigmoid", SINGLE_LABEL: "softmax"}[problem]
         name = usual if function_to_apply is None else function_to_apply
