@@ -123,8 +123,11 @@ generation_options = _all(_GENERATION)
 task_options = _all(_TASK)
 
 LOAD_NAMES = ("backend", "device", "dtype", "quantize", "task", "revision", "offline", "load_format")
-NO_FIELDS = frozenset({"self", "cls", "source", "raw", "path", "config_overrides"})
-"""Names that Python's own arguments have on the way to the configuration, so that they would never reach it."""
+NO_FIELDS = frozenset({"self", "cls", "source", "raw", "path", "config_overrides", "seed", "fresh_head"})
+"""Names that Python's own arguments have on the way to the configuration, so that they would never reach it.
+
+``seed`` and ``fresh_head`` say how a new head begins, which is for those who train it.
+"""
 GENERATION_NAMES = (
     "max_new_tokens",
     "min_new_tokens",

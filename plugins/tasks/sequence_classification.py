@@ -13,6 +13,8 @@ from ...core.outputs import SequenceClassifierOutput
 from ...core.task import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from ...core.config import LlamaConfig
@@ -90,6 +92,7 @@ class SequenceClassification(Task):
         from ...core.prediction.results import Label
         from ...core.prediction.scores import sigmoid, softmax
 
+        functions: dict[str, Callable[[np.ndarray], np.ndarray]]
         functions = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
         problem = problem_type(example.config.problem_type, example.config.num_labels, integers=True)
         usual = {REGRESSION: "none", MULTI_LABEL: "sigmoid", SINGLE_LABEL: "softmax"}[problem]
