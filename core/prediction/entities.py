@@ -2,18 +2,24 @@
 
 A tag says by its first letters how it joins: ``B-PER`` begins an entity, ``I-PER`` or a plain ``PER`` goes on with the
 one before where that is a ``PER`` too, and begins one where it is not (the IOB2 scheme, Ratnaparkhi 1998, as models are
-trained on CoNLL-2003). Words are what white space separates: a vocabulary of subwords does not know better.
+trained on CoNLL-2003). Words are what white space separates, without the punctuation around them: a vocabulary of
+subwords does not know better.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
 from .results import Entity
+
+if TYPE_CHECKING:
+    from .windows import Window
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
@@ -44,10 +50,41 @@ class ScoredTokens:
     indices: Sequence[int]
 
 
+def put_together(windows: Sequence[Window], scores: Sequence[np.ndarray]) -> ScoredTokens:
+    """The tokens of a text that was read in windows, as if it had been read in one row.
+
+    A token that several windows share counts as the first of them scored it, where it has the most text before it: a
+    causal model sees nothing else. So an entity is whole, however the windows cut it.
+
+    Args:
+        scores: ``[S, labels]`` of each window.
+    """
+    offsets: list[tuple[int, int]] = []
+    rows: list[np.ndarray] = []
+    indices: list[int] = []
+    for window, found in zip(windows, scores, strict=True):
+        new = window.places()[len(rows) - window.first :]
+        offsets += [window.offsets[place] for place in new]
+        rows += [found[place] for place in new]
+        indices += [place + window.first for place in new]
+    return ScoredTokens(offsets, np.stack(rows), indices)
+
+
 def check_strategy(strategy: object) -> None:
     """Refuse an aggregation strategy that there is none of."""
     if strategy not in STRATEGIES:
         raise InputError(f"aggregation_strategy is {strategy!r:.80}", hint=f"one of {', '.join(STRATEGIES)}")
+
+
+def check_ignored(ignore: object, labels: Sequence[str], strategy: object) -> None:
+    """Refuse labels to be ignored that no entity could have; ``"O"``, the customary one, a model need not know."""
+    check_strategy(strategy)
+    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
+        raise InputError(f"ignore_labels is {ignore!r:.80}, wanted a list of labels")
+    known = list(labels) if strategy == "none" else list(dict.fromkeys(split_tag(label)[1] for label in labels))
+    for label in ignore:
+        if label != "O" and label not in known:
+            raise InputError(f"ignore_labels has {label!r:.80}", hint=f"entities are {', '.join(known)}")
 
 
 def find_entities(
@@ -98,7 +135,22 @@ def _tokens_as_pieces(
 
 
 def _words(text: str, offsets: Sequence[tuple[int, int]], visible: Sequence[int]) -> Iterator[list[int]]:
-    """Tokens by words: one goes on with the word before it where no space lies between or at its start."""
+    """Tokens by words. Punctuation before and after a word does not belong to it, that within it does (``O'Hara``)."""
+    for run in _unspaced(text, offsets, visible):
+        marks = [_is_punctuation(text[slice(*offsets[place])]) for place in run]
+        if all(marks):
+            yield run
+            continue
+        start, end = marks.index(False), len(run) - marks[::-1].index(False)
+        yield from (part for part in (run[:start], run[start:end], run[end:]) if part)
+
+
+def _is_punctuation(text: str) -> bool:
+    return all(unicodedata.category(character).startswith("P") for character in text.strip())
+
+
+def _unspaced(text: str, offsets: Sequence[tuple[int, int]], visible: Sequence[int]) -> Iterator[list[int]]:
+    """Tokens by runs: one goes on with the run before it where no space lies between or at its start."""
     word: list[int] = []
     reach = 0
     for place in visible:
@@ -161,17 +213,6 @@ def _joined(text: str, group: Sequence[Piece]) -> Entity:
     start, end = group[0].start, max(piece.end for piece in group)
     score = sum(piece.score for piece in group) / len(group)
     return Entity(split_tag(group[0].label)[1], score, text[start:end], start, end)
-
-
-def without_overlaps(entities: Iterable[Entity]) -> list[Entity]:
-    """Entities of windows that share text: of those that overlap the longest counts, then the one of higher score."""
-    kept: list[Entity] = []
-    for entity in sorted(entities, key=lambda e: e.start):
-        if not kept or entity.start >= kept[-1].end:
-            kept.append(entity)
-        elif (entity.end - entity.start, entity.score) > (kept[-1].end - kept[-1].start, kept[-1].score):
-            kept[-1] = entity
-    return kept
 
 
 def trimmed(text: str, entity: Entity) -> Entity:

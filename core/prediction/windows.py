@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -22,11 +22,13 @@ class Window:
     Attributes:
         source: for each token the text it is from: 0 for the first, 1 for the second; -1 for special ones around them.
         offsets: for each token the start and end of its characters in that text; empty where they were not asked for.
+        first: how many tokens of the text that was cut into windows lie before this one.
     """
 
     input_ids: list[int]
     source: list[int]
     offsets: list[tuple[int, int]] = field(default_factory=list)
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -142,13 +144,15 @@ class Encoder:
                 f"{self.name}: windows hold {room} tokens of the text, and would share {stride}",
                 hint="lower the stride or raise max_length",
             )
+        stride = min(stride, room - 1)
         truncation: dict[str, Any] = {
             "truncation": "only_first" if pair is None else "only_second",
             "max_length": limit,
-            "stride": min(stride, room - 1),
+            "stride": stride,
             "return_overflowing_tokens": True,
         }
-        return self._windows(text, pair, True, **truncation)
+        windows = self._windows(text, pair, True, **truncation)
+        return [replace(window, first=number * (room - stride)) for number, window in enumerate(windows)]
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import InputError
 from ...core.graph import Chain, Decoder, Dropout, Linear, Node
 from ...core.labels import check_classes, check_integers, check_shape
 from ...core.losses import cross_entropy
@@ -71,26 +70,15 @@ class TokenClassification(Task):
         Args:
             aggregation_strategy: ``"none"`` for each token by itself; ``"simple"`` joins tokens by their tags (``B-``
                 begins an entity, ``I-`` goes on with one); ``"first"``, ``"average"`` and ``"max"`` also make each
-                word agree with itself: on its first token, its tokens' mean scores, or its surest token.
+                word agree with itself: on its first token, its tokens' mean scores, or its surest token. Words are
+                what spaces separate, without punctuation around them.
             ignore_labels: labels that are no entities.
         """
-        from ...core.prediction.entities import ScoredTokens, find_entities, trimmed, without_overlaps
+        from ...core.prediction.entities import check_ignored, find_entities, put_together, trimmed
         from ...core.prediction.scores import softmax
 
-        if isinstance(ignore_labels, str):
-            raise InputError(f"ignore_labels is a text, {ignore_labels!r:.80}", hint="give a list of labels")
-        if aggregation_strategy == "none" and len(example.windows) > 1:
-            raise InputError(
-                "aggregation_strategy='none' numbers the tokens of one row, the text was read in several",
-                hint="leave out stride, or take another strategy",
-            )
-        labels = list(example.config.id2label.values())
-        found: list[Entity] = []
-        for window, output in zip(example.windows, example.outputs, strict=True):
-            places = window.places()
-            offsets = [window.offsets[place] for place in places]
-            tokens = ScoredTokens(offsets, softmax(output["logits"])[places], places)
-            found += find_entities(example.text, tokens, labels, aggregation_strategy, ignore_labels)
-        if len(example.windows) > 1:
-            found = without_overlaps(found)
+        labels = [example.config.id2label[number] for number in range(example.config.num_labels)]
+        check_ignored(ignore_labels, labels, aggregation_strategy)
+        tokens = put_together(example.windows, [softmax(output["logits"]) for output in example.outputs])
+        found = find_entities(example.text, tokens, labels, aggregation_strategy, ignore_labels)
         return [trimmed(example.text, entity) for entity in found]
