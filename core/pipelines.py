@@ -228,7 +228,9 @@ class TextGeneration(Pipeline):
 
     def _records(self, prompt: Any, full: bool, options: dict[str, Any]) -> list[dict[str, Any]]:
         chat = not isinstance(prompt, str)
-        if chat and _is_chat(prompt) and prompt[-1].get("role") == "assistant":
+        if chat and not _is_chat(prompt):
+            raise InputError(f"a prompt is a text or a conversation, not {prompt!r:.80}")
+        if chat and prompt[-1].get("role") == "assistant":
             raise UnsupportedError(
                 "the conversation ends with the assistant's own message, which is not continued here",
                 hint="end it with the user's",
