@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,7 +114,7 @@ def show(texts: Texts, results: Sequence[Any]) -> None:
     elif kind is Answer:
         cells = [[a.text or "(no answer)", f"{a.score:.4f}", _characters(a)] for _, a in rows]
         _table(["answer", "score", "characters"], cells, rows, several, "question")
-    elif dataclasses.is_dataclass(kind):
+    elif dataclasses.is_dataclass(kind) or issubclass(kind, Mapping):
         _show_fields(rows, several)
     else:
         for row, item in rows:
@@ -146,7 +146,9 @@ def _show_fields(rows: Sequence[tuple[dict[str, str], Any]], several: bool) -> N
             click.echo()
         if several:
             click.echo(visible(_short(next(iter(row.values())))))
-        print_pairs([(field.name, _one_line(getattr(item, field.name))) for field in dataclasses.fields(item)])
+        names = list(item) if isinstance(item, Mapping) else [field.name for field in dataclasses.fields(item)]
+        values = item.values() if isinstance(item, Mapping) else [getattr(item, name) for name in names]
+        print_pairs([(name, _one_line(value)) for name, value in zip(names, values, strict=True)])
 
 
 def _show_entities(texts: Sequence[str], results: Sequence[list[Entity]]) -> None:
