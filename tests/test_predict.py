@@ -22,7 +22,7 @@ from polyllama.core.hookspecs import TaskDescriptor
 from polyllama.core.plugins import plugin_manager, reset_plugins
 from polyllama.core.prediction.entities import STRATEGIES, ScoredTokens, find_entities
 from polyllama.core.prediction.results import Answer, Entity, Label, as_data
-from polyllama.core.prediction.spans import as_answers, best_spans, whole_words
+from polyllama.core.prediction.spans import as_answers, best_answers, best_spans, whole_words
 from polyllama.core.task import Task
 from prediction_models import CONTEXT, labels, random_head, taught_head
 from support import ALL_BACKENDS, relative_error
@@ -305,9 +305,22 @@ class TestAnswers:
         assert every[0].text == "Nora met a fox by the sea" and sum(not answer.text for answer in every) == 1
 
     def test_an_answer_in_one_window_is_enough(self, models: Models) -> None:
-        context = f"{'The fox slept on a hill. ' * 12}{self.STORY}"
-        found = self.ask(models("unsure"), context, handle_impossible_answer=True, max_length=40, doc_stride=12)
-        assert found.text == "Nora met a fox by the sea"
+        filler = "The fox slept on a hill. " * 12
+        options = {"handle_impossible_answer": True, "max_length": 40, "doc_stride": 12}
+        for context in (f"{filler}{self.STORY}", f"{self.STORY} {filler}", f"{filler}{self.STORY} {filler}"):
+            assert self.ask(models("unsure"), context, **options).text == "Nora met a fox by the sea"
+        assert self.ask(models("unsure"), filler, **options).text == ""
+
+    def test_what_several_windows_say_counts_as_the_surest_says_it(self) -> None:
+        said = [Answer("a", 0.2, 0, 1), Answer("b", 0.5, 2, 3), Answer("a", 0.7, 0, 1), Answer("a", 0.1, 0, 1)]
+        assert best_answers(said, 9) == [said[2], said[1]]
+        assert best_answers(said, 1) == [said[2]]
+
+    def test_spaces_are_no_answer(self) -> None:
+        offsets = [(0, 1), (1, 2), (2, 4)]
+        for aligned in (True, False):
+            found = as_answers("a  b", offsets, _spans((1, 1), (1, 2), (2, 2)), 3, align_to_words=aligned)
+            assert [(answer.text, answer.start) for answer in found] == [("b", 3)]
 
     @settings(max_examples=25)
     @given(before=st.integers(0, 40), after=st.integers(0, 40), length=st.integers(28, 60))
@@ -605,7 +618,7 @@ class TestProgress:
 
 
 class Loudness(Task):
-    """A stranger's task: how large each text's last hidden state is, and the text with the most capitals in it."""
+    """A stranger's task: the first number of each text's last hidden state, which padding would change."""
 
     name = "loudness"
     architecture = "LlamaForLoudness"
@@ -618,7 +631,7 @@ class Loudness(Task):
 
     def result(self, example: Any, *, times: float = 1.0) -> dict[str, Any]:
         return {
-            "norm": times * float(np.linalg.norm(example.output["last_hidden_state"])),
+            "first": times * float(example.output["last_hidden_state"][0]),
             "tokens": len(example.input_ids),
         }
 
@@ -647,8 +660,8 @@ class TestStrangers:
         for text, result in zip(texts, found, strict=True):
             ids = llm.tokenizer.encode(text)
             state = llm.forward([ids]).numpy()["last_hidden_state"][0]
-            assert result == {"norm": pytest.approx(float(np.linalg.norm(state)), rel=1e-6), "tokens": len(ids)}
-        assert llm.predict("Lily", times=2.0)["norm"] == pytest.approx(2 * found[0]["norm"])
+            assert result == {"first": pytest.approx(float(state[0]), rel=1e-6), "tokens": len(ids)}
+        assert llm.predict("Lily", times=2.0)["first"] == pytest.approx(2 * found[0]["first"])
         with pytest.raises(InputError, match="no option 'time'; did you mean 'times'"):
             llm.predict("Lily", time=2.0)
         with pytest.raises(InputError, match="shout is empty"):
