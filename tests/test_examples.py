@@ -295,6 +295,24 @@ def test_the_command_agrees_with_the_language_model(stranger: Environment, model
     assert len(shown) == len(ids) and shown[-1].startswith(f"perplexity {result['perplexity']:.4g} over")
 
 
+def test_its_result_is_what_predict_pipelines_and_run_give(stranger: Environment, model: Path) -> None:
+    texts = [PROMPT, "The end"]
+    wanted = [stranger.json("perplexity", model, text, "--backend", "numpy32")["surprisals"] for text in texts]
+    code = f"""
+        import json
+        from polyllama import pipeline
+        ask = pipeline("perplexity", model={str(model)!r}, backend="numpy32")
+        print(json.dumps([ask({texts!r}), [list(one.surprisals) for one in ask.model.predict({texts!r})]]))
+    """
+    plain, batched = stranger.execute(code)
+    shown = stranger.json("run", model, *texts, "--task", "perplexity", "--backend", "numpy32")["results"]
+    for found in ([row["surprisals"] for row in plain], batched, [row["result"]["surprisals"] for row in shown]):
+        for one, other in zip(found, wanted, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+    table = stranger.run("run", model, PROMPT, "--task", "perplexity", "--backend", "numpy32").stdout
+    assert [line.split()[0] for line in table.splitlines()] == ["tokens", "surprisals", "perplexity"]
+
+
 def test_mistakes_with_the_command_are_one_line(stranger: Environment) -> None:
     for arguments, code, message in (
         (("uniform-bytes", "x", "--backend", "numpy32"), 1, "the text has 1 tokens, and the first is not predicted"),

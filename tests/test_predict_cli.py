@@ -105,6 +105,10 @@ class TestRun:
         shown = marked("a\x1b[2J Tom", [Entity("PER", 0.9, "Tom", 6, 9)], {"PER": "cyan"})
         assert "\x1b[2J" not in shown and "\x1b[36m\x1b[1mTom" in shown
 
+    def test_tokens_of_one_character_are_marked_once(self) -> None:
+        found = [Entity("A", 0.9, "日", 0, 1, index) for index in (1, 2, 3)]
+        assert marked("日 x", found) == "[日 A] x"
+
     def test_answers(self, call: Any, folders: Any, tmp_path: Path) -> None:
         path = tmp_path / "story.txt"
         path.write_text(STORY)

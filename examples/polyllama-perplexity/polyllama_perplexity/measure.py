@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from polyllama import Llama, PolyllamaWarning
 from polyllama.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from polyllama.core.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -34,15 +40,23 @@ def measure(llm: Llama, text: str) -> Surprise:
     if llm.task != "perplexity":
         raise InputError(f"this model was loaded for task {llm.task!r}", hint="load it with task='perplexity'")
     ids = llm.tokenizer.encode(text)
-    if len(ids) < 2:
-        raise InputError(f"the text has {len(ids)} tokens, and the first is not predicted", hint="give a longer one")
     if len(ids) > llm.config.max_position_embeddings:
         warnings.warn(
             f"the text has {len(ids)} tokens, the model was made for {llm.config.max_position_embeddings}",
             PolyllamaWarning,
             stacklevel=2,
         )
-    output = llm.forward([ids], labels=[ids]).numpy()
-    surprisals = tuple(-float(output["log_probs"][0, place, after]) for place, after in enumerate(ids[1:]))
-    tokens = tuple(llm.tokenizer.convert_ids_to_tokens(ids))
-    return Surprise(tokens, surprisals, math.exp(float(output["loss"])))
+    return surprise(llm.tokenizer, ids, llm.forward([ids]).numpy()["log_probs"][0])
+
+
+def surprise(tokenizer: Tokenizer, ids: Sequence[int], log_probs: np.ndarray) -> Surprise:
+    """What the log-probabilities ``[S, V]`` say of the tokens that came.
+
+    Raises:
+        InputError: the text is shorter than two tokens.
+    """
+    if len(ids) < 2:
+        raise InputError(f"the text has {len(ids)} tokens, and the first is not predicted", hint="give a longer one")
+    surprisals = tuple(-float(log_probs[place, after]) for place, after in enumerate(ids[1:]))
+    tokens = tuple(tokenizer.convert_ids_to_tokens(list(ids)))
+    return Surprise(tokens, surprisals, math.exp(sum(surprisals) / len(surprisals)))

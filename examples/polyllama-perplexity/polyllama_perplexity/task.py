@@ -15,6 +15,9 @@ from polyllama.core.task import Task
 if TYPE_CHECKING:
     from polyllama import LlamaConfig
     from polyllama.core.context import Context
+    from polyllama.core.prediction.windows import Example
+
+    from .measure import Surprise
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Perplexity(Task):
     name = "perplexity"
     architecture = "LlamaForPerplexity"
     output = PerplexityOutput
+    per_position = True
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         tied = decoder.embed.name if config.tie_word_embeddings else None
@@ -47,3 +51,9 @@ class Perplexity(Task):
             raise InputError(f"labels have shape {list(labels.shape)}, wanted {list(log_probs.shape[:2])}")
         # A softmax of log-probabilities changes nothing, so the language model's own loss is the right one.
         return causal_lm_loss(xp, log_probs, labels, options.get("num_items_in_batch"))
+
+    def result(self, example: Example) -> Surprise:
+        """How surprised the model is by a text."""
+        from .measure import surprise
+
+        return surprise(example.tokenizer, example.input_ids, example.output["log_probs"])
