@@ -22,6 +22,7 @@ from .config_files import find_config, read_json_object, write_json
 from .config_resolve import DEFAULTS, check_relations, rendered, resolve
 from .config_rope import MAX_INT, RopeParameters
 from .errors import ConfigError, PolyllamaWarning
+from .quantization.settings import Quantization
 
 __all__ = ["LlamaConfig", "RopeParameters"]
 
@@ -57,6 +58,7 @@ class LlamaConfig(BaseModel):
         id2label, label2id: names of a classification head's outputs.
         problem_type: "regression", "single_label_classification", "multi_label_classification" or inferred (``None``).
         classifier_dropout, hidden_dropout: probabilities of a classification head, or ``None``.
+        quantization: how the weights are quantized, as MLX writes it, or ``None``.
         extra: keys the schema does not know.
 
     Raises:
@@ -100,6 +102,7 @@ class LlamaConfig(BaseModel):
     problem_type: str | None = None
     classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
     hidden_dropout: float | None = Field(default=None, ge=0, lt=1)
+    quantization: Quantization | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
     _reading: Reading = PrivateAttr()
@@ -198,13 +201,15 @@ class LlamaConfig(BaseModel):
         found: dict[str, Any] = {"model_type": self.model_type}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name in ("rope_parameters", "id2label", "label2id", "extra") or (value is None and name in _OPTIONAL):
+            if name in _WRITTEN_APART or (value is None and name in _OPTIONAL):
                 continue
             found[name] = list(value) if isinstance(value, list) else value
         if not self.architectures:
             del found["architectures"]
         if self.dtype is not None:
             found["torch_dtype"] = self.dtype
+        if self.quantization is not None:  # the second is where the Hub looks
+            found["quantization"] = found["quantization_config"] = self.quantization.to_dict()
         if self.id2label != {0: "LABEL_0", 1: "LABEL_1"}:
             found["id2label"] = {str(number): label for number, label in self.id2label.items()}
             found["label2id"] = dict(self.label2id)
@@ -342,6 +347,7 @@ class LlamaConfig(BaseModel):
             raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
 
+_WRITTEN_APART = ("rope_parameters", "id2label", "label2id", "quantization", "extra")
 _OPTIONAL = ("dtype", "problem_type", "classifier_dropout", "hidden_dropout")
 LOADER_ARGUMENTS = {
     "attn_implementation": "torch takes its fused attention, and eager where attentions are asked for",
@@ -349,14 +355,14 @@ LOADER_ARGUMENTS = {
     "device_map": "name a device: device='cuda'",
     "force_download": "remove the files from the cache to fetch them again",
     "ignore_mismatched_sizes": "for a head of another size give fresh_head=True to Llama.load",
-    "load_in_4bit": "this version runs weights as they are stored",
-    "load_in_8bit": "this version runs weights as they are stored",
+    "load_in_4bit": "use quantize='int4'",
+    "load_in_8bit": "use quantize='int8'",
     "local_files_only": "use offline=True",
     "low_cpu_mem_usage": "weights are mapped rather than copied anyway; leave it out",
     "output_attentions": "give it to forward",
     "output_hidden_states": "give it to forward",
     "proxies": "set HTTPS_PROXY in the environment",
-    "quantization_config": "this version runs weights as they are stored",
+    "quantization_config": "use quantize='int4' or 'int8'",
     "resume_download": "downloads always resume; leave it out",
     "return_unused_kwargs": "unknown fields are kept in config.extra; leave it out",
     "seed": "give it to Llama.load or to generate, or set POLYLLAMA_SEED",

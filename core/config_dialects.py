@@ -16,6 +16,7 @@ from typing import Any
 from .config_checks import ConfigProblems, Problem, contradiction, same, show
 from .config_keys import FOREIGN_KEYS, OTHER_SPELLINGS
 from .config_rope import COMMON, RopeParameters, normalize_rope
+from .errors import ConfigError
 
 PLAIN_FIELDS = (
     "vocab_size",
@@ -48,7 +49,17 @@ PLAIN_FIELDS = (
 LABEL_FIELDS = ("num_labels", "id2label", "label2id")
 ROPE_BLOCKS = ("rope_parameters", "rope_scaling")
 LOOSE_ROPE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
-KNOWN_SPELLINGS = (*PLAIN_FIELDS, *LABEL_FIELDS, *ROPE_BLOCKS, *LOOSE_ROPE, "dtype", "torch_dtype", "model_type")
+QUANTIZATION_BLOCKS = ("quantization", "quantization_config")
+KNOWN_SPELLINGS = (
+    *PLAIN_FIELDS,
+    *LABEL_FIELDS,
+    *ROPE_BLOCKS,
+    *LOOSE_ROPE,
+    *QUANTIZATION_BLOCKS,
+    "dtype",
+    "torch_dtype",
+    "model_type",
+)
 
 ARGUMENT = "argument"
 
@@ -184,6 +195,7 @@ def read_huggingface(raw: Mapping[str, Any], source: Source) -> Reading:
     _read_dtype(raw, source, reading)
     _read_context_length(raw, source, reading)
     _read_rope(raw, source, reading)
+    _read_quantization(raw, source, reading)
     taken = {*KNOWN_SPELLINGS, *reading.spelled.values()}
     for name, value in raw.items():
         if name in taken:
@@ -234,6 +246,24 @@ def _dtype_text(value: Any) -> Any:
         text = str(value)
         value = text if text.startswith("torch.") else name if isinstance(name, str) else value
     return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+def _read_quantization(raw: Mapping[str, Any], source: Source, reading: Reading) -> None:
+    """MLX's block; its tools write it a second time as ``quantization_config``, where others put methods of their own."""
+    found = [(name, raw[name]) for name in QUANTIZATION_BLOCKS if raw.get(name)]
+    if len(found) == 2 and not same(found[0][1], found[1][1]):
+        reading.problems.append(Problem("", contradiction(found[0], found[1])))
+    elif found:
+        name, block = found[0]
+        from .quantization.settings import read_quantization
+
+        try:
+            reading.put("quantization", read_quantization(block), source.origin(name, "quantization"), name)
+        except ConfigError as error:
+            hint = f"; {error.hint}" if error.hint else ""
+            reading.problems.append(Problem(name, f": {error.message}{hint}"))
+    elif "quantization" in raw:
+        reading.put("quantization", None, source.origin("quantization", "quantization"))
 
 
 def _read_context_length(raw: Mapping[str, Any], source: Source, reading: Reading) -> None:
@@ -336,7 +366,7 @@ class Dialect:
 
 DIALECTS: tuple[Dialect, ...] = (
     Dialect("meta", _recognize_meta, _read_meta),
-    # The names are Hugging Face's; `quantization` stays in `extra`, for the reader of the weights.
+    # The names are Hugging Face's.
     Dialect("mlx", _recognize_mlx, read_huggingface),
     Dialect("huggingface", lambda raw: True, read_huggingface),
 )

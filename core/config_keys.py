@@ -6,18 +6,18 @@ _WORDS = """
 _name_or_path name_or_path _commit_hash transformers_version auto_map attn_implementation _attn_implementation
 _attn_implementation_autoset _attn_implementation_internal _experts_implementation hidden_activation is_decoder
 is_encoder_decoder cross_attention_hidden_size add_cross_attention tie_encoder_decoder chunk_size_feed_forward
-output_hidden_states output_attentions return_dict torchscript use_bfloat16 tf_legacy_loss pruned_heads
-finetuning_task task_specific_params tokenizer_class prefix decoder_start_token_id sep_token_id quantization
-quantization_config compression_config sparsity_config use_sliding_window sliding_window max_window_layers layer_types
-per_layer_config gradient_checkpointing unsloth_version unsloth_fixed rope_interleaved max_sequence_length max_seq_len
-seq_length model_max_length original_max_position_embeddings max_length min_length max_new_tokens min_new_tokens
-do_sample early_stopping max_time stop_strings num_beams num_beam_groups diversity_penalty temperature top_k top_p
-min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty
-no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids force_words_ids forced_bos_token_id
-forced_eos_token_id remove_invalid_values suppress_tokens begin_suppress_tokens exponential_decay_length_penalty
-num_return_sequences output_scores return_dict_in_generate renormalize_logits cache_implementation v_head_dim
-qk_head_dim hidden_sizes head_type layer_norm_elementwise_affine text_config vision_config language_model
-mlp_only_layers unk_token_id unk_index tokenizer_vocab_size neftune_noise_alpha neftune_alpha lora_rank mm_hidden_size
+output_hidden_states output_attentions return_dict torchscript use_bfloat16 tf_legacy_loss pruned_heads finetuning_task
+task_specific_params tokenizer_class prefix decoder_start_token_id sep_token_id compression_config sparsity_config
+use_sliding_window sliding_window max_window_layers layer_types per_layer_config gradient_checkpointing unsloth_version
+unsloth_fixed rope_interleaved max_sequence_length max_seq_len seq_length model_max_length
+original_max_position_embeddings max_length min_length max_new_tokens min_new_tokens do_sample early_stopping max_time
+stop_strings num_beams num_beam_groups diversity_penalty temperature top_k top_p min_p typical_p epsilon_cutoff
+eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty no_repeat_ngram_size
+encoder_no_repeat_ngram_size bad_words_ids force_words_ids forced_bos_token_id forced_eos_token_id remove_invalid_values
+suppress_tokens begin_suppress_tokens exponential_decay_length_penalty num_return_sequences output_scores
+return_dict_in_generate renormalize_logits cache_implementation v_head_dim qk_head_dim hidden_sizes head_type
+layer_norm_elementwise_affine text_config vision_config language_model mlp_only_layers unk_token_id unk_index
+tokenizer_vocab_size neftune_noise_alpha neftune_alpha lora_rank mm_hidden_size
 """
 FOREIGN_KEYS = frozenset(_WORDS.split())
 """Known keys of Hugging Face, MLX and training tools; kept as they are, and never taken for a misspelt field."""
@@ -35,8 +35,6 @@ CHANGES_THE_MODEL = (
     "attention_multiplier",
     "qk_layernorm",
     "use_qk_norm",
-    "quantization_config",
-    "quantization",
 )
 """Keys of kindred architectures that change what is computed. A Llama has none; where one is set, it is said."""
 

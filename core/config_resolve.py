@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "problem_type": None,
     "classifier_dropout": None,
     "hidden_dropout": None,
+    "quantization": None,
 }
 """The documented defaults of a Llama (those of the first 7B model)."""
 
@@ -64,7 +65,7 @@ class Resolved:
 def resolve(reading: Reading) -> Resolved:
     """Fill in defaults and derived fields."""
     found = Resolved(problems=list(reading.problems), notes=[text for _, text in reading.notes])
-    for name in (*PLAIN_FIELDS, "dtype"):
+    for name in (*PLAIN_FIELDS, "dtype", "quantization"):
         if name in ("num_key_value_heads", "head_dim"):
             continue
         if name in reading.values and not (reading.values[name] is None and name in NULL_IS_DEFAULT):

@@ -32,20 +32,27 @@ Array = Any
 class Parameter:
     """One tensor of a graph: its checkpoint name, its shape and what it is for.
 
-    ``role`` is ``"embedding"``, ``"linear"``, ``"bias"`` or ``"norm"``, with ``"head."`` in front for a task head's.
+    ``role`` is ``"embedding"``, ``"linear"``, ``"bias"``, ``"norm"`` or ``"quantization"`` (scales and biases of packed
+    weights), with ``"head."`` in front for a task head's. ``bits`` is set for packed weights: 32-bit words of values of
+    so many bits each.
     """
 
     name: str
     shape: tuple[int, ...]
     role: str
+    bits: int | None = None
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of values."""
         size = 1
         for extent in self.shape:
             size *= extent
-        return size
+        return size if self.bits is None else size * 32 // self.bits
+
+    def held_as(self, dtype: str) -> str:
+        """The dtype in which a backend that computes in `dtype` holds this tensor: packed words stay integers."""
+        return dtype if self.bits is None else "uint32"
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,8 @@ def node_from_dict(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     kind = data.get("kind")
+    if isinstance(kind, str) and kind.startswith("Quantized"):
+        from .quantization import nodes as _  # known from its import on
     cls = Node.kinds.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise ConfigError(
@@ -161,6 +170,11 @@ class Embedding(Node):
     name: str
     num_embeddings: int
     dim: int
+
+    @property
+    def float_name(self) -> str:
+        """A tensor of its own that has the dtype its rows come out in."""
+        return f"{self.name}.weight"
 
     def own_parameters(self) -> Iterator[Parameter]:
         yield Parameter(f"{self.name}.weight", (self.num_embeddings, self.dim), "embedding")
@@ -412,8 +426,8 @@ class Graph:
         return tuple(p for node in self.walk() for p in node.own_parameters())
 
     def num_parameters(self) -> int:
-        """Number of weights; tied ones count once."""
-        return sum(p.size for p in self.parameters())
+        """Number of weights; tied ones count once, and quantized ones as what they stand for."""
+        return sum(p.size for p in self.parameters() if not p.role.endswith("quantization"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with a version so that an old file is recognized."""

@@ -24,6 +24,8 @@ from .task import Task
 if TYPE_CHECKING:
     import numpy as np
 
+    from .checkpoint.weights import Weights
+
 DUMMY = "dummy"
 DEFAULT_TASK = "causal-lm"
 
@@ -36,6 +38,7 @@ class Described:
         name: what the user called it.
         folder: where its files are; ``None`` for a model made from a config alone.
         checkpoint: the open checkpoint, ``None`` for dummy weights.
+        plain_graph: where weights are quantized on the way, the graph of what they are made from.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Described:
     graph: Graph
     settings: Settings
     plugins: Plugins
+    plain_graph: Graph | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,35 @@ def describe(
             config = checkpoint.config(**overrides)
     _warn_of_other_architectures(config)
     found = find_task(plugins, task, config)
-    return Described(name, folder, checkpoint, config, found, build_graph(config, found), settings, plugins)
+    config, graph, plain = _quantized(config, build_graph(config, found), checkpoint, settings)
+    return Described(name, folder, checkpoint, config, found, graph, settings, plugins, plain)
+
+
+def _quantized(
+    config: LlamaConfig, graph: Graph, checkpoint: Any, settings: Settings
+) -> tuple[LlamaConfig, Graph, Graph | None]:
+    """Config and graph of a model that is stored quantized, or that the settings want quantized; and the plain graph."""
+    if config.quantization is None and settings.quantize is None:
+        return config, graph, None
+    from .quantization.settings import Quantization, asks_for_group, parse_quantize
+    from .quantization.transform import as_stored, plan, quantize_graph
+
+    stored = config.quantization
+    if settings.quantize is not None:
+        wanted = parse_quantize(settings.quantize)
+        if stored is not None and (stored.group_size, stored.bits) != (wanted.group_size, wanted.bits):
+            raise UnsupportedError(
+                f"quantize={settings.quantize!r}: the weights are quantized already ({stored})",
+                hint="leave quantize out, or quantize the original checkpoint",
+            )
+    if stored is None:
+        asked = asks_for_group(settings.quantize or "")
+        chosen = Quantization(group_size=wanted.group_size, bits=wanted.bits)
+        chosen = plan(graph, chosen, group_is_asked_for=asked)
+    else:
+        chosen = as_stored(graph, stored, None if checkpoint is None else checkpoint.tensors())
+    made_here = graph if stored is None or checkpoint is None else None
+    return config.replace(quantization=chosen), quantize_graph(graph, chosen), made_here
 
 
 def _warn_of_other_architectures(config: LlamaConfig) -> None:
@@ -175,11 +207,17 @@ def load(
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise InputError(f"seed is {seed!r}, wanted an integer from 0 up")
     if quantize is not None:
-        raise UnsupportedError(
-            f"quantize={quantize!r}: this version runs weights as they are stored", hint="leave quantize out"
-        )
+        from .quantization.settings import parse_quantize
+
+        parse_quantize(quantize)  # a misspelt argument is an error of the call, not of the settings
     # A backend named in the call brings its own device; one from a file must not be mixed into it.
-    settings = load_settings(backend=backend, device=device, dtype=None if dtype == "auto" else dtype, offline=offline)
+    settings = load_settings(
+        backend=backend,
+        device=device,
+        dtype=None if dtype == "auto" else dtype,
+        quantize=quantize,
+        offline=offline,
+    )
     if backend is not None and device is None:
         settings = settings.model_copy(update={"device": None})
     described = describe(
@@ -209,9 +247,22 @@ def load(
 def _weights(
     described: Described, settings: Settings, *, seed: int | None = None, fresh_head: bool = False
 ) -> Mapping[str, np.ndarray]:
+    """What a backend is handed; quantized on the way where the checkpoint is not."""
+    head: dict[str, Any] = {"seed": seed, "fresh_head": fresh_head}
+    if described.plain_graph is None:
+        return _stored_weights(described, described.graph, settings, **head)
+    from .quantization.weights import quantized_weights
+
+    plain = _stored_weights(described, described.plain_graph, settings, **head)
+    return quantized_weights(plain, described.graph)
+
+
+def _stored_weights(
+    described: Described, graph: Graph, settings: Settings, *, seed: int | None = None, fresh_head: bool = False
+) -> Weights:
     from .checkpoint import check, dummy_weights, weights_from
 
-    parameters = described.graph.parameters()
+    parameters = graph.parameters()
     config, checkpoint = described.config, described.checkpoint
     seed = seed if seed is not None else settings.seed or 0
     head = [p.name for p in parameters if p.role.startswith("head")]

@@ -82,7 +82,9 @@ class Llama:
                 ``architectures`` says.
             dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``, or a framework's own.
             device: a device of the backend.
-            quantize: not offered in this version.
+            quantize: ``"int4"`` or ``"int8"`` (groups of 64 weights; 32 where 64 does not divide), ``"int4-g32"``,
+                ``"int4-g128"`` ...: quantize the weights while loading. A checkpoint that is stored quantized needs
+                nothing.
             revision: branch, tag or commit of a Hub repository.
             load_format: ``"auto"``, a checkpoint format, or ``"dummy"`` for seeded random weights from a config alone.
             offline: use only what is on this machine.

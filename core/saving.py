@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import save_safetensors
+from .dtypes import is_float
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
             staging = Path(name)
             tensors = list(loaded.model.state())
-            config = loaded.config.replace(dtype=tensors[0][0].dtype, architectures=[loaded.task.architecture])
+            dtype = next(info.dtype for info, _ in tensors if is_float(info.dtype))
+            config = loaded.config.replace(dtype=dtype, architectures=[loaded.task.architecture])
             config.save_pretrained(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)

@@ -107,6 +107,12 @@ class Settings(BaseModel):
         "element type to compute in; auto takes the checkpoint's where the backend can",
         "auto, float64, float32, bfloat16 or float16",
     )
+    quantize: str | None = _setting(
+        None,
+        "quantize weights while loading; as they are stored when not set",
+        "int4, int8, int4-g32, int4-g128 ... (int2, int3, int5 and int6 too)",
+        pattern=r"^int[234568](-g(32|64|128))?$",
+    )
     load_format: str = _setting(
         "auto",
         "format of the weights; dummy makes random ones from a config alone",

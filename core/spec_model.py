@@ -113,13 +113,17 @@ class SpecModel:
         """Every parameter in the dtype it was stored in: these weights never change, so nothing is lost."""
         from .checkpoint.base import TensorInfo
 
-        def read(name: str) -> np.ndarray:
+        def read(name: str, dtype: str) -> np.ndarray:
             from .dtypes import numpy_dtype
 
-            return self._to_numpy(self.engine.weights[name]).astype(numpy_dtype(self.stored_dtype))
+            array = self._to_numpy(self.engine.weights[name])
+            if dtype == "uint32" and array.dtype.itemsize == 4:
+                return array.view("uint32")  # packed words, whatever sign the namespace gives them
+            return array.astype(numpy_dtype(dtype))
 
         for parameter in self.graph.parameters():
-            yield TensorInfo(parameter.name, self.stored_dtype, parameter.shape), partial(read, parameter.name)
+            dtype = parameter.held_as(self.stored_dtype)
+            yield TensorInfo(parameter.name, dtype, parameter.shape), partial(read, parameter.name, dtype)
 
     def _native(self, array: np.ndarray | None) -> Array | None:
         return None if array is None else self._as_array(array)
@@ -128,5 +132,5 @@ class SpecModel:
         if embeds is None:
             return None
         weights: Mapping[str, Array] = self.engine.weights
-        dtype = weights[f"{self.graph.decoder.embed.name}.weight"].dtype
+        dtype = weights[self.graph.decoder.embed.float_name].dtype
         return self.engine.xp.astype(self._as_array(embeds), dtype)

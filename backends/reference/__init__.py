@@ -54,8 +54,12 @@ class ReferenceBackend:
         def as_array(array: np.ndarray) -> np.ndarray:
             return array
 
-        native: dict[str, Any] = {p.name: np.asarray(weights[p.name]).astype(dtype) for p in graph.parameters()}
-        engine = Engine(np, native, as_frequencies=lambda f: f.astype(dtype), to_host=as_array)
+        native: dict[str, Any] = {
+            p.name: np.asarray(weights[p.name]).astype(p.held_as(dtype)) for p in graph.parameters()
+        }
+        engine = Engine(
+            np, native, as_frequencies=lambda f: f.astype(dtype), to_host=as_array, overrides=_overrides(graph)
+        )
         return SpecModel(
             graph,
             config,
@@ -67,3 +71,15 @@ class ReferenceBackend:
             as_array=as_array,
             to_numpy=as_array,
         )
+
+
+def _overrides(graph: Graph) -> Mapping[type, Any]:
+    """Packed weights are unpacked a tile at a time; nothing is imported for a graph that has none."""
+    if not any(p.bits for p in graph.parameters()):
+        return {}
+    from ...core.quantization.nodes import QuantizedLinear
+
+    def in_tiles(node: Any, x: Any, ctx: Any) -> Any:
+        return node.apply_in_tiles(ctx.xp, ctx.weights, x, ctx)
+
+    return {QuantizedLinear: in_tiles}

@@ -41,7 +41,10 @@ class TensorInfo:
 
 
 class ParameterLike(Protocol):
-    """What is needed of a graph's parameter: its name, shape and role ("embedding", "linear", "norm", "head" ...)."""
+    """What is needed of a graph's parameter: its name, shape and role ("embedding", "linear", "norm", "head" ...).
+
+    ``bits`` is set for packed quantized weights, which are stored as uint32.
+    """
 
     @property
     def name(self) -> str: ...
@@ -49,6 +52,8 @@ class ParameterLike(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def role(self) -> str: ...
+    @property
+    def bits(self) -> int | None: ...
 
 
 @runtime_checkable

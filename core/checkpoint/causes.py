@@ -60,12 +60,13 @@ class Findings:
     unexpected: Sequence[TensorInfo]
     misshaped: Sequence[tuple[ParameterLike, TensorInfo]]
     not_floats: Sequence[TensorInfo]
+    not_packed: Sequence[TensorInfo] = ()
     config: LlamaConfig | None = None
     model_type: str | None = None
 
     def any(self) -> bool:
         """Whether anything is wrong at all."""
-        return bool(self.missing or self.unexpected or self.misshaped or self.not_floats)
+        return bool(self.missing or self.unexpected or self.misshaped or self.not_floats or self.not_packed)
 
     def without(self, names: Collection[str]) -> Findings:
         """The same, not minding some unexpected tensors."""
@@ -132,9 +133,32 @@ def _quantized(f: Findings) -> Iterator[str]:
             yield f"the weights are quantized ({scheme}), which this version does not read: use the unquantized edition"
             return
     if any(i.dtype == "uint32" for i in f.not_floats) and any(i.name.endswith(".scales") for i in f.unexpected):
-        yield "the weights are quantized (MLX: packed uint32 with scales), which this version does not read"
+        yield (
+            "the weights are quantized (MLX: packed uint32 with scales), and the config does not say how: "
+            'add "quantization": {"group_size": 64, "bits": 4} to config.json, with the numbers they were made with'
+        )
     elif f.not_floats:
         yield "integers where floats are expected: the weights are quantized, or saved by mistake"
+
+
+def _packing(f: Findings) -> Iterator[str]:
+    """Packed for other bits or groups than the config says: both show in the shapes of words and scales."""
+    scales = {p.name.removesuffix(".scales"): i for p, i in f.misshaped if p.name.endswith(".scales")}
+    for parameter, info in f.misshaped:
+        if parameter.bits is None or len(info.shape) != 2 or len(parameter.shape) != 2:
+            continue
+        inputs = parameter.shape[1] * 32 // parameter.bits
+        if info.shape[0] == parameter.shape[0] and info.shape[1] * 32 % inputs == 0:
+            found = info.shape[1] * 32 // inputs
+            yield f"the weights are packed with {found} bits, the config says bits={parameter.bits}"
+            return
+    for name, info in scales.items():
+        words = next((p for p in f.parameters if p.name == f"{name}.weight"), None)
+        if words is not None and words.bits and len(info.shape) == 2 and info.shape[1]:
+            inputs = words.shape[1] * 32 // words.bits
+            if inputs % info.shape[1] == 0:
+                yield f"the weights are quantized in groups of {inputs // info.shape[1]}, the config says otherwise"
+                return
 
 
 def _fused(f: Findings) -> Iterator[str]:
@@ -241,4 +265,4 @@ def _biases(f: Findings) -> Iterator[str]:
 
 _Rule = Callable[[Findings], Iterator[str]]
 _FOREIGN: tuple[_Rule, ...] = (_adapter, _wrapper, _doubled_prefix, _meta, _other_architecture, _quantized, _fused)
-_RULES: tuple[_Rule, ...] = (_number_of_layers, _sizes, _transposed, _heads, _biases)
+_RULES: tuple[_Rule, ...] = (_packing, _number_of_layers, _sizes, _transposed, _heads, _biases)

@@ -102,7 +102,16 @@ def check(
         misshaped=[
             (p, left[matched[p.name]]) for p in parameters if p.name in matched and _misshaped(p, left, matched)
         ],
-        not_floats=[left[name] for name in matched.values() if not is_float(left[name].dtype)],
+        not_floats=[
+            left[matched[p.name]]
+            for p in parameters
+            if p.name in matched and p.bits is None and not is_float(left[matched[p.name]].dtype)
+        ],
+        not_packed=[
+            left[matched[p.name]]
+            for p in parameters
+            if p.name in matched and p.bits is not None and left[matched[p.name]].dtype != "uint32"
+        ],
         config=config,
         model_type=model_type or getattr(opened, "model_type", None),
     )
@@ -192,6 +201,7 @@ def _report(findings: Findings, path: Path | None, total: int) -> str:
             (findings.unexpected, "unexpected"),
             (findings.misshaped, "of the wrong shape"),
             (findings.not_floats, "not floating-point"),
+            (findings.not_packed, "not packed"),
         )
         if items
     ]
@@ -209,6 +219,7 @@ def _report(findings: Findings, path: Path | None, total: int) -> str:
         ),
     )
     lines += listed("wrong dtype", ((i.name, f": stored {i.dtype}, expected floats") for i in findings.not_floats))
+    lines += listed("wrong dtype", ((i.name, f": stored {i.dtype}, expected uint32") for i in findings.not_packed))
     return "\n".join(lines)
 
 

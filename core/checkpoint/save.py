@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -159,9 +159,23 @@ def _sharded(items: list[tuple[TensorInfo, Source]], limit: int | None) -> list[
         groups[-1].items.append(item)
     for number, shard in enumerate(groups, start=1):
         shard.name = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else SINGLE_NAME
-        # Widest first: then every tensor starts at a multiple of its item size.
-        shard.items.sort(key=lambda item: -itemsize(item[0].dtype))
+        if not _aligned(shard.items):
+            # Widest first: then every tensor starts at a multiple of its item size.
+            shard.items.sort(key=lambda item: -itemsize(item[0].dtype))
     return groups
+
+
+def _aligned(items: Sequence[tuple[TensorInfo, Source]]) -> bool:
+    """Whether every tensor starts at a multiple of its item size as they are.
+
+    Then they are written as they come: tensors that are made together, as those of a quantized module, stay together.
+    """
+    position = 0
+    for info, _ in items:
+        if position % itemsize(info.dtype):
+            return False
+        position += info.nbytes
+    return True
 
 
 def _header(shard: _Shard, metadata: Mapping[str, str]) -> bytes:

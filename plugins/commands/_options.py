@@ -61,7 +61,7 @@ _LOAD = [
     click.option("--backend", type=PluginName("backend"), help="What runs it: torch, torch:cuda, reference, auto ..."),
     click.option("--device", metavar="DEVICE", help="A device of the backend: cpu, cuda, cuda:1, mps ..."),
     click.option("--dtype", metavar="DTYPE", help="float64, float32, bfloat16, float16 or auto."),
-    click.option("--quantize", metavar="HOW", help="Not offered in this version."),
+    click.option("--quantize", metavar="HOW", help="Quantize weights while loading: int4, int8, int4-g32 ..."),
     click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default."),
     *_SOURCE,
     click.option("--load-format", metavar="FORMAT", help="Format of the weights; dummy makes random ones."),

@@ -31,7 +31,7 @@ class NumPy32:
 
         if options.dtype not in ("auto", *self.dtypes):
             raise BackendError(f"numpy32 computes in float32, not in {options.dtype}", hint="leave dtype at 'auto'")
-        native = {p.name: np.asarray(weights[p.name], np.float32) for p in graph.parameters()}
+        native = {p.name: np.asarray(weights[p.name], p.held_as("float32")) for p in graph.parameters()}
         return SpecModel(
             graph,
             config,
