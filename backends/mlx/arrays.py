@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DTYPES: dict[str, mx.Dtype] = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 """What the backend computes in."""
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()} | {mx.uint32: "uint32"}
 
 
 def dtype_of(name: str) -> mx.Dtype:

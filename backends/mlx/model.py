@@ -106,7 +106,7 @@ class MlxModel:
 
     @property
     def _embedding(self) -> mx.array:
-        array: mx.array = find(self.module, self.graph.decoder.embed.name)["weight"]
+        array: mx.array = find(self.module, self.graph.decoder.embed.float_name)
         return array
 
     @property
@@ -229,7 +229,9 @@ def realize(
         module = LlamaModule(graph, config, task, device)
         module.eval()
         for parameter in graph.parameters():
-            array = _load(weights[parameter.name], dtype, parameter.name in by_columns)
+            # Packed words stay what they are.
+            held = dtype if parameter.bits is None else mx.uint32
+            array = _load(weights[parameter.name], held, parameter.name in by_columns)
             mx.eval(array)  # one at a time, so that what it was made from can go
             put(module, parameter.name, array)
     model: MlxModel = module.model_of

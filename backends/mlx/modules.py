@@ -19,6 +19,7 @@ from mlx.nn.layers.linear import Linear as NativeLinear
 from ...core import graph as spec
 from ...core.context import Context
 from ...core.errors import BackendError
+from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.rope import Rope
 from .attention import BLOCK, causal_attention
 
@@ -333,7 +334,33 @@ def _linear(node: spec.Linear) -> Module:
     return TiedLinear(node) if node.tied_to is not None else Linear(node.in_features, node.out_features, node.bias)
 
 
+class TiedQuantizedLinear(Composite):
+    """A linear map by a packed embedding's tensors."""
+
+    widen = False
+
+    def __call__(self, x: mx.array, ctx: MlxContext) -> mx.array:
+        """``[..., in_features] -> [..., out_features]``."""
+        from .quantized import tied
+
+        return tied(self.node, ctx.weights, x, self.widen)
+
+
+def _quantized_linear(node: QuantizedLinear) -> Module:
+    from .quantized import Linear as Packed
+
+    return TiedQuantizedLinear(node) if node.tied_to is not None else Packed(node)
+
+
+def _quantized_embedding(node: QuantizedEmbedding) -> Module:
+    from .quantized import Embedding as Packed
+
+    return Packed(node)
+
+
 MODULES: Mapping[type[spec.Node], Callable[[Any], Module]] = {
+    QuantizedLinear: _quantized_linear,
+    QuantizedEmbedding: _quantized_embedding,
     spec.Embedding: lambda node: Embedding(node.num_embeddings, node.dim),
     spec.Linear: _linear,
     spec.RMSNorm: RMSNorm,
@@ -354,7 +381,7 @@ def attach(root: Module, node: spec.Node, *, widen: bool = False) -> None:
         name = getattr(each, "name", None)
         if name and not isinstance(each, spec.Decoder):  # a rope has nothing to hold, the trunk is a plain container
             module = MODULES.get(type(each), SpecModule)(each)
-            if isinstance(module, Linear | TiedLinear):
+            if hasattr(module, "widen"):
                 module.widen = widen
             put(root, name, module)
 

@@ -64,7 +64,9 @@ class LlamaModule(nn.Module):
         for node in self.graph.walk():
             tied = getattr(node, "tied_to", None)
             if tied is not None:
-                self.get_submodule(node.name).weight = self.get_submodule(tied).weight  # type: ignore[attr-defined]
+                module, source = self.get_submodule(node.name), self.get_submodule(tied)  # type: ignore[attr-defined]
+                for name, parameter in source.named_parameters(recurse=False):
+                    setattr(module, name, parameter)
 
     def _build_engine(self) -> Engine:
         """Reads parameters through the module, so that whatever replaces them later is what runs."""
@@ -96,7 +98,7 @@ class LlamaModule(nn.Module):
 
     @property
     def _embedding(self) -> Tensor:
-        return self.get_input_embeddings().weight  # type: ignore[return-value]
+        return self.get_parameter(self.graph.decoder.embed.float_name)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -444,9 +446,12 @@ def realize(
     with torch.device("meta"):
         module = LlamaModule(graph, config, task)
     for parameter in graph.parameters():
-        tensor = from_numpy(weights[parameter.name]).to(device=device, dtype=dtype)
+        # Packed words stay what they are; torch knows no uint32 by the name the graph has for it.
+        held = None if parameter.bits is not None else dtype
+        tensor = from_numpy(weights[parameter.name]).to(device=device, dtype=held)
+        trained = parameter.bits is None and not parameter.role.endswith("quantization")
         path, _, leaf = parameter.name.rpartition(".")
-        setattr(module.get_submodule(path), leaf, nn.Parameter(tensor))
+        setattr(module.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=trained))
     module._tie()
     return TorchModel(module.eval())
 

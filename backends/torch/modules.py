@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...core import graph as spec
 from ...core.context import Context
 from ...core.errors import BackendError, UnsupportedError
+from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.rope import Rope
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -341,7 +342,21 @@ def _embedding(node: spec.Embedding) -> nn.Module:
     return Embedding(node.num_embeddings, node.dim)
 
 
+def _quantized_linear(node: Any) -> nn.Module:
+    from .quantized import linear
+
+    return linear(node)
+
+
+def _quantized_embedding(node: Any) -> nn.Module:
+    from .quantized import embedding
+
+    return embedding(node)
+
+
 MODULES: Mapping[type[spec.Node], Callable[[Any], nn.Module]] = {
+    QuantizedLinear: _quantized_linear,
+    QuantizedEmbedding: _quantized_embedding,
     spec.Embedding: _embedding,
     spec.Linear: _linear,
     spec.RMSNorm: RMSNorm,
