@@ -134,7 +134,10 @@ class RoundedWeights(Mapping[str, Any]):
         from ..core.dtypes import numpy_dtype
 
         if self._last[0] != name:
-            self._last = name, np.asarray(self._weights[name]).astype(numpy_dtype(self._dtype)).astype(np.float64)
+            array = np.asarray(self._weights[name])
+            if array.dtype != np.uint32:  # packed words stay what they are
+                array = array.astype(numpy_dtype(self._dtype)).astype(np.float64)
+            self._last = name, array
         return self._last[1]
 
     def __iter__(self) -> Iterator[str]:

@@ -19,6 +19,11 @@ from ..core.dtypes import numpy_dtype
 from ..core.graph import Attention, DecoderLayer, GatedMLP, Graph, Linear, Node, Parameter
 from ..core.llama import build_graph
 from ..core.outputs import CausalLMOutput
+from ..core.quantization.affine import choose, nearest
+from ..core.quantization.packing import pack
+from ..core.quantization.settings import ModuleQuantization, Quantization
+from ..core.quantization.transform import quantize_graph
+from ..core.quantization.weights import quantized_modules
 from ..core.task import Task
 from ..plugins.tasks.base import Base
 from ..plugins.tasks.causal_lm import CausalLM
@@ -99,7 +104,7 @@ def on_grid(values: Any) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A tiny model: its graph, task and weights (float64 values that every dtype holds exactly)."""
+    """A tiny model: its graph, task and weights (float64 values that every dtype holds exactly, and packed words)."""
 
     name: str
     config: LlamaConfig
@@ -115,10 +120,11 @@ class Probe:
     def stored(self, dtype: str) -> Weights:
         """The weights as a checkpoint of `dtype` holds them."""
 
-        def entry(name: str, values: Floats) -> tuple[TensorInfo, Callable[[], Any]]:
-            return TensorInfo(name, dtype, values.shape), lambda: values.astype(numpy_dtype(dtype))
+        def entry(parameter: Parameter) -> tuple[TensorInfo, Callable[[], Any]]:
+            values, held = self.weights[parameter.name], parameter.held_as(dtype)
+            return TensorInfo(parameter.name, held, values.shape), lambda: values.astype(numpy_dtype(held))
 
-        return Weights(entry(name, values) for name, values in self.weights.items())
+        return Weights(entry(parameter) for parameter in self.graph.parameters())
 
 
 def make(
@@ -151,6 +157,33 @@ def make(
         off = any(parameter.name.rpartition(".")[0].endswith(ending) for ending in zero)
         weights[parameter.name] = values * 0.0 if off else values
     return Probe(name, config, graph, task, weights)
+
+
+def make_quantized(
+    name: str, bits: int, group_size: int = 32, modules: Mapping[str, Any] | None = None, **fields: Any
+) -> Probe:
+    """A probe whose weights are packed; in sizes that groups divide and that backends have kernels for.
+
+    Args:
+        modules: modules that are quantized in another way, or not (``None``).
+        fields: of :func:`make`.
+    """
+    sizes = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    plain = make(name, **{**sizes, "num_key_value_heads": 2, **fields})
+    settings = Quantization(group_size=group_size, bits=bits, modules=dict(modules or {}))
+    graph = quantize_graph(plain.graph, settings)
+    weights = dict(plain.weights)
+    for module, node in quantized_modules(graph).items():
+        values = weights[f"{module}.weight"]
+        groups = values.astype(np.float32).reshape(len(values), -1, node.group_size)
+        scales, biases = (on_grid(part) for part in choose(groups, node.bits))
+        q = nearest(groups, scales, biases, node.bits).reshape(values.shape)
+        weights |= {
+            f"{module}.weight": pack(q, node.bits),
+            f"{module}.scales": scales,
+            f"{module}.biases": biases,
+        }
+    return Probe(name, plain.config.replace(quantization=settings), graph, plain.task, weights)
 
 
 def _values(parameter: Parameter, rng: np.random.Generator, gains: Mapping[str, float], unit_norms: bool) -> Floats:
@@ -236,6 +269,8 @@ def probe(name: str) -> Probe:
         rope = name.removeprefix("rope.")
         length = 18 if rope == "dynamic" else SIZES["max_position_embeddings"]
         return make(name, zero=("down_proj",), rope_parameters=dict(ROPES[rope]), max_position_embeddings=length)
+    if name.startswith("quantized.neutral.int"):
+        return make_quantized(name, int(name.rpartition("int")[2]), zero=NEUTRAL, num_hidden_layers=1)
     return _SPECIAL[name]()
 
 
@@ -247,6 +282,20 @@ _SPECIAL: Mapping[str, Callable[[], Probe]] = {
     "softmax": lambda: make("softmax", zero=("down_proj",), gains={"q_proj": 0.01}, num_hidden_layers=1),
     "activations": lambda: make(
         "activations", zero=("o_proj",), num_hidden_layers=len(ACTIVATION_NAMES) + 1, edit=_one_activation_per_layer
+    ),
+    "quantized.int4": lambda: make_quantized("quantized.int4", 4),
+    "quantized.int8": lambda: make_quantized("quantized.int8", 8, 64),
+    "quantized.tied": lambda: make_quantized("quantized.tied", 4, tie_word_embeddings=True),
+    "quantized.mixed": lambda: make_quantized(
+        "quantized.mixed",
+        4,
+        modules={
+            "lm_head": ModuleQuantization(group_size=64, bits=8),
+            "model.embed_tokens": None,
+            "model.layers.1.mlp.down_proj": ModuleQuantization(group_size=128, bits=6),
+            "model.layers.0.self_attn.v_proj": None,
+        },
+        attention_bias=True,
     ),
     "foreign.head": lambda: make("foreign.head", ForeignHead()),
     "foreign.trunk": lambda: make("foreign.trunk", edit=_foreign_in_the_trunk),

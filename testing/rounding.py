@@ -18,6 +18,8 @@ what rounding does to it is Monte Carlo arithmetic (Parker 1997).
 embedding            0: rows are copied
 RMSNorm              ``|y| (sqrt(2) u + (sqrt(n)/2 + 2) w)``: cast and scale; before them a mean of n squares
 linear               ``sqrt(1 + bias) u |y| + w sqrt(n) sqrt(sum (x w)^2)``: the result, and n accumulations
+packed linear        as linear, and ``u sqrt(sum (x m)^2)``, ``m^2 = (scale q)^2 + weight^2``: its weights are made
+packed embedding     ``u (2 |y| + |bias|)``: a product and a sum
 RoPE                 ``u |y| + 4 w |x|``: the result; cosine, sine, two products
 scores               ``sqrt(2) u |s| + w sqrt(D) max |s|``: product and scaling; D accumulations
 probabilities        ``p (u + 4 w)``: one rounding of a softmax that is computed wide
@@ -54,6 +56,7 @@ from ..core.graph import (
     Pool,
     RMSNorm,
 )
+from ..core.quantization.nodes import QuantizedEmbedding, QuantizedLinear, values
 from ..core.rope import Rope
 
 if TYPE_CHECKING:
@@ -134,6 +137,24 @@ def linear_bound(precision: Precision, x: Floats, weight: Floats, y: Floats) -> 
     return bound
 
 
+def quantized_linear_bound(precision: Precision, x: Floats, weight: Floats, steps: Floats) -> Floats:
+    """Largest error of a product with packed weights: :func:`linear_bound`, and the making of the weights.
+
+    A weight is ``steps + bias``: a backend may make it in its dtype, with one rounding of the product ``scale * q``
+    and one of the sum. These errors are added up over the inputs.
+    """
+    made = precision.unit * np.sqrt((x * x) @ (steps * steps + weight * weight).T)
+    plain = linear_bound(precision, x, weight, x @ weight.T)
+    bound: Floats = plain + LAMBDA * precision.share * made
+    return bound
+
+
+def quantized_rows_bound(precision: Precision, table: Floats, steps: Floats) -> Floats:
+    """Largest error of unpacked rows: one rounding of the product ``scale * q`` and one of the sum."""
+    bound: Floats = precision.share * precision.unit * (np.abs(steps) + np.abs(table)) + SMALLEST[precision.dtype]
+    return bound
+
+
 class RoundingContext(Context):
     """Runs the spec with one error of random sign at every place where a backend rounds.
 
@@ -190,6 +211,9 @@ class RoundingContext(Context):
     def local(self, node: Node, x: Any, y: Any) -> Any:
         """The size of the error that `node` itself adds to `y`; see the table above."""
         unit, wide = self.precision.unit, self.precision.wide
+        if isinstance(node, QuantizedEmbedding):
+            biases = np.repeat(self.weights[f"{node.name}.biases"][x], node.group_size, axis=-1)
+            return unit * (2 * np.abs(y) + np.abs(biases))
         if isinstance(node, Embedding | DecoderLayer | Attention | GatedMLP | Decoder | Chain | Dropout):
             return 0.0
         if isinstance(node, Pool):
@@ -203,6 +227,14 @@ class RoundingContext(Context):
             weight = self.weights[node.weight_name]
             spread = np.sqrt((x * x) @ (weight * weight).T)
             return np.sqrt(1.0 + node.bias) * unit * np.abs(y) + wide * np.sqrt(node.in_features) * spread
+        if isinstance(node, QuantizedLinear):
+            words, scales, biases = node.tensors(self.weights)
+            weight = values(np, words, scales, biases, node.bits, self)
+            steps = weight - np.repeat(biases, node.group_size, axis=-1)
+            spread = np.sqrt((x * x) @ (weight * weight).T)
+            made = np.sqrt((x * x) @ (weight * weight + steps * steps).T)
+            summed = wide * np.sqrt(node.in_features) * spread
+            return np.sqrt(1.0 + node.bias) * unit * np.abs(y) + summed + unit * made
         if isinstance(node, Rope):
             size = np.sqrt(2.0 * np.mean(x * x, axis=-1, keepdims=True))
             return unit * np.abs(y) + 4 * wide * node.attention_factor * size
