@@ -14,6 +14,7 @@ from .dtypes import is_float
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
+    from .config import LlamaConfig
     from .loading import Loaded
     from .tokenizer import Tokenizer
 
@@ -42,7 +43,7 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
             config.save_pretrained(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
-            _write_generation_config(loaded, staging)
+            write_generation_config(loaded.folder, loaded.config, staging)
             save_safetensors(target, tensors, max_shard_size=max_shard_size)
             for file in sorted(staging.iterdir()):
                 os.replace(file, target / file.name)
@@ -52,11 +53,11 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
     return target
 
 
-def _write_generation_config(loaded: Loaded, staging: Path) -> None:
+def write_generation_config(folder: Path | None, config: LlamaConfig, staging: Path) -> None:
     """The checkpoint's own generation defaults; without any, the ids, so that none that lie there are inherited."""
-    source = loaded.folder / GENERATION if loaded.folder is not None else None
+    source = folder / GENERATION if folder is not None else None
     if source is not None and source.is_file():
         shutil.copyfile(source, staging / GENERATION)
         return
-    ids = {"bos_token_id": loaded.config.bos_token_id, "eos_token_id": loaded.config.eos_token_id}
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     (staging / GENERATION).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")

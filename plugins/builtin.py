@@ -100,6 +100,9 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("embed", f"{commands}.embed:embed", "Turn texts into vectors, and compare them."),
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
         CommandDescriptor("show", f"{commands}.show:show", "Show a model: configuration, graph, parameters, sizes."),
+        CommandDescriptor(
+            "quantize", f"{commands}.quantize:quantize", "Write a model with 4-bit or 8-bit weights into a new folder."
+        ),
         CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),
         CommandDescriptor("mask", f"{commands}.mask:mask", "Show which token may look at which."),
         CommandDescriptor("download", f"{commands}.download:download", "Fetch a model's files into the cache."),

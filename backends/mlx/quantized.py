@@ -19,7 +19,9 @@ FEW_ROWS = 8
 """Most rows that MLX's plain CPU kernel is faster for than unpacking the matrix."""
 
 
-def product(x: mx.array, parts: tuple[mx.array, mx.array, mx.array], group_size: int, bits: int, plain: bool) -> mx.array:
+def product(
+    x: mx.array, parts: tuple[mx.array, mx.array, mx.array], group_size: int, bits: int, plain: bool
+) -> mx.array:
     """``x @ (scale * q + bias).T``; `plain` on a CPU outside macOS."""
     words, scales, biases = parts
     how = {"group_size": group_size, "bits": bits}

@@ -36,12 +36,15 @@ class Quantized(NamedTuple):
     biases: np.ndarray
 
 
+def check_group_size(group_size: Any) -> None:
+    """Refuse a group size that the layout does not know."""
+    if group_size not in GROUP_SIZES or isinstance(group_size, bool):
+        raise UnsupportedError(f"groups of {group_size} are not offered", hint="use groups of 32, 64 or 128")
+
+
 def check_group(n: int, group_size: int) -> None:
     """Refuse a group size that the layout does not know or that does not divide `n` inputs."""
-    if group_size not in GROUP_SIZES or isinstance(group_size, bool):
-        raise UnsupportedError(
-            f"a group size of {group_size} is not offered", hint=f"use {', '.join(map(str, GROUP_SIZES))}"
-        )
+    check_group_size(group_size)
     if n % group_size:
         raise UnsupportedError(f"{n} inputs do not divide into groups of {group_size}")
 
@@ -82,7 +85,9 @@ def quantize(w: np.ndarray, group_size: int = 64, bits: int = 4, *, name: str = 
     check_group(columns, group_size)
     dtype = numpy_dtype(scale_dtype(dtype_name(w.dtype)))
     shape = rows, columns // group_size
-    result = Quantized(np.empty((rows, packed_length(columns, bits)), np.uint32), *(np.empty(shape, dtype) for _ in "sb"))
+    result = Quantized(
+        np.empty((rows, packed_length(columns, bits)), np.uint32), *(np.empty(shape, dtype) for _ in "sb")
+    )
     for part in row_blocks(rows, columns):
         wide = finite(w[part], name).reshape(-1, *shape[1:], group_size)
         scales, biases = choose(wide, bits)

@@ -117,9 +117,7 @@ class QuantizedEmbedding(Embedding):
         return f"{self.name}.scales"
 
     def own_parameters(self) -> Iterator[Parameter]:
-        yield from packed_parameters(
-            self.name, self.num_embeddings, self.dim, self.group_size, self.bits, "embedding"
-        )
+        yield from packed_parameters(self.name, self.num_embeddings, self.dim, self.group_size, self.bits, "embedding")
 
     def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
         ids = xp.reshape(x, (-1,))

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import ConfigError, UnsupportedError
-from .affine import GROUP_SIZES
-from .packing import BITS
+from .affine import GROUP_SIZES, check_group_size
+from .packing import BITS, check_bits
 
 DEFAULT_GROUP = 64
 _TEXT = re.compile(r"int(\d+)(?:-g(\d+))?")
@@ -108,6 +108,17 @@ def parse_quantize(text: Any, argument: str = "quantize") -> ModuleQuantization:
             return ModuleQuantization(group_size=group, bits=bits)
     known = "int4, int8 (also int2, int3, int5, int6), each with -g32, -g64 or -g128 for the group size"
     raise UnsupportedError(f"{argument}={text!r} is not known", hint=f"use {known}; groups of 64 by default")
+
+
+def checked_setting(bits: Any, group_size: Any) -> ModuleQuantization:
+    """Bits and group size given one by one.
+
+    Raises:
+        UnsupportedError: one that the layout does not know.
+    """
+    check_bits(bits)
+    check_group_size(group_size)
+    return ModuleQuantization(group_size=group_size, bits=bits)
 
 
 def asks_for_group(text: str) -> bool:

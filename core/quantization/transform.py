@@ -45,10 +45,11 @@ def plan(graph: Graph, wanted: Quantization, *, group_is_asked_for: bool) -> Qua
             continue
         fitting = [size for size in GROUP_SIZES if size < how.group_size and columns % size == 0]
         if not fitting or group_is_asked_for or name in wanted.modules:
-            remedy = f"use groups of {fitting[-1]}, or leave" if fitting else "leave"
+            remedy = f"use int{how.bits}-g{fitting[-1]}, or leave" if fitting else "leave"
+            pattern = f"*.{name.rpartition('.')[2]}" if "." in name else name
             raise UnsupportedError(
                 f"{name} has {columns} inputs, which do not divide into groups of {how.group_size}",
-                hint=f"{remedy} it out: polyllama quantize ... --module {name}=none",
+                hint=f"{remedy} it out: polyllama quantize ... --module '{pattern}=none'",
             )
         modules[name] = ModuleQuantization(group_size=fitting[-1], bits=how.bits)
         smaller[name] = fitting[-1]
