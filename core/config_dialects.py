@@ -249,7 +249,7 @@ def _dtype_text(value: Any) -> Any:
 
 
 def _read_quantization(raw: Mapping[str, Any], source: Source, reading: Reading) -> None:
-    """MLX's block; its tools write it a second time as ``quantization_config``, where others put methods of their own."""
+    """MLX's block; its tools write it again as ``quantization_config``, where others put methods of their own."""
     found = [(name, raw[name]) for name in QUANTIZATION_BLOCKS if raw.get(name)]
     if len(found) == 2 and not same(found[0][1], found[1][1]):
         reading.problems.append(Problem("", contradiction(found[0], found[1])))

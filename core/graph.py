@@ -149,7 +149,7 @@ def node_from_dict(data: Any) -> Any:
         return data
     kind = data.get("kind")
     if isinstance(kind, str) and kind.startswith("Quantized"):
-        from .quantization import nodes as _  # known from its import on
+        from .quantization import nodes  # noqa: F401  # its node types are known from its import on
     cls = Node.kinds.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise ConfigError(

@@ -123,7 +123,7 @@ def describe(
 def _quantized(
     config: LlamaConfig, graph: Graph, checkpoint: Any, settings: Settings
 ) -> tuple[LlamaConfig, Graph, Graph | None]:
-    """Config and graph of a model that is stored quantized, or that the settings want quantized; and the plain graph."""
+    """Config and graph of a model that is stored quantized, or that is wanted quantized; and the plain graph."""
     if config.quantization is None and settings.quantize is None:
         return config, graph, None
     from .quantization.settings import Quantization, asks_for_group, parse_quantize

@@ -178,11 +178,8 @@ def make_quantized(
         groups = values.astype(np.float32).reshape(len(values), -1, node.group_size)
         scales, biases = (on_grid(part) for part in choose(groups, node.bits))
         q = nearest(groups, scales, biases, node.bits).reshape(values.shape)
-        weights |= {
-            f"{module}.weight": pack(q, node.bits),
-            f"{module}.scales": scales,
-            f"{module}.biases": biases,
-        }
+        words: Any = pack(q, node.bits)
+        weights |= {f"{module}.weight": words, f"{module}.scales": scales, f"{module}.biases": biases}
     return Probe(name, plain.config.replace(quantization=settings), graph, plain.task, weights)
 
 

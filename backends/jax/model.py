@@ -341,7 +341,8 @@ def realize(
     params: dict[str, Any] = {}
     for parameter in graph.parameters():
         array = np.asarray(weights[parameter.name])
-        if array.dtype.kind not in "fV":
+        if array.dtype.kind not in "fV" and not parameter.bits:
             raise BackendError(f"{parameter.name} holds {array.dtype}, wanted floating-point weights")
-        params[parameter.name] = jax.device_put(array.astype(dtype, copy=False), device)
+        held = np.uint32 if parameter.bits else dtype  # packed words stay what they are
+        params[parameter.name] = jax.device_put(array.astype(held, copy=False), device)
     return JaxModel(graph, config, task, params, name)

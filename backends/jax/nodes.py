@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ...core import graph as spec
 from ...core.activations import ACTIVATIONS
 from ...core.context import Context, Override
+from ...core.quantization.nodes import QuantizedLinear, values
 
 Array = Any
 
@@ -63,6 +64,21 @@ def linear(node: spec.Node, x: Array, ctx: Context) -> Array:
     return y.reshape(*x.shape[:-1], node.out_features)
 
 
+def quantized_linear(node: spec.Node, x: Array, ctx: Context) -> Array:
+    """``[..., in_features] -> [..., out_features]``; a few rows as a sum, which unpacks weights as it reads them."""
+    assert isinstance(node, QuantizedLinear)
+    rows = x.size // node.in_features
+    if rows > FEW_ROWS:
+        return node.apply(ctx.xp, ctx.weights, x, ctx)
+    # Without the barrier a tied embedding would be unpacked as a whole, once for its lookup and for this.
+    words, scales, biases = jax.lax.optimization_barrier(node.tensors(ctx.weights))  # type: ignore[no-untyped-call]
+    weight = values(jnp, words, scales, biases, node.bits, ctx)
+    repeated = x.reshape(rows, 1, -1) if rows > 1 else x.reshape(-1)
+    y = (weight * repeated.astype(weight.dtype)).sum(-1).astype(x.dtype)
+    y = y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+    return y.reshape(*x.shape[:-1], node.out_features)
+
+
 def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
     """``[B, S, E] -> [B, S, E]``; a single query as keys times query, for the reason above."""
     assert isinstance(node, spec.Attention)
@@ -86,5 +102,9 @@ def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
     return ctx.run(node.o, y.reshape(batch, 1, node.num_heads * dim))
 
 
-CPU_OVERRIDES: Mapping[type, Override] = {spec.Linear: linear, spec.Attention: attention}
+CPU_OVERRIDES: Mapping[type, Override] = {
+    spec.Linear: linear,
+    spec.Attention: attention,
+    QuantizedLinear: quantized_linear,
+}
 """What runs otherwise on a CPU; every other node type runs by its own definition."""

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.errors import BackendError, PolyllamaWarning
 from ...core.graph import Graph, Linear
+from ...core.quantization.nodes import QuantizedLinear
 
 
 def partition_specs(graph: Graph, axis: str = "model") -> dict[str, PartitionSpec]:
@@ -21,10 +22,11 @@ def partition_specs(graph: Graph, axis: str = "model") -> dict[str, PartitionSpe
     """
     specs = {parameter.name: _spec() for parameter in graph.parameters()}
     for node in graph.walk():
-        if not isinstance(node, Linear) or node.partition is None:
+        if not isinstance(node, Linear | QuantizedLinear) or node.partition is None:
             continue
         column = node.partition == "column"
-        specs[node.weight_name] = _spec(axis, None) if column else _spec(None, axis)
+        held = [node.weight_name] if isinstance(node, Linear) else node.tensor_names
+        specs |= dict.fromkeys(held, _spec(axis, None) if column else _spec(None, axis))
         if node.bias and column:
             specs[f"{node.name}.bias"] = _spec(axis)
     return specs

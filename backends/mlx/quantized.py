@@ -24,15 +24,15 @@ def product(
 ) -> mx.array:
     """``x @ (scale * q + bias).T``; `plain` on a CPU outside macOS."""
     words, scales, biases = parts
-    how = {"group_size": group_size, "bits": bits}
     if not plain:
-        return mx.quantized_matmul(x, words, scales, biases, transpose=True, **how)
+        return mx.quantized_matmul(x, words, scales, biases, transpose=True, group_size=group_size, bits=bits)
     wide, scales, biases = (array.astype(mx.float32) for array in (x, scales, biases))
     if x.size // x.shape[-1] <= FEW_ROWS:
-        y = mx.quantized_matmul(wide, words, scales, biases, transpose=True, **how)
+        y = mx.quantized_matmul(wide, words, scales, biases, transpose=True, group_size=group_size, bits=bits)
     else:
         # Plain loops read a matrix faster along its columns.
-        y = wide @ mx.contiguous(mx.dequantize(words, scales, biases, **how).T)
+        weight = mx.dequantize(words, scales, biases, group_size=group_size, bits=bits)
+        y = wide @ mx.contiguous(weight.T)
     return y.astype(x.dtype)
 
 

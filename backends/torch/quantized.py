@@ -1,12 +1,12 @@
 """Packed weights on torch: modules that keep them packed, and the roads by which a product is taken with them.
 
-- **A tile at a time** (:func:`product`), for every width, device and dtype: a tile is unpacked into memory that stays in
-  the processor's cache and multiplied by at once, so a pass reads the packed weights once. In float32 and float64 the
-  weights are as exact as the dtype; in half precision they are rounded to it once, but for a single row on a CPU, which
-  is multiplied in float32.
-- **torch's int4 kernel for CPUs** (:class:`Int4Kernel`), for a few rows in bfloat16, in which it is three times as fast
-  as a plain product. It wants ``scale * (q - 8) + zero`` with zeros in bfloat16; ``zero = bias + 8 * scale`` need not be
-  a number of bfloat16, so what rounding took away is added by a small product in float32.
+- **A tile at a time** (:func:`product`), for every width, device and dtype: a tile is unpacked into memory that stays
+  in the processor's cache and multiplied by at once, so a pass reads the packed weights once. In float32 and float64
+  the weights are as exact as the dtype; in half precision they are rounded to it once, but for a single row on a CPU,
+  which is multiplied in float32.
+- **torch's int4 kernel for CPUs** (:class:`Int4Kernel`), for a few rows in bfloat16, in which it is three times as
+  fast as a plain product. It wants ``scale * (q - 8) + zero`` with zeros in bfloat16; ``zero = bias + 8 * scale`` need
+  not be a number of bfloat16, so what rounding took away is added by a small product in float32.
 
 torch's int8 kernel has one scale for each output, which a group-wise layout does not fit.
 """
@@ -36,6 +36,10 @@ _BYTES_IN_ORDER = sys.byteorder == "little"
 class Packed(nn.Module):
     """A packed matrix: ``weight`` (uint32 words), ``scales`` and ``biases``, none of which is trained."""
 
+    weight: nn.Parameter
+    scales: nn.Parameter
+    biases: nn.Parameter
+
     def __init__(self, rows: int, columns: int, group_size: int, bits: int) -> None:
         super().__init__()
         self.rows, self.columns, self.group_size, self.bits = rows, columns, group_size, bits
@@ -43,7 +47,7 @@ class Packed(nn.Module):
         self.weight = nn.Parameter(words, requires_grad=False)
         for name in ("scales", "biases"):
             numbers = torch.empty(rows, columns // group_size)
-            self.register_parameter(name, nn.Parameter(numbers, requires_grad=False))
+            setattr(self, name, nn.Parameter(numbers, requires_grad=False))
 
     def extra_repr(self) -> str:
         return f"{self.columns}, {self.rows}, group_size={self.group_size}, bits={self.bits}"

@@ -148,8 +148,6 @@ def dequantize(
     weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, *, bits: int, dtype: Any = "float32"
 ) -> np.ndarray:
     """``scale * q + bias`` as a matrix ``[out, in]``, computed in `dtype`."""
-    import numpy as np
-
     q = unpack(weight, bits)
     groups = q.reshape(*scales.shape, -1).astype(dtype)
     wide: Any = groups * scales.astype(dtype)[..., None] + biases.astype(dtype)[..., None]

@@ -61,8 +61,8 @@ def quantize_checkpoint(
         modules: patterns of module names (``*.down_proj``) -> ``"int8"``, ``"int4-g32"`` ... or ``"none"``; the last
             that matches counts.
         embeddings, head: the same for the embedding and for the head.
-        method: ``"round"``, or ``"calibrated"`` by the text of `calibration`: a ``.jsonl`` with a ``text`` in each line,
-            or plain text.
+        method: ``"round"``, or ``"calibrated"`` by the text of `calibration`: a ``.jsonl`` with a ``text`` in each
+            line, or plain text.
         options: ``revision``, ``offline``.
 
     Returns:
@@ -277,7 +277,7 @@ def _write(
 
 
 def _copy_tokenizer(described: Described, staging: Path) -> None:
-    """The tokenizer, where there is one; a broken one must not keep the weights from being quantized, but it is said."""
+    """The tokenizer, where there is one; a broken one must not keep weights from being quantized, but it is said."""
     from ..errors import TokenizerError
     from ..tokenizer import load_tokenizer
 

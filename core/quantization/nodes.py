@@ -1,8 +1,8 @@
 """The nodes of a quantized graph: a linear layer and an embedding whose weights stay packed.
 
 A quantized module ``X`` has the tensors ``X.weight`` (uint32 words ``[out, in * bits / 32]``), ``X.scales`` and
-``X.biases`` (``[out, in / group]``), as MLX stores them. Their definition unpacks and multiplies in array terms, so they
-run on every backend; one with a kernel for it overrides them. Words must stay integers: see
+``X.biases`` (``[out, in / group]``), as MLX stores them. Their definition unpacks and multiplies in array terms, so
+they run on every backend; one with a kernel for it overrides them. Words must stay integers: see
 :meth:`~polyllama.core.graph.Parameter.held_as`.
 """
 
@@ -83,9 +83,15 @@ class QuantizedLinear(Node):
             role = "bias" if self.role == "linear" else f"{self.role}.bias"
             yield Parameter(f"{self.name}.bias", (self.out_features,), role)
 
+    @property
+    def tensor_names(self) -> tuple[str, str, str]:
+        """Names of words, scales and biases."""
+        return f"{self.source}.weight", f"{self.source}.scales", f"{self.source}.biases"
+
     def tensors(self, weights: Mapping[str, Array]) -> tuple[Array, Array, Array]:
         """Words, scales and biases."""
-        return weights[f"{self.source}.weight"], weights[f"{self.source}.scales"], weights[f"{self.source}.biases"]
+        words, scales, biases = (weights[name] for name in self.tensor_names)
+        return words, scales, biases
 
     def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
         w = values(xp, *self.tensors(weights), self.bits, ctx)

@@ -1,9 +1,9 @@
 """Small unsigned integers packed into 32-bit words, in MLX's order: a stream of bits, little end first.
 
-Value ``i`` of a row takes bits ``[i * bits, (i + 1) * bits)`` of it, counted from the lowest bit of the first word. With
-3, 5 and 6 bits a value may so lie across two words; 32 values always fill ``bits`` words exactly.
+Value ``i`` of a row takes bits ``[i * bits, (i + 1) * bits)`` of it, counted from the lowest bit of the first word.
+With 3, 5 and 6 bits a value may so lie across two words; 32 values always fill ``bits`` words exactly.
 
-Source: MLX's documentation of ``mlx.core.quantize`` and ``mlx.core.quantized_matmul``, checked bit for bit by the tests.
+Source: MLX's documentation of ``mlx.core.quantize`` and ``quantized_matmul``, checked bit for bit by the tests.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def unpack(packed: np.ndarray, bits: int, n: int | None = None) -> NDArray[np.ui
     stored = packed.shape[-1] * WORD // bits
     if packed.dtype != np.uint32 or (n is not None and n != stored):
         raise UnsupportedError(
-            f"{packed.dtype} words of shape {list(packed.shape)} do not hold {n if n is not None else 'rows of'} values "
-            f"of {bits} bits"
+            f"{packed.dtype} words of shape {list(packed.shape)} do not hold "
+            f"{n if n is not None else 'rows of'} values of {bits} bits"
         )
     octets = np.ascontiguousarray(packed.astype("<u4", copy=False)).view(np.uint8)
     if bits == 8:
