@@ -57,6 +57,7 @@ for _bits in BITS:
     check(
         f"quantized.linear.int{_bits}",
         f"a product with weights packed into {_bits} bits: one row, a few and many",
+        each_dtype=_bits in (4, 8),  # the widths that have kernels of their own
     )(_linear(_bits))
 
 
@@ -75,7 +76,7 @@ for _name, _what in (
 
 @check("quantized.cached", "a quantized model, in chunks and token by token")
 def quantized_cached(candidate: Candidate) -> Iterator[Measurement]:
-    return cached(candidate, probe("quantized.int4"), (7, 12, 13, 30))
+    return cached(candidate, probe("quantized.int4"), (7, 8, 30))
 
 
 @check("quantized.state", "packed weights come back bit for bit, as 32-bit words", each_dtype=False)

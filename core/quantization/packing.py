@@ -113,20 +113,19 @@ def unpack_words(xp: Any, words: Array, bits: int) -> Array:
 
     Shapes are static and nothing depends on the data, so it traces under ``jit``.
     """
-    mask = (1 << bits) - 1
     *leading, length = words.shape
+    where: dict[str, Any] = {"dtype": words.dtype, "device": getattr(words, "device", None)}
     if WORD % bits == 0:
-        shifts = xp.arange(0, WORD, bits, dtype=words.dtype, device=getattr(words, "device", None))
+        shifts = xp.arange(0, WORD, bits, **where)
         # The mask takes away what an arithmetic shift of a negative word brings in.
-        values = (xp.reshape(words, (*leading, length, 1)) >> shifts) & mask
+        values = (xp.reshape(words, (*leading, length, 1)) >> shifts) & ((1 << bits) - 1)
         return xp.reshape(values, (*leading, length * (WORD // bits)))
+    starts = xp.arange(0, WORD * bits, bits, **where)  # 32 values lie in `bits` words
+    word, shift = starts >> 5, starts & (WORD - 1)
+    crosses = (shift + (bits - 1)) >> 5
+    above = crosses * (shift + bits - WORD)  # bits of a value that lie in the next word
+    one = crosses * 0 + 1
     blocks = xp.reshape(words, (*leading, length // bits, bits))
-    values = []
-    for index in range(WORD):  # 32 values lie in `bits` words
-        word, shift = divmod(index * bits, WORD)
-        inside = min(bits, WORD - shift)
-        value = (blocks[..., word] >> shift) & ((1 << inside) - 1)
-        if inside < bits:
-            value = value | ((blocks[..., word + 1] & ((1 << (bits - inside)) - 1)) << inside)
-        values.append(value)
-    return xp.reshape(xp.stack(values, axis=-1), (*leading, length // bits * WORD))
+    low = (xp.take(blocks, word, axis=-1) >> shift) & ((one << (bits - above)) - 1)
+    high = (xp.take(blocks, word + crosses, axis=-1) & ((one << above) - 1)) << (bits - above)
+    return xp.reshape(low | high, (*leading, length // bits * WORD))
