@@ -20,6 +20,9 @@ from .rounding import quantized_linear_bound, quantized_rows_bound
 MANY, FEW, ONE = IDS[:2], IDS[:1, :5], IDS[:1, :1]
 """Backends take a single row, a few and many by different roads."""
 
+KERNELS = (4, 8)
+"""Widths that most libraries have kernels of their own for."""
+
 
 def unpacked(p: Probe, name: str) -> tuple[Any, Any]:
     """A packed matrix in float64, and the part of each value that is not its group's bias."""
@@ -34,7 +37,7 @@ def _linear(bits: int) -> Callable[[Candidate], Iterator[Measurement]]:
     def run(candidate: Candidate) -> Iterator[Measurement]:
         p = probe(f"quantized.neutral.int{bits}")
         weight, steps = unpacked(p, "lm_head")
-        for rows in (MANY, FEW, ONE):
+        for rows in (MANY, FEW, ONE) if bits in KERNELS else (MANY, ONE):
             found = candidate.run(p, rows, output_hidden_states=True)
             x = found["hidden_states"][-1]
             bound = quantized_linear_bound(candidate.precision, x, weight, steps)
@@ -57,7 +60,7 @@ for _bits in BITS:
     check(
         f"quantized.linear.int{_bits}",
         f"a product with weights packed into {_bits} bits: one row, a few and many",
-        each_dtype=_bits in (4, 8),  # the widths that have kernels of their own
+        each_dtype=_bits in KERNELS,
     )(_linear(_bits))
 
 

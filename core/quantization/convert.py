@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import secrets
@@ -190,13 +191,12 @@ def read_calibration(file: Path, tokenizer: Tokenizer, longest: int) -> list[lis
     """
     try:
         content = file.read_text("utf-8")
-        lines = [json.loads(line)["text"] for line in content.splitlines() if line.strip()] if _is_jsonl(file) else []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    except (OSError, ValueError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise InputError(f"{file}: cannot be read as calibration text ({reason})") from None
-    if _is_jsonl(file):
+    if file.suffix == ".jsonl":
         end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        rows = [(list(tokenizer.encode(text)) + end)[:longest] for text in lines]
+        rows = [(list(tokenizer.encode(text)) + end)[:longest] for text in _texts_of_lines(file, content)]
     else:
         ids = list(tokenizer.encode(content, add_special_tokens=False))
         begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -215,8 +215,19 @@ def read_calibration(file: Path, tokenizer: Tokenizer, longest: int) -> list[lis
     return kept
 
 
-def _is_jsonl(file: Path) -> bool:
-    return file.suffix == ".jsonl"
+def _texts_of_lines(file: Path, content: str) -> Iterator[str]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            text = None
+        if not isinstance(text, str):
+            raise InputError(
+                f"{file}, line {number}: has no text to calibrate by", hint='each line must be like {"text": "..."}'
+            )
+        yield text
 
 
 def _free_target(folder: Path) -> Path:
@@ -228,6 +239,12 @@ def _free_target(folder: Path) -> Path:
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A folder beside the final one, which takes its name only when everything is in it."""
+    for left in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.partial")):
+        warnings.warn(
+            f"{left}: an earlier run was killed and left this (or another run is writing it); remove it",
+            PolyllamaWarning,
+            stacklevel=5,
+        )
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     try:
         staging.mkdir(parents=True)
