@@ -35,6 +35,7 @@ COMMANDS = [
     "embed",
     "chat",
     "show",
+    "quantize",
     "tokenize",
     "mask",
     "download",
@@ -1025,5 +1026,5 @@ def test_set_refuses_every_argument_of_load() -> None:
                 parse_overrides((f"{name}=1",))
 
 
-def test_help_does_not_promise_quantization(call: Callable[..., Outcome]) -> None:
-    assert re.search(r"--quantize HOW +Not offered in this version", call("run", "--help")[1])
+def test_help_says_how_to_quantize(call: Callable[..., Outcome]) -> None:
+    assert re.search(r"--quantize HOW +Quantize weights while loading: int4, int8", call("run", "--help")[1])

@@ -43,6 +43,9 @@ def test_real_file_reads_as_transformers_reads_it(name: str) -> None:
     for field in type(ours).model_fields:
         if field in ("extra", "rope_parameters", "pad_token_id", "dtype", "classifier_dropout", "hidden_dropout"):
             continue
+        if field == "quantization":  # a key that transformers does not know
+            assert (ours.quantization is not None) == ("quantization" in raw)
+            continue
         assert getattr(ours, field) == (
             getattr(theirs, field) or [] if field == "architectures" else getattr(theirs, field)
         ), field
@@ -91,11 +94,13 @@ def test_stale_max_sequence_length_is_said() -> None:
     assert config.extra == {"max_sequence_length": 2048}
 
 
-def test_mlx_quantization_is_kept() -> None:
+def test_mlx_quantization_is_read_and_written() -> None:
     config = read("llama-3.2-1b-mlx-4bit")
     assert detect_dialect(raw_of("llama-3.2-1b-mlx-4bit")).name == "mlx"
-    assert config.extra["quantization"] == config.quantization == {"group_size": 64, "bits": 4}
-    assert config.to_dict()["quantization"] == {"group_size": 64, "bits": 4}
+    assert str(config.quantization) == "int4-g64" and "quantization" not in config.extra
+    written = config.to_dict()
+    assert written["quantization"] == {"group_size": 64, "bits": 4, "mode": "affine"}
+    assert written["quantization_config"] == written["quantization"]
     assert config.rope_parameters.factor == 32.0
 
 

@@ -81,6 +81,7 @@ def test_every_setting_can_come_from_every_layer(world: Path, monkeypatch: pytes
         "backend": ("torch", "torch"),
         "device": ("cuda:0", "cuda:0"),
         "dtype": ("bfloat16", "bfloat16"),
+        "quantize": ("int4-g32", "int4-g32"),
         "load_format": ("dummy", "dummy"),
         "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
         "offline": ("true", True),

@@ -84,6 +84,7 @@ class LlamaModule(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._tie()
         self._engine = self._build_engine()
 
     @property

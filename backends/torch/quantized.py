@@ -49,6 +49,16 @@ class Packed(nn.Module):
             numbers = torch.empty(rows, columns // group_size)
             setattr(self, name, nn.Parameter(numbers, requires_grad=False))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch pickles 32-bit words without a sign, and then cannot read them.
+        words = self.weight.detach().view(torch.int32)
+        return {**self.__dict__, "_parameters": {**self._parameters, "weight": words}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        words: Any = self._parameters["weight"]
+        self._parameters["weight"] = nn.Parameter(words.view(torch.uint32), requires_grad=False)
+
     def extra_repr(self) -> str:
         return f"{self.columns}, {self.rows}, group_size={self.group_size}, bits={self.bits}"
 
@@ -86,7 +96,7 @@ class Linear(Packed):
         return y if self.bias is None else y + self.bias
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kernel": None}  # made again where it is needed
+        return {**super().__getstate__(), "_kernel": None}  # made again where it is needed
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Linear:
         self._kernel = None

@@ -132,10 +132,12 @@ class Calibrator:
         return None
 
     def _outside(self, name: str) -> Quantized:
-        """The embedding, whose rows are all alike to the model; a head, by the trunk's outputs."""
+        """The embedding, whose rows are all alike to the model; a head, by the trunk's outputs, which its first linear
+        layer is given."""
         node = self._modules[name]
         weight = self.source[f"{name}.weight"]
-        if not isinstance(node, QuantizedLinear):
+        heads = [each.name for each in self.plain.walk() if isinstance(each, Linear) and each.role.startswith("head")]
+        if not isinstance(node, QuantizedLinear) or name != heads[0]:
             return searched(weight, node.group_size, node.bits, f"{name}.weight")
         self._advance(len(self.plain.decoder.layers))
         norm, moments = self.plain.decoder.norm, Moments(node.in_features)

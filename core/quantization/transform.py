@@ -71,11 +71,12 @@ def as_stored(graph: Graph, said: Quantization, stored: Collection[str] | None) 
     stored names alone (`stored`; ``None`` where there are no weights to look at).
 
     Raises:
-        CheckpointError: nothing at all is stored as quantized.
+        CheckpointError: nothing at all is stored as quantized, or in groups that cannot be.
     """
     modules = dict(said.modules)
     packed = 0
     shapes = quantizable(graph)
+    heads = {node.name for node in graph.walk() if type(node) is Linear and node.role.startswith("head")}
     for name, (_, columns) in shapes.items():
         how = said.of(name)
         if how is None:
@@ -83,12 +84,19 @@ def as_stored(graph: Graph, said: Quantization, stored: Collection[str] | None) 
         if stored is None:
             plain = columns % how.group_size != 0
         else:
-            plain = not any(f"{s}.scales" in stored for s in spellings(name)) and any(
-                f"{s}.weight" in stored for s in spellings(name)
+            # A head that is not stored at all is a fresh one, which is plain; anything else is missing.
+            plain = not any(f"{s}.scales" in stored for s in spellings(name)) and (
+                name in heads or any(f"{s}.weight" in stored for s in spellings(name))
             )
         packed += not plain
         if plain:
             modules[name] = None
+        elif columns % how.group_size:
+            raise CheckpointError(
+                f"the config says that {name} is quantized in groups of {how.group_size}, which do not divide its "
+                f"{columns} inputs",
+                hint="correct quantization in config.json",
+            )
     if shapes and not packed and any(said.of(name) for name in shapes):
         raise CheckpointError(
             f"the config says that the weights are quantized ({said}), but none of them is",

@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 )
 @click.option("--embeddings", metavar="HOW", help="Another setting for the embedding: int8, int4-g32 ... or none.")
 @click.option("--head", metavar="HOW", help="Another setting for the head: int8, int4-g32 ... or none.")
-@click.option("--method", type=click.Choice(["round", "calibrated"]), default="round", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(["round", "calibrated"]),
+    default="round",
+    show_default=True,
+    help="Plain rounding, or by what each matrix is given on the text of --calibration (GPTQ).",
+)
 @click.option("--calibration", metavar="FILE", help="Text to calibrate by: a .jsonl with text in each line, or plain.")
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
 @source_options
