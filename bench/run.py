@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("startup.py", "listing.py", "loading.py", "torch_speed.py", "jax_speed.py", "mlx_speed.py")
+SCRIPTS = ("startup.py", "listing.py", "loading.py", "torch_speed.py", "jax_speed.py", "mlx_speed.py", "quantized.py")
 
 
 def main() -> int:

@@ -136,7 +136,9 @@ def test_one_file_tells_the_same_story_on_every_backend(bits: int, group: int, l
     for backend, library in LIBRARIES.items():
         if importlib.util.find_spec(library) is None:
             continue
-        told[backend] = loaded(bits, group, backend).generate("Once upon a time", max_new_tokens=48, temperature=0).token_ids
+        told[backend] = (
+            loaded(bits, group, backend).generate("Once upon a time", max_new_tokens=48, temperature=0).token_ids
+        )
     assert len(told["reference"]) == 48
     assert all(ids == told["reference"] for ids in told.values()), told
 
@@ -159,9 +161,7 @@ def head() -> LlamaConfig:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2**-7)], ids=["float32", "bfloat16"]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2**-7)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("how", ["int4-g128", "int8-g32"])
 def test_products_are_those_of_the_float64_matrix(
     backend: str, dtype: str, tolerance: float, how: str, head: LlamaConfig
@@ -348,7 +348,9 @@ def test_a_config_comes_back_as_it_was() -> None:
     config = LlamaConfig.from_dict({"quantization": block, "quantization_config": block}, source="config.json")
     assert config.to_dict()["quantization"] == config.to_dict()["quantization_config"] == block
     with pytest.raises(ConfigError, match="quantization"):
-        LlamaConfig.from_dict({"quantization": block, "quantization_config": {**block, "bits": 8}}, source="config.json")
+        LlamaConfig.from_dict(
+            {"quantization": block, "quantization_config": {**block, "bits": 8}}, source="config.json"
+        )
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,11 @@ def test_mistakes_take_one_line_and_write_nothing(case: str, call: Any, folders:
     [
         ("t.txt", b"a", "is too short to calibrate by; give some 32,768 tokens of text"),
         ("t.txt", b"\xff\xfe", "cannot be read as calibration text (it is not UTF-8)"),
-        ("t.jsonl", b'{"text": "a"}\n\n{"text": 3}\n', 'line 3: has no text to calibrate by; each line must be like {"'),
+        (
+            "t.jsonl",
+            b'{"text": "a"}\n\n{"text": 3}\n',
+            'line 3: has no text to calibrate by; each line must be like {"',
+        ),
         ("t.jsonl", b'{"story": "a"}', "line 1: has no text to calibrate by"),
         ("t.jsonl", b"[1]", "line 1: has no text"),
         ("t.jsonl", b"Once upon", "line 1: has no text"),

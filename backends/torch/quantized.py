@@ -160,7 +160,7 @@ class _Product(torch.autograd.Function):
         return product(x, weight, scales, biases, bits)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight, scales, biases = ctx.packed
         step = max(1, TILE // (scales.shape[1] * 32)) if gradient.device.type == "cpu" else len(weight)
         total: Tensor | None = None
