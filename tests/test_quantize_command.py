@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from polyllama.__main__ import main
 from polyllama.core.errors import CheckpointError, InputError
 from polyllama.core.quantization.calibrate import gptq, output_error
 from polyllama.core.quantization.convert import quantize_checkpoint
-from polyllama.core.quantization.report import Report
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "models" / "tiny"
@@ -277,8 +275,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are killed otherwise there")
 def test_a_killed_run_leaves_no_half_checkpoint_and_the_next_one_says_what_lies_there(tmp_path: Path) -> None:
     code = (
-        "import os, signal\nfrom polyllama.core.quantization.convert import quantize_checkpoint\n"
-        "quantize_checkpoint('tiny', 'q', group_size=32, progress=lambda n, d, t: d > t // 2 and os.kill(os.getpid(), 9))"
+        "import os\nfrom polyllama.core.quantization.convert import quantize_checkpoint\n"
+        "die = lambda name, done, total: done > total // 2 and os.kill(os.getpid(), 9)\n"
+        "quantize_checkpoint('tiny', 'q', group_size=32, progress=die)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
