@@ -232,8 +232,11 @@ def test_loading_and_the_command_quantize_alike(tiny: Any, tmp_path: Path) -> No
 # ---- torch's own
 
 
-def test_torch_gradients_go_through_packed_weights_to_what_lies_below(tiny: Any) -> None:
+def test_torch_gradients_go_through_packed_weights_to_what_lies_below(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr("polyllama.backends.torch.quantized.TILE", 1 << 13)  # so that there are several
     packed = Llama.load(tiny(4, 32), backend="torch:cpu", dtype="float32").model.module
     plain = Llama.load("tiny", backend="torch:cpu", dtype="float32").model.module
     names = [name.removesuffix(".scales") for name, _ in packed.named_parameters() if name.endswith(".scales")]
@@ -249,6 +252,31 @@ def test_torch_gradients_go_through_packed_weights_to_what_lies_below(tiny: Any)
     for found, wanted in zip(*gradients, strict=True):
         assert relative_error(found, wanted) < 1e-4
     assert all(packed.get_parameter(f"{name}.scales").grad is None for name in names)
+
+
+def test_torch_int4_kernel_loses_nothing_of_large_zeros() -> None:
+    torch = pytest.importorskip("torch")
+    from polyllama.backends.torch.quantized import Int4Kernel, Linear
+
+    rng = np.random.default_rng(0)
+    made = quantize((1 + 0.05 * rng.standard_normal((64, 512))).astype(_bfloat16()), 64, 4)
+    module = Linear(64, 512, 64, 4, bias=False)
+    module.weight.data = torch.from_numpy(made.weight)
+    for name in ("scales", "biases"):
+        getattr(module, name).data = torch.from_numpy(getattr(made, name).astype(np.float32)).bfloat16()
+    x = np.repeat([1.0, -1.0] * 4, 64)  # groups cancel, what is lost of each zero does not
+    native = torch.from_numpy(x).bfloat16()[None]
+    if not Int4Kernel.fits(module, native):
+        pytest.skip("this processor has no such kernel")
+    wanted = x @ dequantize(*made, bits=4, dtype=np.float64).T
+    with torch.no_grad():
+        assert relative_error(module(native)[0].float().numpy(), wanted) < 0.02
+
+
+def _bfloat16() -> Any:
+    from polyllama.core.dtypes import numpy_dtype
+
+    return numpy_dtype("bfloat16")
 
 
 def test_torch_multiplies_by_what_the_tensors_hold_now(head: LlamaConfig) -> None:
