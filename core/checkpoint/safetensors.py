@@ -7,28 +7,26 @@ header and must cover the rest of the file without holes or overlaps. ``__metada
 
 from __future__ import annotations
 
-import errno
 import math
-import mmap
 import os
-import platform
-import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dtypes import from_safetensors_code, itemsize, numpy_dtype
+from ..dtypes import from_safetensors_code, itemsize
 from ..errors import CheckpointError, UnsupportedError
 from .base import TensorInfo, parse_strict_json
+from .mapped import INCOMPLETE as _CORRUPT
+from .mapped import MappedFile
 
 if TYPE_CHECKING:
+    import mmap
+
     from .base import Array
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 32  # what every NumPy can hold
 _MAX_BYTES = 2**63 - 1
-_CORRUPT = "the file is corrupt or incomplete: download or save it again"
 _ENTRY_FIELDS = {"dtype", "shape", "data_offsets"}
 
 # What people have in place of a safetensors file, by its first bytes.
@@ -60,9 +58,10 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._map, size = _map_file(self.path)
-        self._data_start = _header_end(self._map, size, self.path)
-        raw = self._map[8 : self._data_start]
+        self._file = MappedFile(self.path, "a safetensors file", 8)
+        size = self._file.size
+        self._data_start = _header_end(self._file.data, size, self.path)
+        raw = self._file.data[8 : self._data_start]
         if not raw.startswith(b"{"):
             raise CheckpointError(f"{self.path}: the header does not start with '{{'", hint=_CORRUPT)
         header = parse_strict_json(raw, self.path, "header")
@@ -82,56 +81,14 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Array:
         """One tensor, shape as stored; copied only when its place in the file is not a multiple of its item size."""
-        import numpy as np
-
         info = self._tensors.get(name)
         if info is None:
             raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
-        dtype = numpy_dtype(info.dtype).newbyteorder("<") if sys.byteorder == "big" else numpy_dtype(info.dtype)
-        if info.nbytes == 0:
-            return np.empty(info.shape, dtype)
-        offset = self._data_start + self._starts[name]
-        if offset % dtype.itemsize:  # legal in the format; unaligned arrays are slow or refused further on
-            unaligned: Array = np.ndarray((info.nbytes,), np.uint8, buffer=self._map, offset=offset)
-            return unaligned.copy().view(dtype).reshape(info.shape)
-        return np.ndarray(info.shape, dtype, buffer=self._map, offset=offset)
+        return self._file.array(info.dtype, info.shape, self._data_start + self._starts[name])
 
-
-def _map_file(path: Path) -> tuple[mmap.mmap, int]:
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe would wait forever
-            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise CheckpointError(f"{path}: {what} where a safetensors file is expected")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < 8:
-                what = "is empty" if size == 0 else f"has only {size} bytes"
-                raise CheckpointError(f"{path}: {what}, so it is no safetensors file", hint=_CORRUPT)
-            return _private_map(file.fileno()), size
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and path.is_symlink():
-            raise CheckpointError(
-                f"{path}: is a link to {os.readlink(path)}, which is not there", hint="download the model again"
-            ) from None
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
-        hint = "the system refuses to map a file of this size: save it in smaller shards" if no_memory else None
-        raise CheckpointError(f"{path}: cannot be read ({reason})", hint=hint) from None
-
-
-def _private_map(descriptor: int) -> mmap.mmap:
-    """A writable map whose changes stay in memory.
-
-    Reserving no swap for it lets a file larger than the machine's memory be mapped, as nobody is going to write to
-    all of it.
-    """
-    if sys.platform == "win32":
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-    no_reserve: int = getattr(mmap, "MAP_NORESERVE", 0)
-    if not no_reserve and sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64"):
-        no_reserve = 0x4000  # Python names it only since 3.13
-    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | no_reserve, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    def release(self, name: str) -> None:
+        """Give back the memory that reading the tensor brought in; see ``MappedFile.release``."""
+        self._file.release(self._data_start + self._starts[name], self._tensors[name].nbytes)
 
 
 def _header_end(data: mmap.mmap, size: int, path: Path) -> int:
