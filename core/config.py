@@ -8,7 +8,7 @@ Each field remembers where its value came from.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
 from types import MappingProxyType
@@ -148,13 +148,19 @@ class LlamaConfig(BaseModel):
         >>> config.hidden_size, config.provenance["hidden_size"]
         (64, 'dict: dim')
         """
-        return cls._from_source(raw, Source.of(source), overrides)
+        return cls.from_sources([(raw, Source.of(source))], **overrides)
 
     @classmethod
-    def _from_source(cls, raw: Mapping[str, Any], source: Source, overrides: Mapping[str, Any]) -> Self:
-        reading = read_any(raw, source)
+    def from_sources(cls, layers: Sequence[tuple[Mapping[str, Any], Source]], **overrides: Any) -> Self:
+        """Read several mappings laid over each other, the last one on top; each in any dialect.
+
+        For a reader of weights that knows some fields from a file and others from the weights themselves.
+        """
+        reading = read_any(*layers[0])
+        for raw, source in layers[1:]:
+            reading = reading.overlaid(read_any(raw, source))
         if overrides:
-            reading = reading.overlaid(read_arguments(overrides, source.where))
+            reading = reading.overlaid(read_arguments(overrides, reading.where))
         return cls._from_reading(reading)
 
     @classmethod
@@ -186,7 +192,7 @@ class LlamaConfig(BaseModel):
             raise ConfigError(
                 f"{file}: holds no field of a Llama configuration", hint="is this the config.json of a model?"
             )
-        return cls._from_source(raw, Source(str(file), file.name, file.parent), overrides)
+        return cls.from_sources([(raw, Source(str(file), file.name, file.parent))], **overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a Hugging Face config.json, with the rotary parameters in both spellings.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .checkpoint.weights import Weights
+    from .tokenizer import Tokenizer
 
 DUMMY = "dummy"
 DEFAULT_TASK = "causal-lm"
@@ -64,6 +65,7 @@ class Loaded:
     settings: Settings
     choice: Choice
     model: Model
+    checkpoint: Any = None
 
 
 def describe(
@@ -108,7 +110,7 @@ def describe(
             raise RegistryError(f"{name[:80]!r} cannot be looked up: {error.strerror or error}") from None
         folder = path if path.is_dir() else path.parent
         if load_format == DUMMY:
-            config = LlamaConfig.from_pretrained(path, **overrides)
+            config = _config_alone(path, plugins, overrides)
         else:
             from .checkpoint import open_checkpoint
 
@@ -145,6 +147,47 @@ def _quantized(
         chosen = as_stored(graph, stored, None if checkpoint is None else checkpoint.tensors())
     made_here = graph if stored is None or checkpoint is None else None
     return config.replace(quantization=chosen), quantize_graph(graph, chosen), made_here
+
+
+def _config_alone(path: Path, plugins: Plugins, overrides: Mapping[str, Any]) -> LlamaConfig:
+    """The configuration without the weights: a JSON file where there is one, else what the weights' file says."""
+    beside = path.is_dir() and any((path / name).exists() for name in ("config.json", "params.json"))
+    if beside or path.suffix == ".json":
+        return LlamaConfig.from_pretrained(path, **overrides)
+    from .checkpoint import open_checkpoint
+
+    config: LlamaConfig = open_checkpoint(path, "auto", plugins.checkpoint_formats()).config(**overrides)
+    return config
+
+
+def tokenizer_of(source: Path, checkpoint: Any = None, plugins: Plugins | None = None) -> Tokenizer:
+    """The tokenizer of a model: the one that its checkpoint carries, or the one in its folder.
+
+    Args:
+        source: the folder or file.
+        checkpoint: the open checkpoint, where there is one; else it is opened where the folder has no tokenizer.
+        plugins: who may open it.
+
+    Raises:
+        TokenizerError: there is none, or it is damaged.
+    """
+    from .tokenizer import load_tokenizer
+
+    if checkpoint is None and plugins is not None and not _has_tokenizer(source):
+        from .checkpoint import open_checkpoint
+
+        checkpoint = open_checkpoint(source, "auto", plugins.checkpoint_formats())
+    carried = getattr(checkpoint, "tokenizer", None)
+    if carried is not None:
+        tokenizer: Tokenizer = carried()
+        return tokenizer
+    return load_tokenizer(source if source.is_dir() or checkpoint is None else source.parent)
+
+
+def _has_tokenizer(source: Path) -> bool:
+    if source.is_dir():
+        return any((source / name).exists() for name in ("tokenizer.model", "tokenizer.json"))
+    return source.suffix in (".model", ".json")
 
 
 def _warn_of_other_architectures(config: LlamaConfig) -> None:
@@ -241,6 +284,7 @@ def load(
         settings,
         choice,
         model,
+        described.checkpoint,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .dtypes import name_of
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
 from .labels import split_labels
-from .loading import Loaded, load
+from .loading import Loaded, load, tokenizer_of
 
 if TYPE_CHECKING:
     from .attention_mask import AttentionMask
@@ -193,11 +193,9 @@ class Llama:
             TokenizerError: the checkpoint has none.
         """
         if self._tokenizer is None:
-            from .tokenizer import load_tokenizer
-
             if self._loaded.folder is None:
                 raise TokenizerError("a model made from a config alone has no tokenizer", hint="give token ids")
-            self._tokenizer = load_tokenizer(self._loaded.folder)
+            self._tokenizer = tokenizer_of(self._loaded.folder, self._loaded.checkpoint)
         return self._tokenizer
 
     def forward(

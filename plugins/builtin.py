@@ -88,7 +88,17 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
             "huggingface",
             "polyllama.core.checkpoint.huggingface:HuggingFaceFormat",
             "config.json beside safetensors files, single or sharded",
-        )
+        ),
+        CheckpointFormatDescriptor(
+            "pytorch",
+            "polyllama.core.checkpoint.huggingface:PyTorchFormat",
+            "config.json beside pytorch_model.bin files, whose pickles are never run",
+        ),
+        CheckpointFormatDescriptor(
+            "meta",
+            "polyllama.core.checkpoint.meta:MetaFormat",
+            "Meta's originals: params.json beside consolidated.NN.pth",
+        ),
     ]
 
 

@@ -263,11 +263,11 @@ def _ids(described: Described, prompt: str | None, token_ids: Sequence[int] | No
         if prompt is not None:
             raise InputError("prompt and token_ids are both given", hint="give one of them")
         return list(token_ids)
-    from ..core.tokenizer import load_tokenizer
+    from ..core.loading import tokenizer_of
 
     if described.folder is None:
         raise InputError("a model made from a config alone has no tokenizer", hint="give token_ids")
-    ids = load_tokenizer(described.folder).encode(DEFAULT_PROMPT if prompt is None else prompt)
+    ids = tokenizer_of(described.folder, described.checkpoint).encode(DEFAULT_PROMPT if prompt is None else prompt)
     if not ids:
         raise InputError("the prompt is empty", hint="give some text")
     return list(ids)

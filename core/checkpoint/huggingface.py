@@ -1,4 +1,6 @@
-"""The Hugging Face folder: config.json beside model.safetensors, or an index and its shards.
+"""The Hugging Face folder: config.json beside model.safetensors, or an index and its shards; and its older form.
+
+The older form has pytorch_model.bin, which torch.save wrote, in place of model.safetensors; everything else is alike.
 
 Layout: https://huggingface.co/docs/transformers/big_models. Of several files the index decides, then the name
 ``model.safetensors``, then there must be one candidate only. The index's ``total_size`` is not believed or checked:
@@ -10,9 +12,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..errors import CheckpointError, PolyllamaWarning
 from .base import TensorInfo, parse_strict_json
@@ -25,32 +28,73 @@ if TYPE_CHECKING:
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
-_ADAPTER_NAMES = ("adapter_model.safetensors",)
 _AGAIN = "download or save the checkpoint again"
 
 
-class HuggingFaceCheckpoint:
-    """Safetensors files of one model, single or sharded, behind the ``Checkpoint`` interface.
+class TensorFile(Protocol):
+    """One file of tensors: checked when opened, mapped when read."""
 
-    ``path`` is the folder, one .safetensors file, or an index file. All headers are read and compared with the index
-    when it is opened; values are mapped when read.
+    path: Path
+
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def read(self, name: str) -> Array: ...
+    def release(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What the files of a folder are called, and what opens one."""
+
+    suffix: str
+    single: str
+    open: Callable[[Path], TensorFile]
+    adapters: tuple[str, ...]
+    pattern: str = "*"
+
+    @property
+    def index(self) -> str:
+        """Name of the file that places tensors in shards."""
+        return f"{self.single}.index.json"
+
+    def files(self, folder: Path) -> list[Path]:
+        """Every file of this kind in a folder."""
+        return sorted(folder.glob(self.pattern + self.suffix))
+
+
+def _open_torch_file(path: Path) -> TensorFile:
+    from .torch_file import TorchFile
+
+    return TorchFile(path)
+
+
+SAFETENSORS = FileKind(".safetensors", SINGLE_NAME, SafetensorsFile, ("adapter_model.safetensors",))
+# Folders hold other .bin files too: optimizer states, arguments of the training.
+PYTORCH = FileKind(".bin", "pytorch_model.bin", _open_torch_file, ("adapter_model.bin",), "*model*")
+
+
+class HuggingFaceCheckpoint:
+    """Files of one model, single or sharded, behind the ``Checkpoint`` interface.
+
+    ``path`` is the folder, one file, or an index file. All headers are read and compared with the index when it is
+    opened; values are mapped when read.
     """
 
     format = "huggingface"
+    kind: ClassVar[FileKind] = SAFETENSORS
 
     def __init__(self, path: str | Path) -> None:
+        kind = self.kind
         self.path = Path(path)
         self.folder = self.path if self.path.is_dir() else self.path.parent
-        index = _index_file(self.path)
+        index = _index_file(self.path, kind)
         if index is not None:
             placed = _read_index(index)
-            files = _open_shards(self.folder, sorted(set(placed.values())), index)
+            files = _open_shards(self.folder, sorted(set(placed.values())), index, kind)
             _compare_with_index(placed, files, index)
             if self.path.is_dir():  # whoever names one file has chosen
-                _check_beside_index(index, {file.path for file in files})
+                _check_beside_index(index, {file.path for file in files}, kind)
         else:
-            files = [SafetensorsFile(file) for file in _files_without_index(self.path)]
+            files = [kind.open(file) for file in _files_without_index(self.path, kind)]
         self._owner = _owners(files)
         self._tensors = {name: file.tensors()[name] for name, file in self._owner.items()}
         if not self._tensors:
@@ -72,6 +116,10 @@ class HuggingFaceCheckpoint:
         if file is None:
             raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
         return file.read(name)
+
+    def release(self, name: str) -> None:
+        """Give back the memory that reading a tensor brought in; see ``MappedFile.release``."""
+        self._owner[name].release(name)
 
     @property
     def model_type(self) -> str | None:
@@ -102,10 +150,51 @@ class HuggingFaceFormat:
         return HuggingFaceCheckpoint(path)
 
 
-def _index_file(path: Path) -> Path | None:
+class PyTorchCheckpoint(HuggingFaceCheckpoint):
+    """The older form: pytorch_model.bin, or its index and shards, read without running their pickles."""
+
+    format = "pytorch"
+    kind = PYTORCH
+
+
+class PyTorchFormat:
+    """The reader of the older form."""
+
+    name = "pytorch"
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        """Whether the path is a file of torch.save, an index of them, or a folder with pytorch_model files alone."""
+        if path.is_dir():
+            found = [file for file in PYTORCH.files(path) if file.name.startswith("pytorch_model")]
+            return bool(found or (path / PYTORCH.index).is_file()) and not HuggingFaceFormat.detect(path)
+        if path.name.endswith(".bin.index.json"):
+            return True
+        if path.suffix not in (".bin", ".pt", ".pth", ".ckpt") or is_meta_shard(path.name):
+            return False
+        with path.open("rb") as file:
+            start = file.read(2)
+        return start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\2", b"\3", b"\4", b"\5"))
+
+    @staticmethod
+    def open(path: Path) -> PyTorchCheckpoint:
+        """Open it; ``CheckpointError`` names the file that is wrong."""
+        return PyTorchCheckpoint(path)
+
+
+def is_meta_shard(name: str) -> bool:
+    """Whether a file is named as Meta names the shards of its originals.
+
+    >>> is_meta_shard("consolidated.00.pth"), is_meta_shard("pytorch_model.bin")
+    (True, False)
+    """
+    return re.fullmatch(r"consolidated\.\d+\.pth", name) is not None
+
+
+def _index_file(path: Path, kind: FileKind) -> Path | None:
     if path.name.endswith(".index.json"):
         return path
-    index = path / INDEX_NAME
+    index = path / kind.index
     return index if path.is_dir() and index.is_file() else None
 
 
@@ -137,17 +226,17 @@ def is_plain_name(name: str) -> bool:
     return name.strip(" .") != "" and name.isprintable() and not any(c in name for c in "/\\:")
 
 
-def _open_shards(folder: Path, names: list[str], index: Path) -> list[SafetensorsFile]:
+def _open_shards(folder: Path, names: list[str], index: Path, kind: FileKind) -> list[TensorFile]:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise CheckpointError(
             f"{index}: {len(missing)} of {len(names)} files it names are missing: {shortened(missing)}",
             hint="the download is incomplete: run it again",
         )
-    return [SafetensorsFile(folder / name) for name in names]
+    return [kind.open(folder / name) for name in names]
 
 
-def _compare_with_index(placed: Mapping[str, str], files: Iterable[SafetensorsFile], index: Path) -> None:
+def _compare_with_index(placed: Mapping[str, str], files: Iterable[TensorFile], index: Path) -> None:
     stored = {file.path.name: file.tensors() for file in files}
     lacking = [f"{name!r} in {file}" for name, file in placed.items() if name not in stored[file]]
     if lacking:
@@ -161,8 +250,8 @@ def _compare_with_index(placed: Mapping[str, str], files: Iterable[SafetensorsFi
         )
 
 
-def _owners(files: Iterable[SafetensorsFile]) -> dict[str, SafetensorsFile]:
-    owner: dict[str, SafetensorsFile] = {}
+def _owners(files: Iterable[TensorFile]) -> dict[str, TensorFile]:
+    owner: dict[str, TensorFile] = {}
     for file in files:
         for name in file.tensors():
             if name in owner:
@@ -174,27 +263,27 @@ def _owners(files: Iterable[SafetensorsFile]) -> dict[str, SafetensorsFile]:
     return owner
 
 
-def _files_without_index(path: Path) -> list[Path]:
+def _files_without_index(path: Path, kind: FileKind) -> list[Path]:
     """The weights of a path that has no index: one file, or a complete set of numbered shards."""
     if not path.is_dir():
         if not path.exists() and not path.is_symlink():
             raise CheckpointError(f"{path}: there is no such file")
         return [path]
-    candidates = sorted(path.glob("*.safetensors"))
-    adapters = [file for file in candidates if file.name in _ADAPTER_NAMES]
-    candidates = [file for file in candidates if file.name not in _ADAPTER_NAMES]
+    candidates = kind.files(path)
+    adapters = [file for file in candidates if file.name in kind.adapters]
+    candidates = [file for file in candidates if file.name not in kind.adapters]
     if not candidates and adapters:
         raise CheckpointError(
             f"{adapters[0]}: is a PEFT adapter, not a model",
             hint="load the base model, or merge first with peft's merge_and_unload() and save that",
         )
     if not candidates:
-        raise CheckpointError(f"{path}: holds no .safetensors file", hint=_AGAIN)
-    named = [file for file in candidates if file.name == SINGLE_NAME]
+        raise CheckpointError(f"{path}: holds no {kind.suffix} file of a model", hint=_AGAIN)
+    named = [file for file in candidates if file.name == kind.single]
     chosen = named or candidates
-    if len(chosen) > 1 and not _is_complete_set(chosen, path):
+    if len(chosen) > 1 and not _is_complete_set(chosen, path, kind):
         raise CheckpointError(
-            f"{path}: holds {len(chosen)} .safetensors files and no {INDEX_NAME}: "
+            f"{path}: holds {len(chosen)} {kind.suffix} files and no {kind.index}: "
             f"{shortened([file.name for file in chosen])}",
             hint="give the path of one of them, or download the index too",
         )
@@ -202,11 +291,11 @@ def _files_without_index(path: Path) -> list[Path]:
     return chosen
 
 
-def _check_beside_index(index: Path, used: set[Path]) -> None:
-    unused = [file.name for file in sorted(index.parent.glob("*.safetensors")) if file not in used]
-    if SINGLE_NAME in unused:
+def _check_beside_index(index: Path, used: set[Path], kind: FileKind) -> None:
+    unused = [file.name for file in kind.files(index.parent) if file not in used]
+    if kind.single in unused:
         raise CheckpointError(
-            f"{index.parent}: holds two sets of weights, {SINGLE_NAME} and the shards that {INDEX_NAME} names",
+            f"{index.parent}: holds two sets of weights, {kind.single} and the shards that {kind.index} names",
             hint="give the path of one of these two files, or remove the one that is out of date",
         )
     _warn_unused(index.parent, unused)
@@ -221,14 +310,15 @@ def _warn_unused(folder: Path, unused: list[str]) -> None:
         )
 
 
-def _is_complete_set(files: list[Path], folder: Path) -> bool:
+def _is_complete_set(files: list[Path], folder: Path, kind: FileKind) -> bool:
     """Whether the names are one series numbered 1 to N of N; an error lists what is missing of an incomplete one."""
-    matches = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    numbered = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})" + re.escape(kind.suffix))
+    matches = [match for file in files if (match := numbered.fullmatch(file.name))]
     if len(matches) != len(files) or len({(m["stem"], m["count"]) for m in matches}) != 1:
         return False
     stem, count = matches[0]["stem"], matches[0]["count"]
     present = {int(m["number"]) for m in matches}
-    missing = [f"{stem}-{n:05d}-of-{count}.safetensors" for n in range(1, int(count) + 1) if n not in present]
+    missing = [f"{stem}-{n:05d}-of-{count}{kind.suffix}" for n in range(1, int(count) + 1) if n not in present]
     if missing:
         raise CheckpointError(
             f"{folder}: {len(missing)} of {int(count)} shards are missing: {shortened(missing)}",

@@ -25,10 +25,11 @@ from ._texts import read_prompt
 def tokenize(model: str, text: str | None, special: bool, as_json: bool, **options: Any) -> None:
     """Show the tokens of TEXT (or of standard input) under MODEL's tokenizer; no weights are loaded."""
     from ...core.hub import resolve_checkpoint_folder
-    from ...core.tokenizer import load_tokenizer
+    from ...core.loading import tokenizer_of
+    from ...core.plugins import plugin_manager
 
     content = read_prompt(text)
-    tokenizer = load_tokenizer(resolve_checkpoint_folder(model, files="tokenizer", **options))
+    tokenizer = tokenizer_of(resolve_checkpoint_folder(model, files="tokenizer", **options), plugins=plugin_manager())
     ids = tokenizer.encode(content, add_special_tokens=special)
     pieces = tokenizer.convert_ids_to_tokens(ids)
     if as_json:
