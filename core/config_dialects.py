@@ -350,6 +350,16 @@ def _read_meta(raw: Mapping[str, Any], source: Source) -> Reading:
     return read_meta(raw, source)
 
 
+def _recognize_gguf(raw: Mapping[str, Any]) -> bool:
+    return "general.architecture" in raw
+
+
+def _read_gguf(raw: Mapping[str, Any], source: Source) -> Reading:
+    from .config_gguf import read_gguf
+
+    return read_gguf(raw, source)
+
+
 def _recognize_mlx(raw: Mapping[str, Any]) -> bool:
     block = raw.get("quantization")
     return isinstance(block, Mapping) and "group_size" in block and "bits" in block
@@ -366,6 +376,7 @@ class Dialect:
 
 DIALECTS: tuple[Dialect, ...] = (
     Dialect("meta", _recognize_meta, _read_meta),
+    Dialect("gguf", _recognize_gguf, _read_gguf),
     # The names are Hugging Face's.
     Dialect("mlx", _recognize_mlx, read_huggingface),
     Dialect("huggingface", lambda raw: True, read_huggingface),

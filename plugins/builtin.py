@@ -99,6 +99,11 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
             "polyllama.core.checkpoint.meta:MetaFormat",
             "Meta's originals: params.json beside consolidated.NN.pth",
         ),
+        CheckpointFormatDescriptor(
+            "gguf",
+            "polyllama.core.checkpoint.gguf:GgufFormat",
+            "GGUF of llama.cpp: weights, configuration and tokenizer in one file",
+        ),
     ]
 
 

@@ -92,3 +92,66 @@ def write_meta(folder: Path, model: Any, ranks: int = 1, *, llama: int = 2, **pa
     }
     (folder / "params.json").write_text(json.dumps(stated | params))
     return folder
+
+
+def gguf_tensors(model: Any) -> dict[str, np.ndarray]:
+    """The tensors of a transformers model under llama.cpp's names and in its order, in float32."""
+    config, state = model.config, model.state_dict()
+    modules = {
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+    }
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    found = {"token_embd.weight": state["model.embed_tokens.weight"], "output_norm.weight": state["model.norm.weight"]}
+    if not config.tie_word_embeddings:
+        found["output.weight"] = state["lm_head.weight"]
+    for layer in range(config.num_hidden_layers):
+        for ours, theirs in modules.items():
+            for kind in ("weight", "bias"):
+                tensor = state.get(f"model.layers.{layer}.{theirs}.{kind}")
+                if tensor is not None:
+                    found[f"blk.{layer}.{ours}.{kind}"] = interleaved(tensor, heads[ours]) if ours in heads else tensor
+    return {name: tensor.float().numpy() for name, tensor in found.items()}
+
+
+def write_gguf(path: Path, model: Any, kind: str = "F32", *, mixed: dict[str, str] | None = None, **extra: Any) -> Path:
+    """A GGUF file by the gguf package's own writer, matrices quantized by the package too.
+
+    Args:
+        kind: type of the matrices; norms stay F32.
+        mixed: part of a name -> another type.
+        extra: called with the writer under any name, for further metadata and tensors.
+    """
+    import gguf
+
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    for add in extra.values():
+        add(writer)
+    for name, array in gguf_tensors(model).items():
+        chosen = next((to for part, to in (mixed or {}).items() if part in name), kind)
+        number = gguf.GGMLQuantizationType["F32" if array.ndim == 1 else chosen]
+        writer.add_tensor(name, gguf.quants.quantize(array, number), raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,9 +1,9 @@
 """One GGUF file: its metadata, and where each tensor lies.
 
-Format, versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): "GGUF", version, number of tensors,
-number of metadata pairs; the pairs; for each tensor its name, dimensions (fastest first), type and offset; then, from
-the next multiple of ``general.alignment``, the values. Every size and offset is checked against the file before it is
-believed, so that a forged header costs nothing.
+Format, versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): "GGUF", version, number of
+tensors, number of metadata pairs; the pairs; for each tensor its name, dimensions (fastest first), type and offset;
+then, from the next multiple of ``general.alignment``, the values. Every size and offset is checked against the file
+before it is believed, so that a forged header costs nothing.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ Source: ``model.py`` and ``generation.py`` of meta-llama/llama and meta-llama/ll
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, TokenizerError
+from ..errors import CheckpointError, PolyllamaWarning, TokenizerError
 from .base import TensorInfo
 from .huggingface import SAFETENSORS, is_meta_shard
 from .report import shortened
@@ -110,7 +111,9 @@ class MetaCheckpoint:
         self._files = [TorchFile(file) for file in _rank_files(self.folder)]
         stored = _common_tensors(self._files)
         self._stored = stored
-        self._config = self.config()
+        with warnings.catch_warnings():  # whoever loads asks for the config again, and hears what it has to say
+            warnings.simplefilter("ignore", PolyllamaWarning)
+            self._config = self.config()
         self._tensors: dict[str, TensorInfo] = {}
         self._merges: dict[str, _Merge] = {}
         for name, info in stored.items():

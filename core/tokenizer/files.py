@@ -43,8 +43,21 @@ _SIDE_KEYS = ("padding_side", "truncation_side")
 _ABOUT_SAVING = frozenset({"tokenizer_class", "name_or_path", "auto_map", "processor_class", "backend", "vocab_file"})
 
 
-def read_bytes(path: Path, limit: int = MAX_VOCABULARY_BYTES) -> bytes:
+@dataclass(frozen=True)
+class InMemory:
+    """A tokenizer file that was made from something else, and lies nowhere: what to call it, and its content."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_bytes(path: Path | InMemory, limit: int = MAX_VOCABULARY_BYTES) -> bytes:
     """A file's content, refused beyond ``limit`` bytes."""
+    if isinstance(path, InMemory):
+        return path.content
     try:
         if not path.is_file():
             raise TokenizerError(f"{path} is not a file", hint="check the path")

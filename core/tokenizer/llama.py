@@ -20,6 +20,7 @@ from .files import (
     SPECIAL_TOKENS_FILE,
     TOKENIZER_FILE,
     VOCAB_FILE,
+    InMemory,
     max_length,
     read_bytes,
     write_file,
@@ -190,7 +191,7 @@ class LlamaTokenizer(_Llama):
 
     def __init__(
         self,
-        vocab_file: PathOrName,
+        vocab_file: PathOrName | InMemory,
         unk_token: TokenLike | None = UNK,
         bos_token: TokenLike | None = BOS,
         eos_token: TokenLike | None = EOS,
@@ -207,7 +208,7 @@ class LlamaTokenizer(_Llama):
     ) -> None:
         from .sentencepiece_engine import SentencePieceEncoder
 
-        model = _read_model(Path(vocab_file))
+        model = _read_model(vocab_file if isinstance(vocab_file, InMemory) else Path(vocab_file))
         engine = PieceEngine(
             model,
             SentencePieceEncoder(model, sp_model_kwargs),
@@ -246,8 +247,8 @@ class LlamaTokenizerFast(_Llama):
 
     def __init__(
         self,
-        vocab_file: PathOrName | None = None,
-        tokenizer_file: PathOrName | None = None,
+        vocab_file: PathOrName | InMemory | None = None,
+        tokenizer_file: PathOrName | InMemory | None = None,
         clean_up_tokenization_spaces: bool = False,
         unk_token: TokenLike | None = UNK,
         bos_token: TokenLike | None = BOS,
@@ -270,7 +271,8 @@ class LlamaTokenizerFast(_Llama):
             )
         if sp_model_kwargs and sp_model_kwargs.get("enable_sampling"):
             raise TokenizerError("sp_model_kwargs: only sentencepiece samples", hint="use LlamaTokenizer")
-        source = Path(vocab_file if vocab_file is not None else tokenizer_file)  # type: ignore[arg-type]
+        given = vocab_file if vocab_file is not None else tokenizer_file
+        source = given if isinstance(given, InMemory) else Path(given)  # type: ignore[arg-type]
         content = read_bytes(source)
         template: SpecialTokensTemplate | None = None
         engine: Engine
@@ -334,7 +336,7 @@ def is_rank_file(content: bytes) -> bool:
     return looks_like_ranks(content)
 
 
-def _read_model(path: Path) -> SentencePieceModel:
+def _read_model(path: Path | InMemory) -> SentencePieceModel:
     content = read_bytes(path)
     if is_rank_file(content):
         raise TokenizerError(
@@ -349,7 +351,7 @@ def _control_pieces(model: SentencePieceModel) -> dict[int, AddedToken]:
 
 
 def _json_engine(
-    content: bytes, source: Path, legacy: bool | None, add_prefix_space: bool | None
+    content: bytes, source: Path | InMemory, legacy: bool | None, add_prefix_space: bool | None
 ) -> tuple[JsonEngine, SpecialTokensTemplate | None]:
     from .tokenizers_engine import JsonEngine
 
@@ -364,7 +366,11 @@ def _json_engine(
 
 
 def _rank_engine(
-    content: bytes, source: Path, options: Mapping[str, Any], legacy: bool | None, add_prefix_space: bool | None
+    content: bytes,
+    source: Path | InMemory,
+    options: Mapping[str, Any],
+    legacy: bool | None,
+    add_prefix_space: bool | None,
 ) -> JsonEngine:
     from .tiktoken import backend_from_ranks, llama3_special_tokens, read_ranks
     from .tokenizers_engine import JsonEngine

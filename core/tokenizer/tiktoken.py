@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import TokenizerError
+from .added_tokens import AddedToken as Token
 from .decoding import BYTE_OF_CHARACTER
 from .merges import pair_merges
 
@@ -74,9 +76,6 @@ def read_ranks(content: bytes, source: str) -> dict[bytes, int]:
 
 def backend_from_ranks(ranks: dict[bytes, int], special: list[str], source: str) -> tokenizers.Tokenizer:
     """The tokenizers backend that segments as tiktoken does with these ranks and Llama 3's pattern."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
-    from tokenizers.models import BPE
-
     characters = {byte: character for character, byte in BYTE_OF_CHARACTER.items()}
 
     def spelled(token: bytes) -> str:
@@ -84,14 +83,40 @@ def backend_from_ranks(ranks: dict[bytes, int], special: list[str], source: str)
 
     merges = [(spelled(left), spelled(right)) for left, right in pair_merges(ranks, source=source)]
     vocabulary = {spelled(token): rank for token, rank in ranks.items()}
-    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    added = {len(ranks) + index: Token(token, special=True) for index, token in enumerate(special)}
+    return byte_level_backend(vocabulary, merges, added, llama3=True)
+
+
+def byte_level_backend(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], added: Mapping[int, Token], *, llama3: bool
+) -> tokenizers.Tokenizer:
+    """A tokenizers backend of byte-level BPE that cuts text into words as Llama 3 or as GPT-2 does.
+
+    Args:
+        vocabulary: token, spelled in the characters that stand for bytes -> id.
+        merges: best first.
+        added: further tokens by id; those beyond the vocabulary follow it without a gap.
+        llama3: by Llama 3's pattern, and whole words that are tokens are not put together from merges.
+
+    Errors: TokenizerError where an added token would get another id.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+
+    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=llama3))
+    if llama3:
+        split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated", invert=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+    else:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    for _, token in sorted(added.items()):  # in the order of ids, which is what the library gives out
+        symbol = AddedToken(token.content, normalized=False, special=token.special)
+        (backend.add_special_tokens if token.special else backend.add_tokens)([symbol])
+    for token_id, token in added.items():
+        if (found := backend.token_to_id(token.content)) != token_id:
+            raise TokenizerError(f"the token {token.content!r:.60} would get the id {found}, not {token_id}")
     return backend
