@@ -104,6 +104,11 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
             "polyllama.core.checkpoint.gguf:GgufFormat",
             "GGUF of llama.cpp: weights, configuration and tokenizer in one file",
         ),
+        CheckpointFormatDescriptor(
+            "llama2c",
+            "polyllama.core.checkpoint.llama2c:Llama2cFormat",
+            "llama2.c's .bin, legacy and version 1",
+        ),
     ]
 
 

@@ -292,10 +292,10 @@ def test_two_sets_of_weights(sharded: Path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["pytorch_model.bin"], r"pytorch_model\.bin is a pickle.*never does.*safetensors edition"),
-        (["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"], "are pickles"),
-        (["consolidated.00.pth", "params.json"], r"consolidated\.00\.pth is a pickle"),
-        (["llama.Q4_0.gguf"], r"llama\.Q4_0\.gguf is GGUF, which no installed reader knows \(installed: huggingface\)"),
+        (["pytorch_model.bin"], r"pytorch_model\.bin is a file that no installed reader knows \(installed: hugg"),
+        (["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"], "are files that no installed"),
+        (["consolidated.00.pth", "params.json"], r"consolidated\.00\.pth is a file that no installed reader knows"),
+        (["llama.Q4_0.gguf"], r"llama\.Q4_0\.gguf is a file that no installed reader knows"),
         (["config.json", "model.safetensors.incomplete"], "the download of .* was not finished"),
         (["config.json"], "holds no weights"),
         ([], "holds no weights.*config.json beside model.safetensors"),

@@ -12,7 +12,7 @@ from .base import Checkpoint
 from .huggingface import HuggingFaceFormat
 from .report import shortened
 
-_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_OTHERS = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".gguf", ".npz")
 
 
 class FormatReader(Protocol):
@@ -101,21 +101,15 @@ def _detects(descriptor: FormatDescriptor, path: Path) -> bool:
 
 def _unrecognized(path: Path, formats: list[str]) -> CheckpointError:
     names = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    gguf = [name for name in names if name.endswith(".gguf")]
+    others = [name for name in names if name.endswith(_OTHERS)]
     unfinished = [name for name in names if name.endswith((".incomplete", ".part", ".partial", ".crdownload"))]
     where = f"{path}" if path.is_dir() else f"{path.parent}"
-    if pickles:
+    if others:
         return CheckpointError(
-            f"{where}: {shortened(pickles)} {'are pickles' if len(pickles) > 1 else 'is a pickle'}, "
-            "which can run any code when read, so this version never does",
-            hint="use the safetensors edition of the model, or convert it in a sandbox: "
-            "torch.load(file, weights_only=True), then safetensors.torch.save_file",
-        )
-    if gguf:
-        return CheckpointError(
-            f"{where}: {shortened(gguf)} is GGUF, which no installed reader knows (installed: {', '.join(formats)})",
-            hint="use the safetensors edition of the model, or install a plugin that reads GGUF",
+            f"{where}: {shortened(others)} {'are files' if len(others) > 1 else 'is a file'} "
+            f"that no installed reader knows (installed: {', '.join(formats)})",
+            hint="the file may be cut off or of another kind than its name says; load_format=NAME says why a reader "
+            "does not take it",
         )
     if unfinished:
         return CheckpointError(
@@ -129,5 +123,5 @@ def _unrecognized(path: Path, formats: list[str]) -> CheckpointError:
         )
     return CheckpointError(
         f"{path}: no installed reader knows this file ({', '.join(formats)})",
-        hint="give a model's folder or a .safetensors file",
+        hint="give a model's folder, or a file of weights",
     )
