@@ -210,9 +210,24 @@ class CommandDescriptor(Descriptor):
 
 @dataclass(frozen=True)
 class CheckpointFormatDescriptor(Descriptor):
-    """A format of weights on disk; its target reads it into a ``core.checkpoint.Checkpoint``."""
+    """A format of weights on disk; its target reads it into a ``core.checkpoint.Checkpoint``.
+
+    ``writes``: the target writes it too (``core.checkpoint.writing.FormatWriter``), so ``polyllama convert --to`` its
+    name works. ``aliases``: other names for it there.
+    """
 
     kind: ClassVar[str] = "checkpoint format"
+
+    writes: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _as_strings(self, "aliases")
+        _check_aliases(self, self.aliases)
+
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
 
 
 @hookspec
@@ -241,7 +256,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
 
 @hookspec
 def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
-    """The checkpoint formats a plugin can read."""
+    """The checkpoint formats a plugin can read or write."""
     return []
 
 

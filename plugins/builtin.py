@@ -86,8 +86,16 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
     return [
         CheckpointFormatDescriptor(
             "huggingface",
-            "polyllama.core.checkpoint.huggingface:HuggingFaceFormat",
+            "polyllama.core.checkpoint.write_huggingface:HuggingFaceReaderWriter",
             "config.json beside safetensors files, single or sharded",
+            writes=True,
+            aliases=("hf",),
+        ),
+        CheckpointFormatDescriptor(
+            "mlx",
+            "polyllama.core.checkpoint.write_huggingface:MlxFormat",
+            "Hugging Face's folder with MLX's packed weights",
+            writes=True,
         ),
         CheckpointFormatDescriptor(
             "pytorch",
@@ -96,13 +104,15 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
         ),
         CheckpointFormatDescriptor(
             "meta",
-            "polyllama.core.checkpoint.meta:MetaFormat",
+            "polyllama.core.checkpoint.write_meta:MetaWriter",
             "Meta's originals: params.json beside consolidated.NN.pth",
+            writes=True,
         ),
         CheckpointFormatDescriptor(
             "gguf",
-            "polyllama.core.checkpoint.gguf:GgufFormat",
+            "polyllama.core.checkpoint.write_gguf:GgufWriter",
             "GGUF of llama.cpp: weights, configuration and tokenizer in one file",
+            writes=True,
         ),
         CheckpointFormatDescriptor(
             "llama2c",

@@ -116,6 +116,54 @@ def dequantized(blocks: Array, kind: str, shape: tuple[int, ...], order: Array |
     return values.reshape(shape)
 
 
+def matching_type(scales: Array, biases: Array, bits: int) -> str | None:
+    """The type whose blocks say exactly what these groups say; None where there is none.
+
+    >>> import numpy as np
+    >>> scales = np.array([0.5, -0.25], np.float16)
+    >>> matching_type(scales, scales * -128, 8), matching_type(scales, scales + 1, 4), matching_type(scales, scales, 8)
+    ('Q8_0', 'Q4_1', None)
+    """
+    import numpy as np
+
+    wide, offsets = scales.astype(np.float32), biases.astype(np.float32)
+    with np.errstate(over="ignore"):
+        exact = np.array_equal(wide.astype(np.float16), wide) and np.array_equal(offsets.astype(np.float16), offsets)
+    for kind, said in EXACT.items():
+        if said.bits != bits:
+            continue
+        if said.bias is None:
+            return kind if exact else None
+        # Only the scale is stored, so the bias need not fit into half precision.
+        if np.array_equal(wide.astype(np.float16), wide) and np.array_equal(wide * np.float32(said.bias), offsets):
+            return kind
+    return None
+
+
+def blocks_from_packed(words: Array, scales: Array, biases: Array, group: int, kind: str, order: Array | None) -> Array:
+    """The blocks ``[rows, blocks, bytes]`` of packed values, rows taken in `order`; larger groups are repeated."""
+    import numpy as np
+
+    from ..quantization.packing import unpack
+
+    bits, nbytes = EXACT[kind].bits, TYPES[NUMBERS[kind]][2]
+    rows, count = words.shape[0], words.shape[1] * 32 // bits // GROUP
+    blocks = np.empty((rows, count, nbytes), np.uint8)
+    repeat = group // GROUP
+    for part in row_chunks(rows, count * GROUP):
+        chosen = part if order is None else order[part]
+        values = unpack(words[chosen], bits).reshape(-1, count, GROUP)
+        d = np.repeat(scales[chosen], repeat, axis=-1).astype("<f2")
+        blocks[part, :, :2] = d.view(np.uint8).reshape(*d.shape, 2)
+        if EXACT[kind].bias is None:
+            m = np.repeat(biases[chosen], repeat, axis=-1).astype("<f2")
+            blocks[part, :, 2:4] = m.view(np.uint8).reshape(*m.shape, 2)
+        half = GROUP // 2
+        octets = values ^ 0x80 if bits == 8 else values[..., :half] | values[..., half:] << 4
+        blocks[part, :, -octets.shape[-1] :] = octets
+    return blocks
+
+
 def check_readable(kinds: Mapping[str, str], path: Path) -> None:
     """That the types, each with the name of a tensor that has it, can be made into floats here."""
     for kind, name in kinds.items():

@@ -72,6 +72,8 @@ def open_checkpoint(
             raise CheckpointError(f"{path}: is a link to something that is not there", hint="download it again")
         raise CheckpointError(f"{path}: there is no such file or folder")
     if load_format != "auto":
+        for descriptor in list(descriptors.values()):
+            descriptors |= dict.fromkeys(getattr(descriptor, "aliases", ()), descriptor)
         if load_format not in descriptors:
             raise UnsupportedError(
                 f"no checkpoint format {load_format!r}", hint=f"use auto or one of {', '.join(descriptors)}"

@@ -43,6 +43,9 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
     tokens = _strings(metadata, "tokens", source)
     if not tokens:
         raise TokenizerError(f"{source}: its tokenizer has no tokens")
+    kinds = _kinds(metadata, tokens, source)
+    while kinds[-1] is PieceKind.UNUSED and len(kinds) > 1:  # they fill up the embedding's rows
+        kinds.pop()
     options: dict[str, Any] = {}
     for role in ("bos", "eos", "unk", "pad"):
         key = {"unk": "unknown", "pad": "padding"}.get(role, role)
@@ -55,7 +58,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
     for flag, default in (("add_bos_token", True), ("add_eos_token", False)):
         options[flag] = bool(metadata.get(f"{PREFIX}{flag}", default))
     options["chat_template"] = _templates(metadata, source)
-    return makers[kind](metadata, tokens, options, source)
+    return makers[kind](metadata, tokens, kinds, options, source)
 
 
 def _list(metadata: Mapping[str, Any], key: str, kind: type | tuple[type, ...], source: str) -> list[Any]:
@@ -90,14 +93,15 @@ def _kinds(metadata: Mapping[str, Any], tokens: list[str], source: str) -> list[
         raise TokenizerError(f"{source}: a token type is unknown ({error})") from None
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], options: dict[str, Any], source: str) -> Tokenizer:
+def _sentencepiece(
+    metadata: Mapping[str, Any], tokens: list[str], kinds: list[PieceKind], options: dict[str, Any], source: str
+) -> Tokenizer:
     scores = _list(metadata, "scores", float, source)
     if len(scores) != len(tokens):
         raise TokenizerError(f"{source}: {len(tokens)} tokens, but {len(scores)} scores")
-    kinds = _kinds(metadata, tokens, source)
     ids = {role: _id_of(options[f"{role}_token"], tokens) for role in ("unk", "bos", "eos", "pad")}
     content = sentencepiece_model(
-        [Piece(*fields) for fields in zip(tokens, scores, kinds, strict=True)],
+        [Piece(*fields) for fields in zip(tokens, scores, kinds, strict=False)],
         ids,
         add_dummy_prefix=bool(metadata.get(f"{PREFIX}add_space_prefix", True)),
         remove_extra_whitespaces=bool(metadata.get(f"{PREFIX}remove_extra_whitespaces", False)),
@@ -109,7 +113,9 @@ def _id_of(token: str | None, tokens: list[str]) -> int:
     return -1 if token is None else tokens.index(token)
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], options: dict[str, Any], source: str) -> Tokenizer:
+def _byte_level(
+    metadata: Mapping[str, Any], tokens: list[str], kinds: list[PieceKind], options: dict[str, Any], source: str
+) -> Tokenizer:
     import json
 
     pre = metadata.get(f"{PREFIX}pre")
@@ -121,8 +127,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], options: dict[st
     merges = [tuple(merge.split(" ")) for merge in _strings(metadata, "merges", source)]
     if bad := next((m for m in merges if len(m) != 2), None):
         raise TokenizerError(f"{source}: the merge {' '.join(bad)!r:.60} is not of two tokens")
-    kinds = _kinds(metadata, tokens, source)
-    base = len(tokens)
+    base = len(kinds)
     while base and kinds[base - 1] is not PieceKind.NORMAL:
         base -= 1  # the special tokens after the vocabulary are added to it
     from .tiktoken import byte_level_backend
@@ -132,7 +137,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], options: dict[st
         raise TokenizerError(f"{source}: {base - len(vocabulary)} tokens are there twice")
     added = {
         index: AddedToken(tokens[index], special=kinds[index] is not PieceKind.USER_DEFINED)
-        for index in range(len(tokens))
+        for index in range(len(kinds))
         if kinds[index] is not PieceKind.NORMAL
     }
     try:

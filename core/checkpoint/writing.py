@@ -1,0 +1,192 @@
+"""What a format that writes is given, and how what it writes comes into place whole.
+
+Everything is written into a hidden folder beside the destination, under a lock, and takes the final name only when it
+is complete; so a conversion that is interrupted, or runs out of space, leaves nothing that looks like a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from ..config import LlamaConfig
+    from ..tokenizer import Tokenizer
+    from .weights import Weights
+
+Progress = Callable[[str, int, int], None]
+"""Called with a tensor's name, the bytes done before it and the bytes of all."""
+
+_SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding
+
+
+@dataclass(frozen=True)
+class ModelToWrite:
+    """A model on its way into another format.
+
+    Attributes:
+        name: what to call it, where the format has a place for a name.
+        config: the configuration; ``dtype`` is that of the weights.
+        weights: parameter name -> array, read one at a time. Go through it once, in any order, and keep no array: the
+            memory behind one is given back when the next is read.
+        packed: module -> (group size, bits) of those whose ``weight``, ``scales`` and ``biases`` are packed; empty
+            unless the format's class says ``keeps_packed``.
+        tokenizer: the tokenizer; None where there is none.
+        folder: the folder of the source where its files may be worth copying: tokenizer, generation defaults.
+        max_shard_size: the largest file of weights that is wanted.
+    """
+
+    name: str
+    config: LlamaConfig
+    weights: Weights
+    packed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    folder: Path | None = None
+    max_shard_size: int | str = "5GB"
+
+
+class FormatWriter(Protocol):
+    """What a format whose descriptor says ``writes`` has beside its reader.
+
+    ``suffix``: "" for a format that is a folder, else that of its single file (".gguf"). ``keeps_packed``: whether it
+    is handed packed weights as they are, instead of floats.
+    """
+
+    suffix: str
+    keeps_packed: bool
+
+    def write(self, model: ModelToWrite, target: Path) -> None:
+        """Write the model as the file `target`, or into the new folder `target`.
+
+        Raises:
+            UnsupportedError: the format has no way to say something of the model; names it.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def placed(destination: Path, suffix: str, needed: int, *, overwrite: bool) -> Iterator[Path]:
+    """Where to write so that it appears as ``destination`` when the block ends well.
+
+    Args:
+        destination: the final file or folder.
+        suffix: of a format that is a single file; a destination without it is a folder to put ``model<suffix>`` into.
+        needed: bytes of weights, to be sure beforehand that there is space.
+        overwrite: replace what is there.
+
+    Raises:
+        CheckpointError: something is there, another process is writing there, there is no space.
+    """
+    from filelock import FileLock, Timeout
+
+    single = bool(suffix) and destination.suffix == suffix
+    check_free(destination, overwrite=overwrite)
+    parent = destination.absolute().parent
+    lock_file = parent / f".{destination.name}.lock"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock_file, timeout=0):
+            try:
+                _remove_remains(parent, destination.name)
+                _check_space(parent, needed)
+                check_free(destination, overwrite=overwrite)  # it may have come while we waited
+                staging = parent / f".{destination.name}.{secrets.token_hex(4)}.converting"
+                staging.mkdir()
+                try:
+                    target = staging / (destination.name if single else f"model{suffix}") if suffix else staging
+                    yield target
+                    _sync(staging)
+                    _move(target if single else staging, destination)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
+            finally:
+                lock_file.unlink(missing_ok=True)
+    except Timeout:
+        raise CheckpointError(
+            f"{destination}: another process is writing there", hint="wait for it, or choose another place"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{destination}: cannot be written ({error.strerror or error})") from None
+
+
+def check_free(destination: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that is there already, but for an empty folder."""
+    taken = destination.is_symlink() or destination.exists()
+    if not taken or overwrite or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    raise CheckpointError(
+        f"{destination}: is there already", hint="choose another place, or overwrite it (--overwrite)"
+    )
+
+
+def check_apart(destination: Path, source: Path | None) -> None:
+    """Refuse to write over, into or around what is being read."""
+    if source is None:
+        return
+    one, other = destination.resolve(), source.resolve()
+    if one == other or one in other.parents or (source.is_dir() and other in one.parents):
+        raise InputError(f"{destination}: overlaps with {source}, which is read", hint="choose another place")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        raise CheckpointError(
+            f"{folder}: writing takes {(needed + _SPARE_BYTES) / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free",
+            hint="make room, or choose another place",
+        )
+
+
+def _remove_remains(parent: Path, name: str) -> None:
+    """What a process that was killed has left behind; the lock says that none is at work."""
+    for remains in parent.glob(f".{glob_escaped(name)}.*.converting"):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
+def glob_escaped(name: str) -> str:
+    """A name as a pattern that matches only it."""
+    import glob
+
+    return glob.escape(name)
+
+
+def _sync(folder: Path) -> None:
+    """Have every file on the disk before it gets its name."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
+
+
+def _move(made: Path, destination: Path) -> None:
+    old: Path | None = None
+    if destination.is_dir() and not destination.is_symlink() and any(destination.iterdir()):
+        old = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.replaced")
+        os.rename(destination, old)
+    elif destination.is_dir() and not destination.is_symlink() and not made.is_dir():
+        destination.rmdir()
+    elif made.is_dir() and (destination.is_symlink() or destination.is_file()):
+        destination.unlink()
+    try:
+        os.replace(made, destination)
+    except OSError:
+        if old is not None:
+            os.rename(old, destination)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def without_place(what: str, format_name: str, hint: str | None = None) -> Any:
+    """The error for something that a format cannot say."""
+    from ..errors import UnsupportedError
+
+    return UnsupportedError(f"{format_name} has no place for {what}", hint=hint)
