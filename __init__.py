@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
     from .core.attention_mask import AttentionMaskVisualizer
     from .core.config import LlamaConfig, RopeParameters
+    from .core.converting import convert
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.generation import Generation
     from .core.hookspecs import hookimpl
@@ -47,6 +48,7 @@ _EXPORTS = {
     "RopeParameters": "core.config",
     "LlamaTokenizer": "core.tokenizer",
     "LlamaTokenizerFast": "core.tokenizer",
+    "convert": "core.converting",
     "Generation": "core.generation",
     "PolyllamaError": "core.errors",
     "PolyllamaWarning": "core.errors",
@@ -72,6 +74,7 @@ __all__ = [
     "PolyllamaWarning",
     "RopeParameters",
     "__version__",
+    "convert",
     "hookimpl",
     "pipeline",
 ]

@@ -136,6 +136,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),
         CommandDescriptor("mask", f"{commands}.mask:mask", "Show which token may look at which."),
         CommandDescriptor("download", f"{commands}.download:download", "Fetch a model's files into the cache."),
+        CommandDescriptor("convert", f"{commands}.convert:convert", "Write a checkpoint in another format."),
         CommandDescriptor("models", f"{commands}.models:models", "List the models known by name."),
         CommandDescriptor(
             "backends", f"{commands}.backends:backends", "List the backends: which can run, and why not."

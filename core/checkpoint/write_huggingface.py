@@ -28,7 +28,7 @@ class HuggingFaceWriter:
         """See ``FormatWriter.write``."""
         save_safetensors(target, model.weights, max_shard_size=model.max_shard_size, metadata={"format": cls.metadata})
         write_json(target, "config.json", model.config.to_dict())
-        if model.tokenizer is not None:
+        if model.tokenizer is not None and not _copy_tokenizer(model.folder, target):
             model.tokenizer.save_pretrained(target)
         defaults = model.folder / GENERATION if model.folder is not None else None
         if defaults is not None and defaults.is_file():
@@ -36,6 +36,20 @@ class HuggingFaceWriter:
         else:
             ids = {"bos_token_id": model.config.bos_token_id, "eos_token_id": model.config.eos_token_id}
             (target / GENERATION).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_tokenizer(folder: Path | None, target: Path) -> bool:
+    """The source's own tokenizer files, byte for byte, where it is a folder that has them."""
+    from ..download import TEMPLATE_FOLDER, TOKENIZER_FILES
+
+    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return False
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    names += [TEMPLATE_FOLDER + file.name for file in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))]
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_bytes((folder / name).read_bytes())
+    return True
 
 
 class HuggingFaceReaderWriter(HuggingFaceWriter, HuggingFaceFormat):
