@@ -12,6 +12,7 @@ from .checkpoint.base import TensorInfo
 from .checkpoint.weights import Weights
 from .dtypes import is_float, numpy_dtype
 from .errors import CheckpointError, InputError, PolyllamaWarning, TokenizerError, UnsupportedError
+from .resizing import resize_vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,7 @@ def convert(
     *,
     to: str,
     dtype: str | None = None,
+    vocab_size: int | None = None,
     task: str | None = None,
     max_shard_size: int | str = "5GB",
     overwrite: bool = False,
@@ -76,6 +78,8 @@ def convert(
         destination: a folder, or for ``gguf`` a file; not there yet, unless `overwrite`.
         to: the format: ``hf``, ``mlx``, ``gguf``, ``meta``, or a plugin's.
         dtype: what to round floats to: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default they stay.
+        vocab_size: rows the embedding and the head shall have, if not those they have: the first stay, new ones are the
+            mean of the old.
         task: the head; by default what the checkpoint's ``architectures`` says.
         max_shard_size: the largest file of weights, where the format has several.
         overwrite: replace what is at the destination.
@@ -105,8 +109,8 @@ def convert(
     if described.checkpoint is None:
         raise InputError("dummy weights are not worth converting", hint="leave load_format out")
     check_apart(target, described.checkpoint.path)
-    check_free(target, overwrite=overwrite)
-    model = _model(described, writer, dtype, progress, max_shard_size)
+    check_free(target, overwrite=overwrite, single=target.suffix == writer.suffix != "")
+    model = _model(described, writer, dtype, vocab_size, progress, max_shard_size)
     with placed(target, writer.suffix, model.weights.nbytes, overwrite=overwrite) as place:
         writer.write(model, place)
         _compare(model.config, place, writer)
@@ -128,7 +132,12 @@ def _writer(described: Described, to: str) -> tuple[Any, str]:
 
 
 def _model(
-    described: Described, writer: Any, dtype: str | None, progress: Progress | None, max_shard_size: int | str
+    described: Described,
+    writer: Any,
+    dtype: str | None,
+    vocab_size: int | None,
+    progress: Progress | None,
+    max_shard_size: int | str,
 ) -> Any:
     """The model as the writer gets it: streamed, rounded and unpacked as need be."""
     from .checkpoint.writing import ModelToWrite
@@ -149,13 +158,18 @@ def _model(
     else:
         weights = Weights(stream.entries(dtype))
     stream.total = weights.nbytes
+    tokenizer = _tokenizer(described)
+    if vocab_size is not None:
+        weights, config = resize_vocabulary(weights, config, described.task, vocab_size, packed)
+        if tokenizer is not None and len(tokenizer) > vocab_size:
+            raise InputError(f"vocab_size={vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
     config = config.replace(dtype=weights.dtype, architectures=[described.task.architecture])
     return ModelToWrite(
         name=Path(described.name).stem or described.name,
         config=config,
         weights=weights,
         packed=packed,
-        tokenizer=_tokenizer(described),
+        tokenizer=tokenizer,
         folder=described.folder if getattr(described.checkpoint, "tokenizer", None) is None else None,
         max_shard_size=max_shard_size,
     )
@@ -234,9 +248,12 @@ class _Stream:
 
         parts = [f"{module}.{part}" for part in ("weight", "scales", "biases")]
         bits = self.packed[module][1]
-        return info, lambda: unpacked_floats(
-            *self._read(info.name, info.nbytes, parts), bits=bits, dtype=info.dtype, module=module
-        )
+
+        def read() -> Array:
+            words, scales, biases = self._read(info.name, info.nbytes, parts)
+            return unpacked_floats(words, scales, biases, bits, info.dtype, module)
+
+        return info, read
 
     def _read(self, name: str, nbytes: int, parts: list[str]) -> list[Array]:
         release = getattr(self.checkpoint, "release", None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import save_safetensors
+from .checkpoint.locking import locked
 from .dtypes import is_float
 from .errors import CheckpointError
 
@@ -35,7 +36,7 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
     target = Path(folder).expanduser()
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
+        with locked(target, inside=True), tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
             staging = Path(name)
             tensors = list(loaded.model.state())
             dtype = next(info.dtype for info, _ in tensors if is_float(info.dtype))

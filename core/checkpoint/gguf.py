@@ -105,7 +105,7 @@ class GgufCheckpoint:
         self.path = Path(path)
         self._files = _open_parts(_first_file(self.path))
         self.metadata = self._files[0].metadata
-        self._rope = {n: t for f in self._files for n, t in ((n, (f, f.tensors.get(n))) for n in ROPE_TENSORS) if t[1]}
+        self._rope = {n: (f, f.tensors[n]) for f in self._files for n in ROPE_TENSORS if n in f.tensors}
         self._sources: dict[str, _Source] = {}
         self._tensors: dict[str, TensorInfo] = {}
         others: dict[str, str] = {}

@@ -26,7 +26,8 @@ def llama3_divisors(parameters: dict[str, Any], theta: float, rotary_dim: int) -
     turns = parameters["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return 1.0 / (kept + (1.0 - kept) / parameters["factor"])
+    divisors: Array = 1.0 / (kept + (1.0 - kept) / parameters["factor"])
+    return divisors
 
 
 def rope_from_divisors(divisors: Array, theta: float, original: int | None) -> dict[str, Any]:

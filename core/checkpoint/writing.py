@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError, InputError
+from .locking import locked
+from .report import shortened
 
 if TYPE_CHECKING:
     from ..config import LlamaConfig
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with a tensor's name, the bytes done before it and the bytes of all."""
 
+_MODEL_SUFFIXES = (".safetensors", ".json", ".gguf", ".pth", ".bin", ".model", ".jinja", ".chk", ".md", ".txt")
 _SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding
 
 
@@ -85,45 +88,65 @@ def placed(destination: Path, suffix: str, needed: int, *, overwrite: bool) -> I
     Raises:
         CheckpointError: something is there, another process is writing there, there is no space.
     """
-    from filelock import FileLock, Timeout
-
     single = bool(suffix) and destination.suffix == suffix
-    check_free(destination, overwrite=overwrite)
-    parent = destination.absolute().parent
-    lock_file = parent / f".{destination.name}.lock"
+    destination = Path(os.path.abspath(destination))
+    parent = destination.parent
+    check_free(destination, overwrite=overwrite, single=single)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_file, timeout=0):
+        with locked(destination):
+            _remove_remains(parent, destination.name)
+            _check_space(parent, needed)
+            check_free(destination, overwrite=overwrite, single=single)  # it may have come meanwhile
+            staging = parent / f".{destination.name}.{secrets.token_hex(4)}.converting"
+            staging.mkdir()
             try:
-                _remove_remains(parent, destination.name)
-                _check_space(parent, needed)
-                check_free(destination, overwrite=overwrite)  # it may have come while we waited
-                staging = parent / f".{destination.name}.{secrets.token_hex(4)}.converting"
-                staging.mkdir()
-                try:
-                    target = staging / (destination.name if single else f"model{suffix}") if suffix else staging
-                    yield target
-                    _sync(staging)
-                    _move(target if single else staging, destination)
-                finally:
-                    shutil.rmtree(staging, ignore_errors=True)
+                target = staging / (destination.name if single else f"model{suffix}") if suffix else staging
+                yield target
+                _sync(staging)
+                _move(target if single else staging, destination)
             finally:
-                lock_file.unlink(missing_ok=True)
-    except Timeout:
-        raise CheckpointError(
-            f"{destination}: another process is writing there", hint="wait for it, or choose another place"
-        ) from None
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise CheckpointError(f"{destination}: cannot be written ({error.strerror or error})") from None
 
 
-def check_free(destination: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that is there already, but for an empty folder."""
-    taken = destination.is_symlink() or destination.exists()
-    if not taken or overwrite or (destination.is_dir() and not any(destination.iterdir())):
+def check_free(destination: Path, *, overwrite: bool, single: bool) -> None:
+    """Refuse a destination that is there already, but for an empty folder; with `overwrite`, one that is no model.
+
+    Raises:
+        CheckpointError: says what is there.
+    """
+    if not os.path.lexists(destination) or _is_empty_folder(destination):
         return
-    raise CheckpointError(
-        f"{destination}: is there already", hint="choose another place, or overwrite it (--overwrite)"
+    if not overwrite:
+        raise CheckpointError(
+            f"{destination}: is there already", hint="choose another place, or overwrite it (--overwrite)"
+        )
+    folder = destination.is_dir()
+    if folder == single:
+        what = "a folder where a file" if folder else "a file where a folder"
+        raise CheckpointError(f"{destination}: is {what} is to be written", hint="choose another place")
+    if folder and (strangers := _no_part_of_a_model(destination)):
+        raise CheckpointError(
+            f"{destination}: is not overwritten, as it holds {shortened(strangers, 4)}, which is no part of a model",
+            hint="choose another place, or move that away",
+        )
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def _no_part_of_a_model(folder: Path) -> list[str]:
+    """What in a folder would be lost although no checkpoint brought it."""
+    from ..download import TEMPLATE_FOLDER
+
+    known = (*_MODEL_SUFFIXES, "LICENSE", "USE_POLICY", ".gitattributes", "NOTICE")
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if not (entry.name.endswith(known) if not entry.is_dir() else entry.name == TEMPLATE_FOLDER.strip("/"))
     )
 
 
@@ -147,15 +170,10 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _remove_remains(parent: Path, name: str) -> None:
     """What a process that was killed has left behind; the lock says that none is at work."""
-    for remains in parent.glob(f".{glob_escaped(name)}.*.converting"):
-        shutil.rmtree(remains, ignore_errors=True)
-
-
-def glob_escaped(name: str) -> str:
-    """A name as a pattern that matches only it."""
     import glob
 
-    return glob.escape(name)
+    for remains in parent.glob(f".{glob.escape(name)}.*.converting"):
+        shutil.rmtree(remains, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
@@ -167,18 +185,19 @@ def _sync(folder: Path) -> None:
 
 
 def _move(made: Path, destination: Path) -> None:
+    """Give what was made its final name, and only then remove what had it."""
     old: Path | None = None
     if destination.is_dir() and not destination.is_symlink() and any(destination.iterdir()):
         old = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.replaced")
         os.rename(destination, old)
-    elif destination.is_dir() and not destination.is_symlink() and not made.is_dir():
+    elif _is_empty_folder(destination) and not made.is_dir():
         destination.rmdir()
-    elif made.is_dir() and (destination.is_symlink() or destination.is_file()):
+    elif made.is_dir() and destination.is_symlink():
         destination.unlink()
     try:
         os.replace(made, destination)
-    except OSError:
-        if old is not None:
+    except BaseException:
+        if old is not None and not destination.exists():
             os.rename(old, destination)
         raise
     if old is not None:

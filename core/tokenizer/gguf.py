@@ -124,7 +124,7 @@ def _byte_level(
             f"{source}: splits text into words as {pre!r:.60} does, which no Llama uses",
             hint=f"known are {', '.join((*LLAMA3_NAMES, *GPT2_NAMES))}",
         )
-    merges = [tuple(merge.split(" ")) for merge in _strings(metadata, "merges", source)]
+    merges: list[Any] = [tuple(merge.split(" ")) for merge in _strings(metadata, "merges", source)]
     if bad := next((m for m in merges if len(m) != 2), None):
         raise TokenizerError(f"{source}: the merge {' '.join(bad)!r:.60} is not of two tokens")
     base = len(kinds)

@@ -38,6 +38,7 @@ class _Written(PluginName):
 @click.argument("destination", type=click.Path())
 @click.option("--to", required=True, type=_Written(), help="hf, mlx, gguf, meta, or a plugin's format.")
 @click.option("--dtype", metavar="DTYPE", help="Round floats to float32, float16 or bfloat16; else they stay.")
+@click.option("--vocab-size", type=click.IntRange(min=1), metavar="N", help="Cut or add rows for N tokens.")
 @click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default.")
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at DESTINATION.")
