@@ -31,6 +31,10 @@ class CheckpointError(PolyllamaError):
     """Weights that are corrupt, missing, unexpected or of the wrong shape: names the file and the tensor."""
 
 
+class CheckpointConfigError(CheckpointError, ConfigError):
+    """The configuration that a checkpoint brings is wrong: names the file, the field, its value and the remedy."""
+
+
 class TokenizerError(PolyllamaError):
     """A tokenizer that cannot be loaded or asked for something it does not have."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from ..dtypes import itemsize
-from ..errors import CheckpointError
+from ..errors import CheckpointConfigError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from ..config import LlamaConfig
 
     Array: TypeAlias = NDArray[Any]
+
+
+_MAX_JSON_ITEMS = 3_000_000
+"""Some ten for each tensor, and no model has a hundred thousand tensors in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,21 @@ class Checkpoint(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def own_config() -> Iterator[None]:
+    """What is wrong with the configuration in here is wrong with the checkpoint too."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ConfigError as error:
+        raise CheckpointConfigError(error.message, hint=error.hint) from None
+
+
 def parse_strict_json(data: bytes, file: Path, what: str) -> Any:
-    """Parse JSON that must be UTF-8 and must not repeat a key; ``CheckpointError`` names the file and the place.
+    """Parse JSON that must be UTF-8, must not repeat a key, and holds no more values than any model needs.
+
+    ``CheckpointError`` names the file and the place.
 
     >>> try:
     ...     parse_strict_json(b'{"a": 1, "a": 2}', Path("x.safetensors"), "header")
@@ -89,6 +107,10 @@ def parse_strict_json(data: bytes, file: Path, what: str) -> Any:
     ...     print(error.message)
     x.safetensors: the header has the key 'a' twice
     """
+
+    # A megabyte of brackets becomes a hundred of objects, so how many there are is known before any is made.
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _MAX_JSON_ITEMS:
+        raise CheckpointError(f"{file}: the {what} has more entries than any model's", hint="do not trust this file")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -110,3 +132,14 @@ def parse_strict_json(data: bytes, file: Path, what: str) -> Any:
         raise CheckpointError(
             f"{file}: the {what} is not valid JSON ({reason})", hint="the file is corrupt: download or save it again"
         ) from None
+
+
+def check_finite(values: Array, where: str, what: str) -> None:
+    """Refuse scales or biases that are NaN or infinite: everything computed with them would be."""
+    import numpy as np
+
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{where}: its {what} hold values that are NaN, infinite or too large",
+            hint="the file is damaged: download it again",
+        )

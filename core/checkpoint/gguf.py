@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PolyllamaWarning
-from .base import TensorInfo
+from .base import TensorInfo, own_config
 from .gguf_blocks import (
     DEQUANTIZED,
     EXACT,
@@ -139,7 +139,8 @@ class GgufCheckpoint:
         short = {k: v for k, v in self.metadata.items() if not isinstance(v, list) or not k.startswith("tokenizer.")}
         short.setdefault(ARCHITECTURE, None)
         layers = [(short, Source(where, label)), (self._from_tensors(), Source(where, label))]
-        return LlamaConfig.from_sources(layers, **overrides)
+        with own_config():
+            return LlamaConfig.from_sources(layers, **overrides)
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor by Hugging Face's name; packed modules have weight, scales and biases."""

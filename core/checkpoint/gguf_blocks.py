@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from .base import check_finite
 from .gguf_file import NUMBERS, TYPES
 
 if TYPE_CHECKING:
@@ -85,17 +86,6 @@ def group_parameters(blocks: Array, kind: str, order: Array | None, what: str, w
             found = scales * np.float16(EXACT[kind].bias)
     check_finite(found, where, what)
     return found if order is None else found[order]
-
-
-def check_finite(values: Array, where: str, what: str) -> None:
-    """Refuse scales or biases that are NaN or infinite: everything computed with them would be."""
-    import numpy as np
-
-    if not np.isfinite(values).all():
-        raise CheckpointError(
-            f"{where}: its {what} hold values that are NaN, infinite or too large",
-            hint="the file is damaged: download it again",
-        )
 
 
 def dequantized(blocks: Array, kind: str, shape: tuple[int, ...], order: Array | None, where: str) -> Array:

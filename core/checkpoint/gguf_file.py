@@ -20,6 +20,8 @@ from .mapped import INCOMPLETE, MappedFile
 
 _MAX_DIMENSIONS = 8
 _MAX_HEADER_ITEMS = 1 << 23  # metadata pairs, tensors and array items together; a vocabulary of 256k takes a million
+_MAX_STRING_BYTES = 64 << 20  # of one string; the longest there are, chat templates, have some thousand
+_MAX_TEXT_BYTES = 256 << 20  # of all together
 _MAX_ALIGNMENT = 1 << 20
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
@@ -85,7 +87,7 @@ class GgufFile:
         self.path = path
         self.file = MappedFile(path, "a GGUF file", 24)
         self._position = 0
-        self._items = 0
+        self._items = self._text = 0
         try:
             self.metadata, self.tensors = self._read()
         except struct.error:
@@ -153,6 +155,9 @@ class GgufFile:
         begin = self._position
         if length > self.file.size - begin:
             raise self._wrong(f"{what} of {length:,} bytes reaches outside the file")
+        self._text += length
+        if length > _MAX_STRING_BYTES or self._text > _MAX_TEXT_BYTES:
+            raise self._wrong(f"{what} of {length:,} bytes is longer than any model's")
         self._position += length
         try:
             return self.file.data[begin : begin + length].decode("utf-8")

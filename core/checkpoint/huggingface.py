@@ -9,7 +9,6 @@ tools count shared tensors differently, and the headers of the shards are the tr
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from ..errors import CheckpointError, PolyllamaWarning
-from .base import TensorInfo, parse_strict_json
+from ..errors import CheckpointError, ConfigError, PolyllamaWarning
+from .base import TensorInfo, check_finite, own_config, parse_strict_json
 from .report import shortened
-from .safetensors import SafetensorsFile
+from .safetensors import MAX_HEADER_BYTES, SafetensorsFile
 
 if TYPE_CHECKING:
     from ..config import LlamaConfig
@@ -104,7 +103,8 @@ class HuggingFaceCheckpoint:
         """The configuration in the same folder, with fields overridden; ``ConfigError`` when there is none."""
         from ..config import LlamaConfig
 
-        return LlamaConfig.from_pretrained(self.folder, **overrides)
+        with own_config():
+            return LlamaConfig.from_pretrained(self.folder, **overrides)
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every stored tensor by its stored name."""
@@ -115,7 +115,11 @@ class HuggingFaceCheckpoint:
         file = self._owner.get(name)
         if file is None:
             raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
-        return file.read(name)
+        array = file.read(name)
+        module, _, part = name.rpartition(".")
+        if part in ("scales", "biases") and f"{module}.weight" in self._tensors and array.dtype.kind != "u":
+            check_finite(array, f"{file.path}: tensor {name!r:.80}", part)
+        return array
 
     def release(self, name: str) -> None:
         """Give back the memory that reading a tensor brought in; see ``MappedFile.release``."""
@@ -124,11 +128,12 @@ class HuggingFaceCheckpoint:
     @property
     def model_type(self) -> str | None:
         """What config.json calls the architecture, if it says so."""
+        from ..config_files import read_json_object
+
         try:
-            raw = json.loads((self.folder / "config.json").read_bytes())
-        except (OSError, ValueError, RecursionError):
+            value = read_json_object(self.folder / "config.json").get("model_type")
+        except ConfigError:
             return None  # LlamaConfig is what reports a broken config.json
-        value = raw.get("model_type") if isinstance(raw, dict) else None
         return value if isinstance(value, str) else None
 
 
@@ -200,10 +205,15 @@ def _index_file(path: Path, kind: FileKind) -> Path | None:
 
 def _read_index(index: Path) -> dict[str, str]:
     """``weight_map`` with every file name checked: the index must not reach outside its folder."""
+    if index.exists() and not index.is_file():  # opening a pipe would wait forever
+        raise CheckpointError(f"{index}: is not a regular file")
     try:
-        data = index.read_bytes()
+        with index.open("rb") as file:
+            data = file.read(MAX_HEADER_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from None
+    if len(data) > MAX_HEADER_BYTES:
+        raise CheckpointError(f"{index}: is larger than {MAX_HEADER_BYTES:,} bytes", hint="do not trust this file")
     raw = parse_strict_json(data, index, "index")
     placed = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(placed, dict) or not placed:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, TokenizerError
-from .base import TensorInfo
+from .base import TensorInfo, own_config
 from .mapped import INCOMPLETE, MappedFile
 from .rotary_order import halves_from_pairs
 
@@ -122,9 +122,9 @@ class Llama2cCheckpoint:
 
         source = Source(str(self.path), self.path.name)
         more = {"dtype": "float32", "tie_word_embeddings": self._header.shared_classifier}
-        return LlamaConfig.from_sources(
-            [({**self._header.fields, "norm_eps": _NORM_EPS}, source), (more, source)], **overrides
-        )
+        layers = [({**self._header.fields, "norm_eps": _NORM_EPS}, source), (more, source)]
+        with own_config():
+            return LlamaConfig.from_sources(layers, **overrides)
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor by Hugging Face's name."""

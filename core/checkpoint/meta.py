@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PolyllamaWarning, TokenizerError
-from .base import TensorInfo
+from .base import TensorInfo, own_config
 from .huggingface import SAFETENSORS, is_meta_shard
 from .report import shortened
 from .rotary_order import halves_from_pairs
@@ -131,18 +131,15 @@ class MetaCheckpoint:
         from ..config_files import read_json_object
 
         file = self.folder / PARAMS
-        if not file.exists():
+        with own_config():
+            if file.exists():
+                raw = read_json_object(file)
+                weights = Source(str(self._files[0].path), self._files[0].path.name)
+                layers = [(raw, Source(str(file), file.name, file.parent)), (self._from_weights(raw), weights)]
+                return LlamaConfig.from_sources(layers, **overrides)
             if (self.folder / "config.json").exists():
                 return LlamaConfig.from_pretrained(self.folder / "config.json", **overrides)
-            raise CheckpointError(f"{self.folder}: {PARAMS} is not there beside the weights", hint=_AGAIN)
-        raw = read_json_object(file)
-        return LlamaConfig.from_sources(
-            [
-                (raw, Source(str(file), file.name, file.parent)),
-                (self._from_weights(raw), Source(str(self._files[0].path), self._files[0].path.name)),
-            ],
-            **overrides,
-        )
+        raise CheckpointError(f"{self.folder}: {PARAMS} is not there beside the weights", hint=_AGAIN)
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor, whole, by Hugging Face's name."""

@@ -301,7 +301,7 @@ def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def _size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(arguments) != 1 or not isinstance(arguments[0], tuple | list):
+    if len(arguments) != 1 or not isinstance(arguments[0], tuple | list) or len(arguments[0]) > _MAX_DIMENSIONS:
         raise ValueError("a Size is described wrongly")
     return tuple(arguments[0])
 
