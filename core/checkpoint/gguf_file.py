@@ -200,7 +200,9 @@ class GgufFile:
                 f"{self.path}: {where} has the type {kind}, which is not known", hint="convert it to another type"
             )
         type_name, block, block_bytes = TYPES[kind]
-        if math.prod(n for n in shape if n) > 1 << 62:
+        if 0 in shape:
+            raise self._wrong(f"{where} of shape {list(shape)} is empty")
+        if math.prod(shape) > 1 << 62:
             raise self._wrong(f"{where} of shape {list(shape)} is larger than any machine's memory")
         count = math.prod(shape)
         if (shape[-1] if shape else 1) % block:

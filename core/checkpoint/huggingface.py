@@ -233,7 +233,8 @@ def is_plain_name(name: str) -> bool:
     >>> is_plain_name("model-00001-of-00002.safetensors"), is_plain_name("../../etc/passwd"), is_plain_name("C:x")
     (True, False, False)
     """
-    return name.strip(" .") != "" and name.isprintable() and not any(c in name for c in "/\\:")
+    fits = name.isprintable() and len(name.encode()) <= 255
+    return fits and name.strip(" .") != "" and not any(c in name for c in "/\\:")
 
 
 def _open_shards(folder: Path, names: list[str], index: Path, kind: FileKind) -> list[TensorFile]:
