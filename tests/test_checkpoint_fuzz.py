@@ -197,6 +197,15 @@ def test_archives_that_overlap_or_claim_too_much(tmp_path: Path) -> None:
     refused(TorchFile, path, "entry 3 of the ZIP directory is damaged")
 
 
+def test_a_tensor_that_reaches_outside_its_storage(samples: dict[str, Sample], folder: Path) -> None:
+    target = samples["meta"].targets[0]
+    content = target.read_bytes()
+    rows = b"J" + struct.pack("<i", 48)
+    for forged in (480, -48, 1 << 30):
+        path = with_content(samples["meta"], target, content.replace(rows, b"J" + struct.pack("<i", forged)), folder)
+        refused(TorchFile, path / target.name, "reaches outside its storage|are not sizes")
+
+
 @pytest.mark.parametrize("part", ["scales", "biases"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_packed_weights_with_scales_that_are_no_numbers(

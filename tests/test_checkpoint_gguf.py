@@ -276,6 +276,7 @@ HEADERS = [
         b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + string("t") + struct.pack("<IQIQ", 1, 1 << 61, 0, 0),
         "is larger|ends at",
     ),
+    (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + string("t") + struct.pack("<IQIQ", 1, 0, 8, 0), "is empty"),
     (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + string("t") + struct.pack("<IQIQ", 1, 33, 8, 0), "no multiple of Q8_0's"),
     (
         b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + string("t") + struct.pack("<IQIQ", 1, 1, 0, 7),
