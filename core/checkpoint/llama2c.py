@@ -122,7 +122,10 @@ class Llama2cCheckpoint:
 
         source = Source(str(self.path), self.path.name)
         more = {"dtype": "float32", "tie_word_embeddings": self._header.shared_classifier}
-        layers = [({**self._header.fields, "norm_eps": _NORM_EPS}, source), (more, source)]
+        layers: list[tuple[dict[str, Any], Source]] = [
+            ({**self._header.fields, "norm_eps": _NORM_EPS}, source),
+            (more, source),
+        ]
         with own_config():
             return LlamaConfig.from_sources(layers, **overrides)
 
