@@ -1,8 +1,8 @@
 """Fetching a checkpoint from the Hub, and only the files of it that are needed.
 
 huggingface_hub does the transfer, the resuming and the cache; this module decides what to fetch and turns what can go
-wrong into one sentence and a remedy. Weights come as safetensors: pickled ones (.bin, .pth) are never fetched, because
-opening a pickle runs code. Only "config.json"-style files, the tokenizer and one set of weights are asked for.
+wrong into one sentence and a remedy. Weights come as safetensors: pickled ones (.bin, .pth) are not fetched, because
+other programs that open them run what is in them. Only "config.json"-style files, the tokenizer and one set of weights are asked for.
 """
 
 from __future__ import annotations
@@ -241,10 +241,9 @@ def _select_weights(available: set[str], read_index: Callable[[str], list[str]],
     pickled = sorted(name for name in available if name.endswith(_PICKLED))
     if pickled:
         raise DownloadError(
-            f"{whose} has its weights only as pickles ({_some(pickled)}), which polyllama never opens because "
-            "that can run code",
-            hint="the Hub's space safetensors/convert makes a pull request with safetensors: load that with "
-            "revision='refs/pr/NUMBER'; or choose another repository",
+            f"{whose} has its weights only as pickles ({_some(pickled)}), which are not downloaded",
+            hint="fetch them with `hf download` and give the folder (they are read without being run), or choose "
+            "another repository or revision",
         )
     raise _Incomplete("there are no weights")
 

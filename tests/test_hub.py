@@ -199,7 +199,7 @@ def test_other_layouts(weights: list[str], chosen: list[str]) -> None:
         (
             ["config.json", "pytorch_model.bin"],
             "all",
-            "only as pickles (pytorch_model.bin), which polyllama never opens",
+            "only as pickles (pytorch_model.bin), which are not downloaded",
         ),
         (["params.json", "consolidated.00.pth"], "all", "only as pickles (consolidated.00.pth)"),
         (["adapter_config.json", "adapter_model.safetensors"], "all", "is an adapter"),
