@@ -62,7 +62,7 @@ def convert(
     dtype: str | None = None,
     vocab_size: int | None = None,
     task: str | None = None,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     load_format: str = "auto",
@@ -81,7 +81,7 @@ def convert(
         vocab_size: rows the embedding and the head shall have, if not those they have: the first stay, new ones are the
             mean of the old.
         task: the head; by default what the checkpoint's ``architectures`` says.
-        max_shard_size: the largest file of weights, where the format has several.
+        max_shard_size: the largest file of weights, where the format has several; 5GB by default.
         overwrite: replace what is at the destination.
         progress: called with a tensor's name, the bytes done before it, and all.
 
@@ -99,6 +99,8 @@ def convert(
     from .loading import describe
     from .settings import load_settings
 
+    if not str(destination):
+        raise InputError("the destination is empty", hint="name a folder or a file")
     target = Path(destination).expanduser()
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype={dtype!r} is none to convert to", hint=f"use {', '.join(FLOATS)}, or leave it out")
@@ -108,9 +110,11 @@ def convert(
     writer, name = _writer(described, to)
     if described.checkpoint is None:
         raise InputError("dummy weights are not worth converting", hint="leave load_format out")
+    if max_shard_size is not None and not writer.sharded:
+        raise InputError(f"max_shard_size={max_shard_size!r}: {name} is one file of weights", hint="leave it out")
     check_apart(target, described.checkpoint.path)
     check_free(target, overwrite=overwrite, single=target.suffix == writer.suffix != "")
-    model = _model(described, writer, dtype, vocab_size, progress, max_shard_size)
+    model = _model(described, writer, dtype, vocab_size, progress, max_shard_size or "5GB")
     with placed(target, writer.suffix, model.weights.nbytes, overwrite=overwrite) as place:
         writer.write(model, place)
         _compare(model.config, place, writer)

@@ -39,6 +39,7 @@ COMMANDS = [
     "tokenize",
     "mask",
     "download",
+    "convert",
     "models",
     "backends",
     "certify",

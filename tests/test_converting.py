@@ -368,7 +368,7 @@ def test_mistakes(tiny_models: TinyModels, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.doc").write_text("mine")
-    cases: list[tuple[type[PolyllamaError], str, Path, dict[str, Any]]] = [
+    cases: list[tuple[type[PolyllamaError], str, Any, dict[str, Any]]] = [
         (CheckpointError, "is there already", tmp_path / "file", {}),
         (CheckpointError, "is there already", tmp_path / "folder", {}),
         (CheckpointError, "is a file where a folder is to be", tmp_path / "file", {"overwrite": True}),
@@ -379,13 +379,37 @@ def test_mistakes(tiny_models: TinyModels, tmp_path: Path) -> None:
         (InputError, "dtype='int8' is none to convert to", tmp_path / "out", {"dtype": "int8"}),
         (PluginError, "pth", tmp_path / "out", {"to": "pth"}),
         (CheckpointError, "is not a size", tmp_path / "out", {"max_shard_size": "big"}),
-        (CheckpointError, "cannot be written", tmp_path / "file" / "out", {}),
+        (CheckpointError, "file: is a file where a folder is to be", tmp_path / "file" / "out", {}),
+        (CheckpointError, "cannot be written", Path("/proc/nothing"), {}),
+        (InputError, "gguf is one file of weights", tmp_path / "x.gguf", {"to": "gguf", "max_shard_size": "1GB"}),
+        (InputError, "the destination is empty", "", {}),
     ]
     for kind, message, target, options in cases:
         with pytest.raises(kind, match=message):
             convert(source, target, **{"to": "hf"} | options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "folder" / "thesis.doc").read_text() == "mine"
+
+
+def test_an_empty_folder_is_filled_not_replaced(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: Any
+) -> None:
+    """It may be the one that a shell is in, or a mounted disk."""
+    model, source = tiny_models(**SIZES)
+    (tmp_path / "out").mkdir()
+    before = (tmp_path / "out").stat().st_ino
+    process = slow(source, tmp_path / "out", "hf", 0.2)
+    assert process.stdout.readline()
+    with pytest.raises(CheckpointError, match="out: another process is writing there"):
+        convert(source, tmp_path / "out", to="hf")
+    process.kill()
+    process.wait()
+    monkeypatch.chdir(tmp_path / "out")
+    convert(source, ".", to="hf")
+    assert (tmp_path / "out").stat().st_ino == before
+    assert sorted(os.listdir(".")) == ["config.json", "generation_config.json", "model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert relative_error(our_logits(tmp_path / "out"), logits_of(model)) < 2e-5
 
 
 def test_overwriting_replaces_a_model_whole(tiny_models: TinyModels, tmp_path: Path) -> None:

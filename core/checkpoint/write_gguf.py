@@ -58,6 +58,7 @@ class GgufWriter(GgufFormat):
 
     suffix = ".gguf"
     keeps_packed = True
+    sharded = False
 
     @staticmethod
     def write(model: ModelToWrite, target: Path) -> None:

@@ -21,6 +21,7 @@ class HuggingFaceWriter:
 
     suffix = ""
     keeps_packed = False
+    sharded = True
     metadata = "pt"
 
     @classmethod

@@ -38,6 +38,7 @@ class MetaWriter(MetaFormat):
 
     suffix = ""
     keeps_packed = False
+    sharded = False
 
     @staticmethod
     def write(model: ModelToWrite, target: Path) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with a tensor's name, the bytes done before it and the bytes of all."""
 
+_UNFINISHED = ".converting"
+_OURS = (_UNFINISHED, ".saving.lock")
 _MODEL_SUFFIXES = (".safetensors", ".json", ".gguf", ".pth", ".bin", ".model", ".jinja", ".chk", ".md", ".txt")
 _SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding
 
@@ -60,11 +62,12 @@ class FormatWriter(Protocol):
     """What a format whose descriptor says ``writes`` has beside its reader.
 
     ``suffix``: "" for a format that is a folder, else that of its single file (".gguf"). ``keeps_packed``: whether it
-    is handed packed weights as they are, instead of floats.
+    is handed packed weights as they are, instead of floats. ``sharded``: whether it heeds ``max_shard_size``.
     """
 
     suffix: str
     keeps_packed: bool
+    sharded: bool
 
     def write(self, model: ModelToWrite, target: Path) -> None:
         """Write the model as the file `target`, or into the new folder `target`.
@@ -90,21 +93,28 @@ def placed(destination: Path, suffix: str, needed: int, *, overwrite: bool) -> I
     """
     single = bool(suffix) and destination.suffix == suffix
     destination = Path(os.path.abspath(destination))
-    parent = destination.parent
     check_free(destination, overwrite=overwrite, single=single)
+    # An empty folder is filled, not replaced: somebody may be in it, or have mounted a disk there.
+    fill = _is_empty_folder(destination)
+    home = destination if fill else destination.parent
+    if home.exists() and not home.is_dir():
+        raise CheckpointError(f"{home}: is a file where a folder is to be", hint="choose another place")
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked(destination):
-            _remove_remains(parent, destination.name)
-            _check_space(parent, needed)
+        home.mkdir(parents=True, exist_ok=True)
+        with locked(destination, inside=fill):
+            _remove_remains(home, destination.name)
+            _check_space(home, needed)
             check_free(destination, overwrite=overwrite, single=single)  # it may have come meanwhile
-            staging = parent / f".{destination.name}.{secrets.token_hex(4)}.converting"
+            staging = home / f".{destination.name}.{secrets.token_hex(4)}{_UNFINISHED}"
             staging.mkdir()
             try:
                 target = staging / (destination.name if single else f"model{suffix}") if suffix else staging
                 yield target
                 _sync(staging)
-                _move(target if single else staging, destination)
+                if fill:
+                    _move_into(staging, destination)
+                else:
+                    _move(target if single else staging, destination)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -117,16 +127,19 @@ def check_free(destination: Path, *, overwrite: bool, single: bool) -> None:
     Raises:
         CheckpointError: says what is there.
     """
-    if not os.path.lexists(destination) or _is_empty_folder(destination):
+    if not os.path.lexists(destination):
+        return
+    folder = destination.is_dir()
+    if folder and single:
+        raise CheckpointError(f"{destination}: is a folder where a file is to be written", hint="choose another place")
+    if _is_empty_folder(destination):
         return
     if not overwrite:
         raise CheckpointError(
             f"{destination}: is there already", hint="choose another place, or overwrite it (--overwrite)"
         )
-    folder = destination.is_dir()
-    if folder == single:
-        what = "a folder where a file" if folder else "a file where a folder"
-        raise CheckpointError(f"{destination}: is {what} is to be written", hint="choose another place")
+    if not folder and not single:
+        raise CheckpointError(f"{destination}: is a file where a folder is to be written", hint="choose another place")
     if folder and (strangers := _no_part_of_a_model(destination)):
         raise CheckpointError(
             f"{destination}: is not overwritten, as it holds {shortened(strangers, 4)}, which is no part of a model",
@@ -135,7 +148,8 @@ def check_free(destination: Path, *, overwrite: bool, single: bool) -> None:
 
 
 def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    """Whether there is nothing in it, but for the lock and the remains of conversions."""
+    return path.is_dir() and all(entry.name.startswith(".") and entry.name.endswith(_OURS) for entry in path.iterdir())
 
 
 def _no_part_of_a_model(folder: Path) -> list[str]:
@@ -172,7 +186,7 @@ def _remove_remains(parent: Path, name: str) -> None:
     """What a process that was killed has left behind; the lock says that none is at work."""
     import glob
 
-    for remains in parent.glob(f".{glob.escape(name)}.*.converting"):
+    for remains in parent.glob(f".{glob.escape(name)}.*{_UNFINISHED}"):
         shutil.rmtree(remains, ignore_errors=True)
 
 
@@ -184,14 +198,18 @@ def _sync(folder: Path) -> None:
                 os.fsync(stream.fileno())
 
 
+def _move_into(made: Path, folder: Path) -> None:
+    """Give finished files their names; last the configuration, without which they are no model."""
+    for entry in sorted(made.iterdir(), key=lambda entry: entry.suffix == ".json"):
+        os.rename(entry, folder / entry.name)
+
+
 def _move(made: Path, destination: Path) -> None:
     """Give what was made its final name, and only then remove what had it."""
     old: Path | None = None
-    if destination.is_dir() and not destination.is_symlink() and any(destination.iterdir()):
+    if destination.is_dir() and not destination.is_symlink():
         old = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.replaced")
         os.rename(destination, old)
-    elif _is_empty_folder(destination) and not made.is_dir():
-        destination.rmdir()
     elif made.is_dir() and destination.is_symlink():
         destination.unlink()
     try:

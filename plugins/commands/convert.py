@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ._console import examples, json_option, print_json, progress_bar, with_unit
+from ._console import examples, json_option, print_json, progress_bar, visible, with_unit
 from ._options import ModelName, PluginName, source_options
 
 
@@ -40,7 +40,7 @@ class _Written(PluginName):
 @click.option("--dtype", metavar="DTYPE", help="Round floats to float32, float16 or bfloat16; else they stay.")
 @click.option("--vocab-size", type=click.IntRange(min=1), metavar="N", help="Cut or add rows for N tokens.")
 @click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default.")
-@click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
+@click.option("--max-shard-size", metavar="SIZE", help="Largest file of weights (hf, mlx); 5GB by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at DESTINATION.")
 @click.option("--load-format", default="auto", metavar="FORMAT", help="Format of SOURCE, where it is not recognized.")
 @source_options
@@ -62,4 +62,5 @@ def convert(source: str, destination: str, as_json: bool, **options: Any) -> Non
             {"path": made.path, "format": made.format, "dtype": made.dtype, "bytes": made.nbytes, "files": sizes}
         )
         return
-    click.echo(f"{made.path}: {made.format}, {made.dtype}, {len(made.files)} files, {with_unit(made.nbytes, 'B')}")
+    count = f"{len(made.files)} file{'s' * (len(made.files) > 1)}"
+    click.echo(visible(f"{made.path}: {made.format}, {made.dtype}, {count}, {with_unit(made.nbytes, 'B')}"))
