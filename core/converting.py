@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ def convert(
     from .loading import describe
     from .settings import load_settings
 
-    if not str(destination):
-        raise InputError("the destination is empty", hint="name a folder or a file")
+    if not isinstance(destination, (str, os.PathLike)) or not str(destination):
+        raise InputError(f"the destination is {destination!r}", hint="name a folder or a file")
     target = Path(destination).expanduser()
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype={dtype!r} is none to convert to", hint=f"use {', '.join(FLOATS)}, or leave it out")

@@ -382,7 +382,8 @@ def test_mistakes(tiny_models: TinyModels, tmp_path: Path) -> None:
         (CheckpointError, "file: is a file where a folder is to be", tmp_path / "file" / "out", {}),
         (CheckpointError, "cannot be written", Path("/proc/nothing"), {}),
         (InputError, "gguf is one file of weights", tmp_path / "x.gguf", {"to": "gguf", "max_shard_size": "1GB"}),
-        (InputError, "the destination is empty", "", {}),
+        (InputError, "the destination is ''", "", {}),
+        (InputError, "the destination is None", None, {}),
     ]
     for kind, message, target, options in cases:
         with pytest.raises(kind, match=message):

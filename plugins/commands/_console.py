@@ -159,7 +159,7 @@ def progress_bar(what: str, wanted: bool) -> Iterator[Callable[[str, int, int], 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda name, done, total: bar.update(task, description=name or what, completed=done, total=total)
+        yield lambda _, done, total: bar.update(task, completed=done, total=total)
 
 
 def write_text(text: str) -> None:
