@@ -20,7 +20,7 @@ import pytest
 import torch
 from checkpoint_models import logits_of, our_logits, write_gguf, write_meta
 from polyllama import Llama, PolyllamaError, PolyllamaWarning, convert
-from polyllama.core.checkpoint import open_checkpoint
+from polyllama.core.checkpoint import locking, open_checkpoint
 from polyllama.core.checkpoint.write_meta import intermediate_size_rule
 from polyllama.core.errors import CheckpointError, InputError, PluginError, UnsupportedError
 from polyllama.core.hub import locate
@@ -441,7 +441,7 @@ def test_progress_counts_every_byte_once(tiny_models: TinyModels, tmp_path: Path
         convert(source, tmp_path / way, to=way, progress=lambda *what, said=said: said.append(what))
         sizes = {name: array.nbytes for name, array in tensors(source).items()}
         total = sum(sizes.values())
-        assert {name for name, _, _ in said} == {*sizes, ""}
+        assert sorted(name for name, _, _ in said) == sorted([*sizes, ""])
         assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
         assert all(all_of_it == total for _, _, all_of_it in said)
         assert said[-1] == ("", total, total)
@@ -533,6 +533,24 @@ def test_many_processes_at_once_end_with_one_whole_model(tiny_models: TinyModels
     assert all(re.search("another process is writing there|is there already", line) for line in losers), losers
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert relative_error(our_logits(tmp_path / "out"), logits_of(model)) < 2e-5
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened, then removed by the one who held it, then locked: nobody else would see that lock."""
+    lock, times = locking._lock, []
+
+    def late(descriptor: int) -> bool:
+        if not times:
+            (tmp_path / ".out.lock").unlink()
+        times.append(1)
+        return lock(descriptor)
+
+    monkeypatch.setattr(locking, "_lock", late)
+    with locking.locked(tmp_path / "out"):
+        assert len(times) == 2
+        with pytest.raises(CheckpointError, match="another process"), locking.locked(tmp_path / "out"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 LOAD = """
