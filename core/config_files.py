@@ -43,7 +43,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a file", hint="a configuration is a JSON file")
     try:
         with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+            size = os.fstat(stream.fileno()).st_size  # reading takes the memory for all that is asked for
+            content = stream.read(min(size, MAX_BYTES) + 1)
     except OSError as problem:
         raise ConfigError(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     if len(content) > MAX_BYTES:

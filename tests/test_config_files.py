@@ -119,7 +119,7 @@ def test_a_name_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_dialects_are_a_table() -> None:
-    assert [dialect.name for dialect in DIALECTS] == ["meta", "mlx", "huggingface"]
+    assert [dialect.name for dialect in DIALECTS] == ["meta", "gguf", "mlx", "huggingface"]
 
 
 def test_import_is_light() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_models import logits_of, our_logits, write_gguf, write_meta
-from polyllama import Llama, PolyllamaError, PolyllamaWarning, convert
+from polyllama import Llama, LlamaConfig, PolyllamaError, PolyllamaWarning, convert
 from polyllama.core.checkpoint import open_checkpoint
 from polyllama.core.checkpoint.write_meta import intermediate_size_rule
 from polyllama.core.errors import CheckpointError, InputError, PluginError, UnsupportedError
@@ -130,6 +130,24 @@ def test_llama2c_becomes_all_others(tiny_models: TinyModels, tmp_path: Path) -> 
         assert relative_error(our_logits(tmp_path / way), logits_of(model)) < 2e-5
     with pytest.raises(UnsupportedError, match=r"llama2c is only read.*can be written: gguf, hf"):
         convert(tmp_path / "hf", tmp_path / "x.bin", to="llama2c")
+
+
+def test_older_folders_become_all_others(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """pytorch_model.bin, in two shards as transformers 4 wrote them."""
+    model, source = tiny_models(**SIZES)
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(source / "config.json", old)
+    state, placed = model.state_dict(), {}
+    for number in (1, 2):
+        names = list(state)[number - 1 :: 2]
+        torch.save({name: state[name].clone() for name in names}, old / f"pytorch_model-{number:05d}-of-00002.bin")
+        placed |= dict.fromkeys(names, f"pytorch_model-{number:05d}-of-00002.bin")
+    (old / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": placed}))
+    for way in WAYS:
+        convert(old, tmp_path / way, to=way)
+        same_bits(tensors(source), tensors(tmp_path / way))
+        assert relative_error(our_logits(tmp_path / way), logits_of(model)) < 2e-5
 
 
 # ---- what each format holds
@@ -404,6 +422,25 @@ def test_too_little_space_is_known_beforehand(tiny_models: TinyModels, tmp_path:
     with pytest.raises(CheckpointError, match=r"writing takes 0\.03 GB, only 0\.00 GB are free"):
         convert(source, tmp_path / "out", to="gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_memory_holds_about_one_tensor(tmp_path: Path, way: str, dtype: str | None) -> None:
+    """A model of 34 MB whose largest tensor has 1 MB; ``bench/convert_memory.py`` measures whole processes."""
+    import tracemalloc
+
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 8}
+    config = LlamaConfig(**sizes, vocab_size=1000, dtype="float32")
+    Llama.load(config, load_format="dummy", backend="reference").save(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "once", to=way, dtype=dtype)  # imports what it needs
+    tracemalloc.start()
+    try:
+        convert(tmp_path / "hf", tmp_path / "out", to=way, dtype=dtype)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 << 20
 
 
 def test_progress_counts_every_byte_once(tiny_models: TinyModels, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 96 << 20
+MOST_BYTES = 32 << 20
 """What reading a file of some kilobytes may take: the interpreter's own imports are most of it."""
 MOST_SECONDS = 60
 FIELDS = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}

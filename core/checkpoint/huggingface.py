@@ -9,6 +9,7 @@ tools count shared tensors differently, and the headers of the shards are the tr
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -209,10 +210,11 @@ def _read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index}: is not a regular file")
     try:
         with index.open("rb") as file:
-            data = file.read(MAX_HEADER_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size) if size <= MAX_HEADER_BYTES else b""
     except OSError as error:
         raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from None
-    if len(data) > MAX_HEADER_BYTES:
+    if size > MAX_HEADER_BYTES:
         raise CheckpointError(f"{index}: is larger than {MAX_HEADER_BYTES:,} bytes", hint="do not trust this file")
     raw = parse_strict_json(data, index, "index")
     placed = raw.get("weight_map") if isinstance(raw, dict) else None
