@@ -2,7 +2,8 @@
 
 huggingface_hub does the transfer, the resuming and the cache; this module decides what to fetch and turns what can go
 wrong into one sentence and a remedy. Weights come as safetensors: pickled ones (.bin, .pth) are not fetched, because
-other programs that open them run what is in them. Only "config.json"-style files, the tokenizer and one set of weights are asked for.
+other programs that open them run what is in them. Only "config.json"-style files, the tokenizer and one set of weights
+are asked for.
 """
 
 from __future__ import annotations
