@@ -39,6 +39,10 @@ def split_labels(task: Task, labels: Any, options: Mapping[str, Any]) -> tuple[d
     unknown = [name for name in rest if name not in OPTIONS]
     if unknown:
         hint = f"the labels of task {task.name!r} are {' and '.join(names)}" if names != ("labels",) and names else None
+        if {"train", "dropout_rng"} & set(unknown):
+            hint = (
+                "on torch and mlx llm.train() turns dropout on; on jax, train=True and dropout_rng=; others have none"
+            )
         raise InputError(f"forward has no argument {', '.join(sorted(unknown))}", hint=hint)
     if given and not names:
         raise UnsupportedError(f"task {task.name!r} has no loss", hint="leave labels out, or load it with another task")

@@ -12,6 +12,7 @@ from .dtypes import name_of
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
 from .labels import split_labels
 from .loading import Loaded, load, tokenizer_of
+from .training import Training
 
 if TYPE_CHECKING:
     from .attention_mask import AttentionMask
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 
-class Llama:
+class Llama(Training):
     """A loaded model. Get one from :meth:`load`; given a :class:`LlamaConfig` it has random weights.
 
     Attributes:
@@ -230,7 +231,8 @@ class Llama:
             output_attentions: give every layer's probabilities ``[B, heads, S, past + S]``.
             logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
             return_dict: ``False`` gives a plain tuple.
-            options: the task's labels under other names; for the loss, ``num_items_in_batch``.
+            options: the task's labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and
+                ``dropout_rng``.
 
         Returns:
             The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.
@@ -242,7 +244,9 @@ class Llama:
         >>> llm.forward([[1, 5, 9]]).numpy()["logits"].shape
         (1, 3, 1792)
         """
-        split_labels(self._loaded.task, labels, options)  # whatever a backend makes of what it does not know
+        own: tuple[str, ...] = getattr(self.model, "forward_options", ())
+        others = {name: value for name, value in options.items() if name not in own}
+        split_labels(self._loaded.task, labels, others)  # whatever a backend makes of what it does not know
         output: ModelOutput = self.model.forward(
             input_ids,
             attention_mask=attention_mask,

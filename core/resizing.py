@@ -1,41 +1,72 @@
-"""Another size of the vocabulary: rows of the embedding and of the head cut off or added, one tensor at a time."""
+"""Another size of the vocabulary: rows of the embedding and of the head cut off or added, one tensor at a time.
+
+:func:`resize_vocabulary` is the transform of weights, for whoever streams them; :func:`resize` is that for a model which
+is loaded, on whatever backend runs it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from .backend import RealizeOptions
+from .checkpoint.base import TensorInfo
+from .checkpoint.initial import initial_tensor
 from .checkpoint.weights import Weights
+from .dtypes import numpy_dtype
 from .errors import InputError, UnsupportedError
+from .graph import Parameter
 from .llama import build_graph
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .checkpoint.base import TensorInfo
+    from .backend import Model
     from .config import LlamaConfig
+    from .graph import Graph
+    from .loading import Loaded
     from .task import Task
 
     Array = np.ndarray[Any, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class NewRows:
+    """How rows that are added start.
+
+    Attributes:
+        mean: as the mean of the old ones, so that a new token is neither likely nor unlikely before it is trained
+            (https://nlp.stanford.edu/~johnhew/vocab-expansion.html); otherwise random, as those of a new model.
+        seed: of the random ones.
+    """
+
+    mean: bool = True
+    seed: int = 0
+
+
 def resize_vocabulary(
-    weights: Weights, config: LlamaConfig, task: Task, vocab_size: int, packed: Collection[str] = ()
+    weights: Weights,
+    config: LlamaConfig,
+    task: Task,
+    vocab_size: int,
+    packed: Collection[str] = (),
+    new_rows: NewRows | None = None,
 ) -> tuple[Weights, LlamaConfig]:
     """The weights and the config of the same model with another number of tokens.
 
-    The first rows stay as they are, bit for bit. New rows are the mean of the old ones, so that a new token is neither
-    likely nor unlikely before it is trained (https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+    The first rows stay as they are, bit for bit.
 
     Args:
         weights: under the names of the graph of `config` and `task`.
         vocab_size: rows that the embedding, and a head over the vocabulary, shall have.
         packed: modules whose weights are packed, of which none may be one of these.
+        new_rows: how rows that are added start; by default as the mean of the old ones.
 
     Raises:
         InputError: not a positive number, or a special token would be cut off.
-        UnsupportedError: the embedding or the head is packed.
+        UnsupportedError: the embedding or the head is packed, or the head has not one row for each token.
     """
     if type(vocab_size) is not int or vocab_size < 1:
         raise InputError(f"vocab_size={vocab_size!r} is not a number of tokens")
@@ -45,40 +76,125 @@ def resize_vocabulary(
     if cut:
         raise InputError(f"vocab_size={vocab_size} would cut off {', '.join(cut)}", hint="keep more rows")
     made = config.replace(vocab_size=vocab_size)
+    sizes = _Sizes(config.vocab_size, vocab_size, config, new_rows or NewRows())
     before = {parameter.name: parameter.shape for parameter in build_graph(config, task).parameters()}
-    changed = {p.name: p.shape for p in build_graph(made, task).parameters() if p.shape != before[p.name]}
+    changed = {p.name: p for p in build_graph(made, task).parameters() if p.shape != before[p.name]}
     if held := sorted({name.removesuffix(".weight") for name in changed} & set(packed)):
         raise UnsupportedError(
             f"{', '.join(held)}: packed weights are not resized", hint="give a dtype, which unpacks them"
         )
+    for name, parameter in changed.items():
+        _check_rows(parameter, before[name], sizes, task)
 
     def entries() -> Iterator[tuple[TensorInfo, Callable[[], Array]]]:
         for name in weights:
-            info = weights.info(name)
+            info, read = weights.info(name), partial(weights.__getitem__, name)
             if name in changed:
-                yield replace(info, shape=changed[name]), _resized(weights, name, vocab_size)
+                parameter = changed[name]
+                yield dataclasses.replace(info, shape=parameter.shape), partial(_resized, parameter, info, read, sizes)
             else:
-                yield info, lambda name=name: weights[name]  # type: ignore[misc]
+                yield info, read
 
     return Weights(entries()), made
 
 
-def _resized(weights: Weights, name: str, rows: int) -> Callable[[], Array]:
-    return lambda: resized_rows(weights[name], rows)
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """Rows `before` and `after`, and how new ones start."""
+
+    before: int
+    after: int
+    config: LlamaConfig
+    new: NewRows
 
 
-def resized_rows(array: Array, rows: int) -> Array:
-    """The first rows, and the mean of all for those that are missing; a copy only where rows are added.
+def _check_rows(parameter: Parameter, shape: tuple[int, ...], sizes: _Sizes, task: Task) -> None:
+    if shape != (sizes.before, *shape[1:]) or parameter.shape != (sizes.after, *shape[1:]):
+        raise UnsupportedError(
+            f"{parameter.name} would go from {list(shape)} to {list(parameter.shape)}, "
+            f"which is not a row for each of {sizes.after} tokens",
+            hint=f"task {task.name!r} does not let its vocabulary be resized",
+        )
 
-    >>> import numpy as np
-    >>> resized_rows(np.array([[1.0, 4.0], [3.0, 0.0]]), 3).tolist()
-    [[1.0, 4.0], [3.0, 0.0], [2.0, 2.0]]
-    """
+
+def _resized(parameter: Parameter, info: TensorInfo, read: Callable[[], Array], sizes: _Sizes) -> Array:
+    """The rows that stay, and the new ones after them; a copy only where rows are added."""
     import numpy as np
 
-    if rows <= len(array):
-        return array[:rows]
-    found = np.empty((rows, *array.shape[1:]), array.dtype)
-    found[: len(array)] = array
-    found[len(array) :] = array.mean(axis=0, dtype=np.float64).astype(array.dtype)
+    old = read()
+    if sizes.after <= sizes.before:
+        return old[: sizes.after]
+    shape = (sizes.after - sizes.before, *parameter.shape[1:])
+    new: Array
+    if sizes.new.mean:
+        new = np.broadcast_to(old.mean(axis=0, dtype=np.float64).astype(numpy_dtype(info.dtype)), shape)
+    else:
+        # Named by where they begin: rows added one after the other would be alike otherwise.
+        new = initial_tensor(
+            Parameter(f"{parameter.name}[{sizes.before}:]", shape, parameter.role),
+            seed=sizes.new.seed,
+            dtype=info.dtype,
+            initializer_range=sizes.config.initializer_range,
+        )
+    found = np.empty(parameter.shape, old.dtype)
+    found[: sizes.before] = old
+    found[sizes.before :] = new
     return found
+
+
+@runtime_checkable
+class Resizes(Protocol):
+    """A model that can go on as a graph of the same nodes in other sizes; any other is realized anew."""
+
+    def resize(self, graph: Graph, config: LlamaConfig, changed: Mapping[str, np.ndarray]) -> None:
+        """Take `graph` and `config`, and the parameters `changed`; every other one stays the object that it is."""
+        ...
+
+
+def resize(
+    loaded: Loaded,
+    new_num_tokens: int | None,
+    pad_to_multiple_of: int | None,
+    *,
+    mean_resizing: bool,
+    seed: int | None,
+) -> Loaded:
+    """See :meth:`polyllama.core.model.Llama.resize_token_embeddings`."""
+    from .quantization.transform import quantize_graph
+    from .quantization.weights import quantized_modules
+
+    rows = _rows(loaded.config.vocab_size, new_num_tokens, pad_to_multiple_of)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise InputError(f"seed is {seed!r}, wanted an integer from 0 up")
+    if rows == loaded.config.vocab_size:
+        return loaded
+    start = NewRows(mean_resizing, seed if seed is not None else loaded.settings.seed or 0)
+    stored = Weights(loaded.model.state())
+    weights, config = resize_vocabulary(
+        stored, loaded.config, loaded.task, rows, quantized_modules(loaded.graph), start
+    )
+    graph = build_graph(config, loaded.task)
+    if config.quantization is not None:
+        graph = quantize_graph(graph, config.quantization)
+    model = loaded.model
+    if isinstance(model, Resizes):
+        names = [name for name in weights if weights.info(name).shape != stored.info(name).shape]
+        model.resize(graph, config, {name: weights[name] for name in names})
+    else:
+        model = _anew(loaded, graph, config, weights)
+    return dataclasses.replace(loaded, config=config, graph=graph, model=model)
+
+
+def _rows(before: int, wanted: Any, multiple: Any) -> int:
+    for name, value in (("new_num_tokens", wanted), ("pad_to_multiple_of", multiple)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} is {value!r}, wanted an integer from 1 up")
+    rows: int = before if wanted is None else wanted
+    return rows if multiple is None else -(-rows // multiple) * multiple
+
+
+def _anew(loaded: Loaded, graph: Graph, config: LlamaConfig, weights: Weights) -> Model:
+    """The model realized once more, where and in what the old one is."""
+    model = loaded.model
+    options = RealizeOptions(dtype=model.dtype, device=loaded.choice.device, threads=loaded.settings.threads)
+    return loaded.choice.backend.realize(graph, weights, options, config=config, task=loaded.task)

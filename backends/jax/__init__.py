@@ -29,6 +29,7 @@ class JaxBackend:
 
     name = "jax"
     dtypes = ("float32", "bfloat16", "float16")
+    trains = True
 
     def availability(self) -> Availability:
         """From the installed packages and the drivers present; JAX itself is not imported."""

@@ -6,12 +6,11 @@ There is no Flax in them: the parameters are a pytree (a dict by checkpoint name
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ...core.errors import InputError, PolyllamaWarning, UnsupportedError
+from ...core.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
@@ -142,20 +141,20 @@ class FlaxLlamaPreTrainedModel:
         """
         from .arrays import is_traced
 
-        rng = self._dropout_key(dropout_rng, train)
+        dropout = {"train": train, "dropout_rng": dropout_rng}
         weights = self.params if params is None else _unwrapped(params)
         flags = {
             "output_attentions": bool(output_attentions),
             "output_hidden_states": bool(output_hidden_states),
         }
-        if is_traced(input_ids, attention_mask, position_ids, weights, rng):
+        if is_traced(input_ids, attention_mask, position_ids, weights, dropout_rng):
             if past_key_values is not None:
                 raise InputError(
                     "past_key_values cannot go through a JAX transform",
                     hint="call the model itself: cached calls are compiled already, and once for all tokens",
                 )
             output = self.model.apply(
-                weights, input_ids, attention_mask=attention_mask, position_ids=position_ids, dropout_rng=rng, **flags
+                weights, input_ids, attention_mask=attention_mask, position_ids=position_ids, **dropout, **flags
             )
         else:
             output = self.model.forward(
@@ -164,22 +163,10 @@ class FlaxLlamaPreTrainedModel:
                 position_ids=position_ids,
                 params=weights,
                 past_key_values=past_key_values,
-                dropout_rng=rng,
+                **dropout,
                 **flags,
             )
         return output if return_dict or return_dict is None else output.to_tuple()
-
-    def _dropout_key(self, dropout_rng: Any, train: bool) -> Any:
-        if not train:
-            if dropout_rng is not None:
-                warnings.warn("dropout_rng does nothing without train=True", PolyllamaWarning, stacklevel=3)
-            return None
-        if self.config.attention_dropout and dropout_rng is None:
-            raise InputError(
-                f"train=True with attention_dropout {self.config.attention_dropout} needs a random key",
-                hint="pass dropout_rng=jax.random.key(seed), a new one for every step",
-            )
-        return dropout_rng
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.llama!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.errors import InputError
+from ...core.errors import InputError, PolyllamaWarning
+from ...core.graph import Attention, Dropout, nodes_of_type
 from ...core.inputs import check_embeds_shape, check_ids
 from ...core.labels import read_labels, split_labels
 from ...core.text_tokens import check_text
 from .arrays import as_float32, is_traced
+from .nodes import Checkpoint
 from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequence
 
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
-    from ...core.graph import Array
+    from ...core.graph import Array, Graph
     from ...core.outputs import ModelOutput
 
 
@@ -33,7 +36,9 @@ def apply(
     attention_mask: Any = None,
     position_ids: Any = None,
     labels: Any = None,
+    train: bool = False,
     dropout_rng: Any = None,
+    checkpoint: Checkpoint | None = None,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
     logits_to_keep: int = 0,
@@ -48,7 +53,8 @@ def apply(
         position_ids: ``[B or 1, S]``; given without a mask, one that does not rise begins another sequence.
         labels: what the task's loss is against, e.g. ``[B, S]`` token ids, -100 ignored; a task may have other names
             for them. The output then has a ``loss`` to differentiate.
-        dropout_rng: a random key; with one, attention dropout is on.
+        train: whether dropout acts; `dropout_rng` is its random key, a new one for every step.
+        checkpoint: ``jax.checkpoint``, for gradients that compute each layer anew instead of keeping what is in it.
 
     Raises:
         InputError: shapes that do not fit; or a traced mask where the RoPE depends on how long each row is.
@@ -56,6 +62,7 @@ def apply(
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
+    dropout_rng = dropout_key(pass_.graph, train, dropout_rng)
     tokens = _array(input_ids if input_ids is not None else inputs_embeds)
     if input_ids is None:
         check_embeds_shape(tuple(tokens.shape), config.hidden_size)
@@ -87,7 +94,7 @@ def apply(
             allowed = allowed & same_sequence(positions)
     static = Static(min(logits_to_keep, new), 0, output_hidden_states, output_attentions)
     with pass_.precision():
-        ctx = pass_.context(params, inputs, allowed, None, static)
+        ctx = pass_.context(params, inputs, allowed, None, static, checkpoint=checkpoint)
         hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))
         fields = pass_.finish(ctx, hidden, inputs, static)
         loss = None
@@ -102,6 +109,28 @@ def apply(
     )
     output.to_numpy = as_float32
     return output
+
+
+def dropout_key(graph: Graph, train: bool, dropout_rng: Any) -> Any:
+    """The random key of dropout, ``None`` where there is none.
+
+    Raises:
+        InputError: the graph has dropout, `train` is on and there is no key.
+    """
+    if not train:
+        if dropout_rng is not None:
+            warnings.warn("dropout_rng does nothing without train=True", PolyllamaWarning, stacklevel=4)
+        return None
+    if dropout_rng is None:
+        found = {"attention_dropout": [node.dropout for node in nodes_of_type(graph, Attention)]}
+        found["a head's dropout"] = [node.p for node in nodes_of_type(graph, Dropout)]
+        for name, probabilities in found.items():
+            if any(probabilities):
+                raise InputError(
+                    f"train=True with {name} {max(probabilities)} needs a random key",
+                    hint="pass dropout_rng=jax.random.key(seed), a new one for every step",
+                )
+    return dropout_rng
 
 
 def _check_concrete(

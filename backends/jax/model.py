@@ -17,9 +17,11 @@ from ...core.errors import BackendError, InputError
 from ...core.forward import attended_tokens, length_ropes
 from ...core.inputs import HostInputs, Layout, check_num_items, lay_out, read_inputs
 from ...core.labels import split_labels
+from ...core.training import Measure, read_checkpointing
 from .arrays import SMALLEST_PREFILL, as_float32, device_name, dtype_of, find_device, padded_length
 from .cache import JaxCache
-from .functional import apply, register_output
+from .functional import apply, dropout_key, register_output
+from .nodes import Checkpoint
 from .traced import Inputs, Params, Result, Static, TracedPass
 
 if TYPE_CHECKING:
@@ -36,23 +38,31 @@ class JaxModel:
     each doubling of a cache, and never per token.
 
     Attributes:
+        forward_options: arguments of :meth:`forward` that the other backends do not have.
         params: the weights as a pytree, a dict by checkpoint name; put others there, trained or sharded, as you like.
         traces: how often a pass was traced.
     """
+
+    forward_options = ("params", "train", "dropout_rng")
 
     def __init__(self, graph: Graph, config: LlamaConfig, task: Task, params: dict[str, Array], dtype: str) -> None:
         self.graph, self.config, self.task = graph, config, task
         self.params = params
         self.dtype = dtype
         self.traces = 0
-        platform = next(iter(self._embedding.devices())).platform
-        self.pass_ = TracedPass(graph, task, tuple(length_ropes(graph)), dtype, platform)
-        self._compiled = jax.jit(self._trace, static_argnames="static", donate_argnames="buffers")
-        self._compiled_loss = jax.jit(self._loss)
+        self._checkpoint: Checkpoint | None = None
         # A pass may be padded where each position has its own output, and where a mask tells a head that pools which
         # tokens are text; other heads see exact lengths.
         self._per_position = task.per_position or task.keeps_positions or graph.head is None
         register_output(task.output)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What runs the graph; compiled anew when it is needed."""
+        platform = next(iter(self._embedding.devices())).platform
+        self.pass_ = TracedPass(self.graph, self.task, tuple(length_ropes(self.graph)), self.dtype, platform)
+        self._compiled = jax.jit(self._trace, static_argnames="static", donate_argnames="buffers")
+        self._compiled_loss = jax.jit(self._loss)
 
     @property
     def device(self) -> str:
@@ -77,15 +87,17 @@ class JaxModel:
         output_attentions: bool = False,
         logits_to_keep: Any = 0,
         params: Params | None = None,
+        train: bool = False,
         dropout_rng: Any = None,
         **options: Any,
     ) -> ModelOutput:
-        """See :meth:`polyllama.core.model.Llama.forward`.
+        """See :meth:`polyllama.core.model.Llama.forward`. It is compiled, and not differentiated: :meth:`apply` is.
 
         Args:
             params: other weights than the model's own.
-            dropout_rng: a random key; with one, attention dropout is on.
+            train: whether dropout acts; `dropout_rng` is its random key.
         """
+        dropout_rng = dropout_key(self.graph, train, dropout_rng)
         given_labels, options = split_labels(self.task, labels, options)
         cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
         given = read_inputs(
@@ -110,7 +122,44 @@ class JaxModel:
 
     def apply(self, params: Params, input_ids: Any = None, **arguments: Any) -> ModelOutput:
         """The model as a pure function of `params`, for JAX's transforms; see :func:`functional.apply`."""
-        return apply(self.pass_, self.config, params, input_ids, **arguments)
+        return apply(self.pass_, self.config, params, input_ids, checkpoint=self._checkpoint, **arguments)
+
+    def value_and_gradients(self, measure: Measure, input_ids: Any = None, **arguments: Any) -> tuple[Array, Params]:
+        """See :class:`polyllama.core.training.Trains`."""
+
+        def value(params: Params) -> Array:
+            return measure(jnp, self.apply(params, input_ids, **arguments))
+
+        found: tuple[Array, Params] = jax.jit(jax.value_and_grad(value))(self.params)
+        return found
+
+    def resize(self, graph: Graph, config: LlamaConfig, changed: Mapping[str, np.ndarray]) -> None:
+        """See :class:`polyllama.core.resizing.Resizes`. Weights that are spread over devices stay spread."""
+        for name, array in changed.items():
+            old = self.params[name]
+            self.params[name] = jax.device_put(array.astype(old.dtype), old.sharding)
+        self.graph, self.config = graph, config
+        self._prepare()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether gradients through :meth:`apply` compute each layer anew."""
+        return self._checkpoint is not None
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Let gradients through :meth:`apply` compute each layer anew instead of keeping what is in it.
+
+        A function that was compiled before stays as it is.
+
+        Args:
+            gradient_checkpointing_kwargs: arguments of ``jax.checkpoint``: ``policy``, ``prevent_cse``.
+        """
+        options = read_checkpointing(gradient_checkpointing_kwargs, ("policy", "prevent_cse"), "jax")
+        self._checkpoint = functools.partial(jax.checkpoint, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep what the layers compute, as at first."""
+        self._checkpoint = None
 
     def _run(
         self,

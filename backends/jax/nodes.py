@@ -8,7 +8,7 @@ does so several times faster for a few rows. On other devices every node runs by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,20 +18,58 @@ from ...core import graph as spec
 from ...core.activations import ACTIVATIONS
 from ...core.context import Context, Override
 from ...core.quantization.nodes import QuantizedLinear, values
+from ...core.rope import Rope
 
 Array = Any
+Checkpoint = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 FEW_ROWS = 4
 """Up to so many rows a half-precision product is faster as a sum than through a float32 copy of the weights."""
 
 
 class JaxContext(Context):
-    """The spec's context with JAX's random numbers for dropout and its own error function."""
+    """The spec's context with JAX's random numbers for dropout, its own error function and its ``checkpoint``.
 
-    def __init__(self, *args: Any, dropout_rng: Array | None = None, **kwargs: Any) -> None:
+    Args:
+        dropout_rng: a random key while training.
+        checkpoint: ``jax.checkpoint``, with its options, around each of the nodes `checkpointed`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        dropout_rng: Array | None = None,
+        checkpoint: Checkpoint | None = None,
+        checkpointed: tuple[spec.Node, ...] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._dropout_rng = dropout_rng
         self._dropouts = 0
+        self._checkpoint = checkpoint
+        self._checkpointed = {id(node) for node in checkpointed} if checkpoint is not None else set()
+
+    def run(self, node: spec.Node, x: Array) -> Array:
+        if self._checkpoint is None or id(node) not in self._checkpointed:
+            return super().run(node, x)
+        for below in node.walk():
+            if isinstance(below, Rope):
+                self.rotary(below)  # tables that the layers share are made outside of them
+        attentions = self.attentions
+
+        def layer(x: Array) -> tuple[Array, list[Array]]:
+            # What is traced in here may leave only as a result.
+            self.attentions = None if attentions is None else []
+            try:
+                y = super(JaxContext, self).run(node, x)
+                return y, self.attentions or []
+            finally:
+                self.attentions = attentions
+
+        y, kept = self._checkpoint(layer)(x)
+        for probabilities in kept:
+            self.keep_attention(probabilities)
+        return y
 
     def activate(self, name: str, x: Array) -> Array:
         return ACTIVATIONS[name](self.xp, x, jax.lax)

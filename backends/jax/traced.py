@@ -14,7 +14,7 @@ from ...core.graph import Graph, Node
 from ...core.rope import Rope
 from .arrays import DTYPES
 from .cache import INPUTS, Buffers, CacheShapes, CacheWindow, shape_of, write
-from .nodes import CPU_OVERRIDES, JaxContext
+from .nodes import CPU_OVERRIDES, Checkpoint, JaxContext
 
 if TYPE_CHECKING:
     from ...core.cache import Cache
@@ -139,8 +139,9 @@ class TracedPass:
         cache: Cache | None,
         static: Static,
         observe: Callable[[Node, Array], None] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> JaxContext:
-        """The context of one pass."""
+        """The context of one pass; with `checkpoint`, a backward pass through it computes each layer anew."""
         by_rope = {id(rope): rows for rope, rows in zip(self.ropes, inputs.frequencies, strict=False)}
 
         def frequencies(rope: Rope) -> Array:
@@ -159,6 +160,8 @@ class TracedPass:
             output_attentions=static.output_attentions,
             observe=observe,
             dropout_rng=inputs.dropout_rng,
+            checkpoint=checkpoint,
+            checkpointed=self.graph.decoder.layers,
         )
 
     def embed(self, ctx: JaxContext, tokens: Array) -> Array:

@@ -30,6 +30,7 @@ class MlxBackend:
 
     name = "mlx"
     dtypes = ("float32", "bfloat16", "float16")
+    trains = True
 
     def availability(self) -> Availability:
         """From the installed files and the machine; mlx itself is not imported."""

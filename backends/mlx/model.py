@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 from mlx.nn.layers.base import Module
+from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
 from ...core import graph as spec
@@ -21,9 +22,10 @@ from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.inputs import check_embeds_shape, read_inputs
 from ...core.labels import split_labels
+from ...core.training import Measure, read_checkpointing, refuse_cache
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
-from .modules import MlxContext, TypedModule, attach, find, layers_between_starts, put
+from .modules import Composite, MlxContext, TypedModule, attach, find, layers_between_starts, put
 from .namespace import MlxNamespace
 
 if TYPE_CHECKING:
@@ -90,18 +92,25 @@ class MlxModel:
         self.module, self.graph, self.config, self.task, self.device = module, graph, config, task, device
         self._ropes = length_ropes(graph)
         self._where = mx.Device(mx.gpu if device == "gpu" else mx.cpu)
+        self._checkpointing = False
+        self._stride = layers_between_starts(graph.decoder)
         self._engine = Engine(
             MlxNamespace(),
             _ParametersByName(module),
             as_frequencies=from_numpy,
             to_host=to_numpy,
-            context=functools.partial(
-                MlxContext,
-                root=module,
-                on_gpu=device == "gpu",
-                plain=_plain_cpu(device),
-                stride=layers_between_starts(graph.decoder),
-            ),
+            context=self._context,
+        )
+
+    def _context(self, *args: Any, **kwargs: Any) -> MlxContext:
+        return MlxContext(
+            *args,
+            root=self.module,
+            on_gpu=self.device == "gpu",
+            plain=_plain_cpu(self.device),
+            stride=self._stride,
+            checkpointing=self._checkpointing,
+            **kwargs,
         )
 
     @property
@@ -133,8 +142,42 @@ class MlxModel:
 
         `inputs_embeds` may be part of a computation that is being differentiated; everything else is looked at.
         """
+        output = self._pass(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            logits_to_keep=logits_to_keep,
+            **options,
+        )
+        if not self.module.training:
+            with mx.stream(self._where):
+                mx.async_eval(*_arrays(output, output.past_key_values))  # type: ignore[no-untyped-call]
+        return output
+
+    def _pass(
+        self,
+        input_ids: Any = None,
+        *,
+        inputs_embeds: Any = None,
+        past_key_values: Any = None,
+        labels: Any = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **options: Any,
+    ) -> ModelOutput:
+        """:meth:`forward`, of which nothing is computed before somebody asks."""
+        inputs = {name: options.pop(name, None) for name in ("attention_mask", "position_ids")}
+        logits_to_keep = options.pop("logits_to_keep", 0)
         given_labels, options = split_labels(self.task, labels, options)
         cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
+        refuse_cache(cache, self._checkpointing and self.module.training)
         embeds = inputs_embeds
         if isinstance(embeds, mx.array):
             check_embeds_shape(embeds.shape, self.config.hidden_size)
@@ -146,10 +189,9 @@ class MlxModel:
             cache,
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             labels=given_labels,
             logits_to_keep=logits_to_keep,
+            **inputs,
         )
         keep = given.logits_to_keep
         with mx.stream(self._where):
@@ -171,9 +213,48 @@ class MlxModel:
             )
             output = forward(self._engine, self.graph, self.task, request, cache, self._ropes)
             output.to_numpy = self.to_numpy
-            if not self.module.training:
-                mx.async_eval(*_arrays(output, cache))  # type: ignore[no-untyped-call]
         return output
+
+    def value_and_gradients(
+        self, measure: Measure, input_ids: Any = None, **arguments: Any
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        """See :class:`polyllama.core.training.Trains`."""
+
+        def value() -> mx.array:
+            scalar: mx.array = measure(self._engine.xp, self._pass(input_ids, **arguments))
+            return scalar
+
+        with mx.stream(self._where):
+            found, gradients = value_and_grad(self.module, value)()
+        flat: list[Any] = tree_flatten(gradients)
+        return found, {str(name): gradient for name, gradient in flat}
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether gradients compute each layer anew while training."""
+        return self._checkpointing
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Keep only what goes into each layer while training; ``mx.checkpoint`` has no options."""
+        read_checkpointing(gradient_checkpointing_kwargs, (), "mlx")
+        self._checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep what the layers compute, as at first."""
+        self._checkpointing = False
+
+    def resize(self, graph: Graph, config: LlamaConfig, changed: Mapping[str, np.ndarray]) -> None:
+        """See :class:`polyllama.core.resizing.Resizes`."""
+        by_columns = _by_columns(graph) if _plain_cpu(self.device) else frozenset()
+        with mx.stream(self._where):
+            for name, array in changed.items():
+                put(self.module, name, _load(array, find(self.module, name).dtype, name in by_columns))
+        for node in graph.walk():
+            module = find(self.module, getattr(node, "name", ""))
+            if isinstance(module, Composite):
+                module.node = node
+        self.graph, self.config, self._ropes = graph, config, length_ropes(graph)
+        self._engine.move_to(self._engine.device)  # frequencies are known by the ropes of the old graph
 
     def new_cache(self, batch: int | None = None, capacity: int | None = None) -> MlxCache:
         """An empty cache with room for `capacity` tokens."""

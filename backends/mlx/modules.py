@@ -22,6 +22,7 @@ from ...core.errors import BackendError
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.rope import Rope
 from .attention import BLOCK, causal_attention
+from .checkpointing import run_checkpointed
 
 
 def _silu(x: mx.array) -> mx.array:
@@ -46,16 +47,27 @@ class MlxContext(Context):
         plain: whether MLX multiplies matrices by plain loops, so that spelling out attention is faster.
         stride: what is recorded is handed over to be computed after every so many layers.
         cut_short: whether the layer that runs now need give no more than the last `keep` positions.
+        checkpointing: whether layers are computed anew for their gradients.
     """
 
     def __init__(
-        self, *args: Any, root: Module, on_gpu: bool = False, plain: bool = False, stride: int = 1, **kwargs: Any
+        self,
+        *args: Any,
+        root: Module,
+        on_gpu: bool = False,
+        plain: bool = False,
+        stride: int = 1,
+        checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.root = root
         self.on_gpu = on_gpu
         self.plain = plain
         self.stride = stride
+        self.dropouts = 0
+        self._dropout_key: mx.array | None = None
+        self.checkpointing = bool(checkpointing and root.training and self.observe is None)
         self.spelled_out = self.attentions is not None or self.observe is not None
         self.cut_short = False
         self._causal_masks: dict[tuple[int, int], mx.array] = {}
@@ -96,7 +108,18 @@ class MlxContext(Context):
     def dropout(self, x: mx.array, p: float) -> mx.array:
         if not p or not self.root.training:
             return x
-        return mx.where(mx.random.bernoulli(1.0 - p, x.shape), x / (1.0 - p), mx.zeros_like(x))
+        key = self.dropout_key() + self.dropouts
+        self.dropouts += 1
+        return mx.where(mx.random.bernoulli(1.0 - p, x.shape, key=key), x / (1.0 - p), mx.zeros_like(x))
+
+    def dropout_key(self) -> mx.array:
+        """The random key of this pass, drawn from MLX's own stream; each place of the graph adds its number to it.
+
+        A layer that gradient checkpointing runs again must draw the same numbers, so they cannot come from a stream.
+        """
+        if self._dropout_key is None:
+            self._dropout_key = mx.random.randint(0, 2**32 - 1, (2,), dtype=mx.uint32)
+        return self._dropout_key
 
     def causal(self, length: int, keys: int) -> mx.array | str | None:
         """What to hand to MLX's attention where plain causal masking says it all."""
@@ -264,7 +287,8 @@ def run_decoder(container: Any, node: spec.Decoder, x: mx.array, ctx: MlxContext
     for number, layer in enumerate(node.layers, 1):
         ctx.keep_hidden(x)
         ctx.cut_short = number == len(node.layers) and ctx.keep > 0 and not training
-        x = ctx.child(find(container, _relative(node, layer)), layer, x)
+        module = find(container, _relative(node, layer))
+        x = run_checkpointed(module, layer, x, ctx) if ctx.checkpointing else ctx.child(module, layer, x)
         if number % ctx.stride == 0 and not training:
             mx.async_eval(x)  # type: ignore[no-untyped-call]
     x = ctx.child(find(container, _relative(node, node.norm)), node.norm, x)

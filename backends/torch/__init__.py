@@ -30,6 +30,7 @@ class TorchBackend:
 
     name = "torch"
     dtypes = ("float32", "bfloat16", "float16", "float64")
+    trains = True
 
     def availability(self) -> Availability:
         """From the installed version and the drivers present; torch itself is not imported."""

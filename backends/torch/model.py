@@ -20,9 +20,12 @@ from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.inputs import as_embeds, as_integers, as_mask, check_cache, check_num_items, read_inputs
 from ...core.labels import as_labels, split_labels
 from ...core.llama import build_graph
+from ...core.training import refuse_cache
 from .cache import TorchCache
+from .checkpointing import Checkpointing
 from .modules import TorchContext, attach_node
 from .tensors import dtype_name, dtype_of, from_numpy, to_numpy
+from .training import TrainsModule
 
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 
 
-class LlamaModule(nn.Module):
+class LlamaModule(Checkpointing):
     """A Llama as an ordinary ``nn.Module``.
 
     ``state_dict()`` has the keys and shapes of the Hugging Face checkpoint; leaves are ``nn.Linear`` and
@@ -147,6 +150,7 @@ class LlamaModule(nn.Module):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         cache = past_key_values if past_key_values is not None else TorchCache() if use_cache else None
+        refuse_cache(cache, self.checkpointing_now() is not None)
         given_labels, loss_options = split_labels(self.task, labels, loss_options)
         if not torch.compiler.is_compiling():
             check_num_items(loss_options.get("num_items_in_batch"))
@@ -296,7 +300,7 @@ def as_float32(tensor: Tensor) -> np.ndarray:
     return to_numpy(tensor.detach().float())
 
 
-class TorchModel:
+class TorchModel(TrainsModule):
     """The module as generation and the facade see it: lists, NumPy or tensors in, tensors out, no gradients.
 
     Gradients are recorded while ``module.train()`` is on, or where an input asks for them.
@@ -349,7 +353,8 @@ class TorchModel:
             },
             "logits_to_keep": keep if isinstance(keep, (int, slice)) else self._tensor(keep, lambda v: v),
         }
-        gradients = self.module.training or any(isinstance(v, Tensor) and v.requires_grad for v in arguments.values())
+        gradients = self.module.training or self._differentiating
+        gradients = gradients or any(isinstance(v, Tensor) and v.requires_grad for v in arguments.values())
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             output: ModelOutput = self.module(
                 **arguments,

@@ -20,6 +20,7 @@ from ...core.context import Context
 from ...core.errors import BackendError, UnsupportedError
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.rope import Rope
+from .checkpointing import Checkpointing, run_layer
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -35,9 +36,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class TorchContext(Context):
     """Runs children as the modules of `root`, and knows torch's fused forms."""
 
-    def __init__(self, *args: Any, root: nn.Module, attn_implementation: str = "sdpa", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, root: Checkpointing, attn_implementation: str = "sdpa", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.root = root
+        self.checkpointing = root.checkpointing_now() if self.observe is None else None
         self.eager = attn_implementation == "eager" or self.attentions is not None
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -267,7 +269,9 @@ def run_decoder(container: nn.Module, node: spec.Decoder, x: Tensor, ctx: TorchC
     """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
     for layer in node.layers:
         ctx.keep_hidden(x)
-        x = ctx.child(child(container, _relative(node, layer)), layer, x)
+        module = child(container, _relative(node, layer))
+        options = ctx.checkpointing
+        x = ctx.child(module, layer, x) if options is None else run_layer(module, layer, x, ctx, options)
     x = ctx.child(child(container, _relative(node, node.norm)), node.norm, x)
     ctx.keep_hidden(x)
     return x

@@ -40,8 +40,10 @@ class Embedding(Task):
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         xp, pooled = ctx.xp, ctx.widen(raw)
-        length = xp.sqrt(xp.sum(pooled * pooled, axis=-1, keepdims=True))
-        return {"embeddings": pooled / xp.where(length > SMALLEST, length, xp.full_like(length, SMALLEST))}
+        squared = xp.sum(pooled * pooled, axis=-1, keepdims=True)
+        # The choice before the root, whose slope at 0 would make gradients NaN.
+        squared = xp.where(squared > SMALLEST**2, squared, xp.full_like(squared, SMALLEST**2))
+        return {"embeddings": pooled / xp.sqrt(squared)}
 
     def result(self, example: Example) -> np.ndarray:
         """``[hidden_size]`` float32, of length 1: the cosine of two texts is the product of their vectors."""
