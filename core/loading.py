@@ -15,7 +15,7 @@ from .config import LOADER_ARGUMENTS, LlamaConfig
 from .config_keys import CHANGES_THE_MODEL
 from .dtypes import numpy_dtype
 from .errors import CheckpointError, InputError, PolyllamaWarning, RegistryError, UnsupportedError
-from .graph import Graph
+from .graph import Dropout, Graph, nodes_of_type
 from .llama import build_graph
 from .plugins import Plugins, plugin_manager
 from .settings import Settings, load_settings
@@ -118,7 +118,9 @@ def describe(
             config = checkpoint.config(**overrides)
     _warn_of_other_architectures(config)
     found = find_task(plugins, task, config)
-    config, graph, plain = _quantized(config, build_graph(config, found), checkpoint, settings)
+    graph = build_graph(config, found)
+    _warn_of_dropout_without_place(overrides, graph)
+    config, graph, plain = _quantized(config, graph, checkpoint, settings)
     return Described(name, folder, checkpoint, config, found, graph, settings, plugins, plain)
 
 
@@ -188,6 +190,17 @@ def _has_tokenizer(source: Path) -> bool:
     if source.is_dir():
         return any((source / name).exists() for name in ("tokenizer.model", "tokenizer.json"))
     return source.suffix in (".model", ".json")
+
+
+def _warn_of_dropout_without_place(overrides: Mapping[str, Any], graph: Graph) -> None:
+    """Say that a head's dropout was asked for where the head has none."""
+    asked = [name for name in ("classifier_dropout", "hidden_dropout") if overrides.get(name)]
+    if asked and not nodes_of_type(graph, Dropout):
+        warnings.warn(
+            f"{' and '.join(asked)} does nothing: the head of task {graph.task!r} has no dropout",
+            PolyllamaWarning,
+            stacklevel=4,
+        )
 
 
 def _warn_of_other_architectures(config: LlamaConfig) -> None:

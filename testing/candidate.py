@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +92,14 @@ class Candidate:
             self._passes[key] = found
         return self._passes[key]
 
+    def to_float64(self, model: Model, array: Any) -> Floats:
+        """A native array as float64 NumPy, by way of float32 where there is no other."""
+        wide = _as_float64(array) if self.dtype == "float64" else None
+        return np.array(model.to_numpy(array), np.float64) if wide is None else wide
+
     def read(self, probe: Probe, output: ModelOutput) -> dict[str, Any]:
         """An output's arrays as float64 NumPy."""
-        model = self.model(probe)
-
-        def convert(array: Any) -> Floats:
-            wide = _as_float64(array) if self.dtype == "float64" else None
-            return np.array(model.to_numpy(array), np.float64) if wide is None else wide
-
+        convert = functools.partial(self.to_float64, self.model(probe))
         return {
             name: tuple(convert(item) for item in value) if isinstance(value, tuple) else convert(value)
             for name, value in output.items()

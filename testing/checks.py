@@ -86,9 +86,10 @@ def all_checks() -> dict[str, Check]:
 
     for part in ("nodes", "models", "passes", "quantized", "behaviour"):
         import_module(f".checks_{part}", __package__)  # registers its checks
+    from .checks_gradients import gradient_checks
     from .checks_tasks import task_checks
 
-    return CHECKS | task_checks()
+    return CHECKS | task_checks() | gradient_checks()
 
 
 def run_check(check: Check, candidate: Candidate) -> Result:

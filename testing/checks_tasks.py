@@ -23,7 +23,7 @@ LABELS = 3
 
 
 @functools.cache
-def _probe(name: str, loader: Callable[[], Any], labels: int = LABELS) -> Probe:
+def probe_of(name: str, loader: Callable[[], Any], labels: int = LABELS) -> Probe:
     from ..core.loading import instantiate
 
     return make(f"task.{name}", instantiate(loader()), num_labels=labels)
@@ -43,13 +43,13 @@ def task_checks() -> dict[str, Check]:
 def _runner(name: str, load: Callable[[], Any]) -> Callable[[Candidate], Iterator[Measurement]]:
     def run(candidate: Candidate) -> Iterator[Measurement]:
         try:
-            p = _probe(name, load)
+            p = probe_of(name, load)
         except PolyllamaError as error:  # the task's fault, not the backend's, but nothing has been checked
             yield failure(f"the task cannot be made: {describe_exception(error)}")
             return
         yield from _fields(candidate, p)
         yield from _losses(candidate, p)
-        single = _probe(name, load, 1)
+        single = probe_of(name, load, 1)
         if single.graph != p.graph:  # a head with one output per label: with one alone, scores are the labels
             yield from _losses(candidate, single)
 
@@ -82,24 +82,24 @@ def _fields(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
                 yield compare(here, value, name)
 
 
-def _forms(p: Probe) -> Iterator[dict[str, Any]]:
+def forms(p: Probe, ids: Any = IDS) -> Iterator[dict[str, Any]]:
     """Labels of every usual form, by the names the task takes: per token or row, numbers of labels or values.
 
     Several labels (where a span starts and ends) rise, and one of each is ignored.
     """
     rng, names, count = np.random.default_rng(4), p.task.labels, p.config.num_labels
-    per_token = np.sort(rng.integers(0, count, (len(names), *IDS.shape)), axis=0)
-    per_row = np.sort(rng.integers(0, LABELS, (len(names), len(IDS))), axis=0)
+    per_token = np.sort(rng.integers(0, count, (len(names), *ids.shape)), axis=0)
+    per_row = np.sort(rng.integers(0, LABELS, (len(names), len(ids))), axis=0)
     per_token[:, 0, 3:7], ignoring = -100, per_row.copy()
     ignoring[:, 1] = -100
-    values = rng.uniform(0, 1, (len(names), len(IDS), count))
+    values = rng.uniform(0, 1, (len(names), len(ids), count))
     for form in (per_token, np.minimum(per_row, count - 1), per_row, ignoring, values, values[..., 0]):
         yield dict(zip(names, form, strict=True))
 
 
 def _losses(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
     """The loss for each form of labels that the task takes; a task may have none."""
-    for labels in _forms(p) if p.task.labels else ():
+    for labels in forms(p) if p.task.labels else ():
         try:
             spec_model(p).forward(IDS, **labels)
         except PolyllamaError:  # not a form of labels this task wants

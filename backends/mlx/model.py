@@ -226,7 +226,7 @@ class MlxModel:
 
         with mx.stream(self._where):
             found, gradients = value_and_grad(self.module, value)()
-        flat: list[Any] = tree_flatten(gradients)
+        flat: Any = tree_flatten(gradients)
         return found, {str(name): gradient for name, gradient in flat}
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...core import graph as spec
 from ...core.forward import length_ropes
 from ...core.training import Measure
+from .modules import Composite
 from .tensors import from_numpy
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _tell_sizes(root: nn.Module, graph: Graph) -> None:
         if not name:
             continue
         module: Any = root.get_submodule(name)
-        if hasattr(module, "node"):
+        composite = isinstance(module, Composite)
+        if composite:
             module.node = node
         elif isinstance(node, spec.Embedding):
             module.num_embeddings = node.num_embeddings
