@@ -3,9 +3,9 @@
 A slope is a central difference along a random direction, one for each kind of parameter (all ``q_proj`` weights
 together). Its bound comes from the spec, as the others do: the difference is taken once more on runs with a rounding
 error at every place where a backend rounds, the same on both sides, and the spread of those slopes is what rounding
-does to a gradient on the way forward. The way back has about twice as many products, so the variance counts three times.
-The differences themselves are off by what two steps of different length disagree on, and by the rounding of the spec's
-own float64, divided by the step.
+does to a gradient on the way forward. The way back has about twice as many products, so the variance counts three
+times. The differences themselves are off by what two steps of different length disagree on, and by the rounding of the
+spec's own float64, divided by the step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LENGTH = 10
-STEP = 1e-3
+STEP = 2e-4
 """Of a direction that is as large as the parameters it moves."""
 
 
@@ -95,7 +95,7 @@ def _inputs(probe: Probe) -> list[dict[str, Any]]:
         # A padding predicts the first token of its row's text, which is nobody's business.
         ignored = np.roll(mask, 1, axis=1) * mask == 0
         return [padded | {"labels": np.where(ignored, -100, ids)}]
-    plain = {"input_ids": IDS[:2, :LENGTH]}
+    plain: dict[str, Any] = {"input_ids": IDS[:2, :LENGTH]}
     inputs = padded if probe.task.pools else plain
     if not probe.task.labels:
         return [inputs]

@@ -508,6 +508,11 @@ def test_right_backends_pass_and_bounds_are_tight(name: str, dtypes: list[str] |
     assert {r.dtype for r in certificate.results} == set(certificate.dtypes)
     assert {r.check for r in certificate.results} == set(all_checks())
     for result in certificate.results:
+        if result.check.startswith("gradients."):
+            # Forward and back again; in float64 what finite differences can tell.
+            assert result.bound <= max(1000 * UNIT_ROUNDOFF[result.dtype], 1e-8), result
+            assert (result.status == "passed") == (name != "reference" and result.dtype in ("float32", "float64"))
+            continue
         # Some ten roundings and two layers that amplify them, six deviations wide; a loss sums float32 terms besides.
         assert result.bound <= (1000 if result.check == "output.loss" else 250) * UNIT_ROUNDOFF[result.dtype], result
         assert result.bound < 0.25
