@@ -87,8 +87,7 @@ CASES = {
     "question-answering": Case(
         "question-answering", {}, {"start_positions": np.array([1, 3, -1]), "end_positions": np.array([4, 3, 90])}
     ),
-    "embedding, mean": Case("embedding", {}, {}, distance_of_embeddings, 0.5),
-    "embedding, last": Case("embedding", {"pooling": "last"}, {}, distance_of_embeddings, 0.5),
+    "embedding": Case("embedding", {}, {}, distance_of_embeddings, 0.5),
 }
 
 
@@ -134,7 +133,7 @@ def train_forward(model: Any, framework: str, seed: int, *arguments: Any, **name
     if framework == "jax":
         import jax
 
-        return model.apply(model.params, *arguments, train=True, dropout_rng=jax.random.key(seed), **named)
+        return model.forward(*arguments, train=True, dropout_rng=jax.random.key(seed), **named)
     seed_everything(framework, seed)
     model.module.train()
     try:
