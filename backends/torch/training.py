@@ -67,7 +67,7 @@ class TrainsModule:
         _tell_sizes(module, graph)
         module._tie()
         module.graph, module.config, module._ropes = graph, config, length_ropes(graph)
-        module._engine = module._build_engine()
+        module._engine.move_to(module.device)  # frequencies are known by the ropes of the old graph
         self.graph, self.config = graph, config
 
 
