@@ -107,7 +107,7 @@ class Training:
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Train in less memory: keep what goes into each layer, and compute the rest anew for the gradients.
 
-        It costs about a third more time. Results and gradients stay the same, dropout's included. Takes effect while
+        It costs one more forward pass. Results and gradients stay the same, dropout's included. Takes effect while
         training; jax has no such mode and takes it whenever it differentiates.
 
         Args:

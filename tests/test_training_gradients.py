@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
+from polyllama.core.errors import InputError
 from support import relative_error
 from training_support import CASES, FRAMEWORKS, IDS, Case, Trainer, model_of, weights_of
 
@@ -112,6 +114,49 @@ def test_a_handful_of_examples_is_learnt(name: str, framework: str) -> None:
     assert losses[-1] < CASES[name].reaches * losses[0]
     output = each.evaluate()
     assert learnt(name, {key: np.asarray(each.model.to_numpy(value)) for key, value in output.items()})
+
+
+@pytest.mark.skipif("mlx" not in FRAMEWORKS or not shutil.which("g++"), reason="needs mlx, which compiles by g++ here")
+@pytest.mark.parametrize("name", ["single label", "token-classification"])
+def test_a_step_on_mlx_may_be_compiled(name: str) -> None:
+    """With the batch as arguments, so that one program is for all batches."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    import mlx.optimizers as optimizers
+    from polyllama.backends.mlx.namespace import MlxNamespace
+
+    case, results = CASES[name], []
+    for compiles in (False, True):
+        module = model_of(case, "mlx", attention_dropout=0.2).module
+        module.train()
+        optimizer = optimizers.SGD(learning_rate=0.05)
+        state = [module.state, optimizer.state, mx.random.state]
+
+        def step(given: Any, module: Any = module, optimizer: Any = optimizer) -> Any:
+            def loss(given: Any) -> Any:
+                return case.measure(MlxNamespace(), module(**given))
+
+            value, found = nn.value_and_grad(module, loss)(given)
+            optimizer.update(module, found)
+            return value
+
+        if compiles:
+            step = mx.compile(step, inputs=state, outputs=state)
+        mx.random.seed(1)
+        losses = []
+        for rows in (IDS, IDS[::-1].copy(), IDS):
+            given = {"input_ids": mx.array(rows), **{key: mx.array(value) for key, value in case.inputs.items()}}
+            if rows is not IDS:
+                given["attention_mask"] = mx.array((rows != 0).astype(np.int64))
+            losses.append(step(given).item())
+        results.append(losses)
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    assert len({round(value, 6) for value in results[0]}) == 3
+    if name == "single label":
+        with pytest.raises(InputError, match=r"attention_mask has shape \[3, 6\], wanted \[3, 7\]"):
+            mx.compile(lambda ids: module(ids, attention_mask=np.ones((3, 6), int)).logits)(mx.array(IDS))
+        with pytest.raises(InputError, match="a cache cannot go through"):
+            mx.compile(lambda ids: module(ids, use_cache=True).logits)(mx.array(IDS))
 
 
 def learnt(name: str, found: dict[str, np.ndarray]) -> bool:

@@ -20,11 +20,12 @@ from ...core.cache import Cache
 from ...core.checkpoint.base import TensorInfo
 from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import check_embeds_shape, read_inputs
+from ...core.inputs import check_embeds_shape
 from ...core.labels import split_labels
 from ...core.training import Measure, read_checkpointing, refuse_cache
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
+from .inputs import native, read
 from .modules import Composite, MlxContext, TypedModule, attach, find, layers_between_starts, put
 from .namespace import MlxNamespace
 
@@ -140,7 +141,8 @@ class MlxModel:
     ) -> ModelOutput:
         """See :meth:`polyllama.core.model.Llama.forward`.
 
-        `inputs_embeds` may be part of a computation that is being differentiated; everything else is looked at.
+        `inputs_embeds` may be part of a computation that is being differentiated; everything else is looked at,
+        unless ``mx.compile`` traces it, in training mode.
         """
         output = self._pass(
             input_ids,
@@ -183,7 +185,7 @@ class MlxModel:
             check_embeds_shape(embeds.shape, self.config.hidden_size)
             # A stand-in of its shape, for the checks alone: looking at it would cut off a gradient.
             inputs_embeds = np.broadcast_to(np.float32(0), embeds.shape)
-        given = read_inputs(
+        given = read(
             self.config,
             self.task,
             cache,
@@ -198,16 +200,16 @@ class MlxModel:
             if embeds is not None and not isinstance(embeds, mx.array):
                 embeds = from_numpy(np.asarray(embeds))
             request = Request(
-                input_ids=_native(given.input_ids),
+                input_ids=native(given.input_ids),
                 inputs_embeds=None if embeds is None else embeds.astype(self._embedding.dtype),
-                attention_mask=_native(given.attention_mask),
-                position_ids=_native(given.position_ids),
-                attended=_native(given.attended),
-                labels={name: from_numpy(array) for name, array in given.labels.items()},
+                attention_mask=native(given.attention_mask),
+                position_ids=native(given.position_ids),
+                attended=native(given.attended),
+                labels={name: native(array) for name, array in given.labels.items()},
                 config=self.config,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
-                logits_to_keep=keep if isinstance(keep, int) else from_numpy(keep),
+                logits_to_keep=keep if isinstance(keep, int) else native(keep),
                 loss_options={k: v for k, v in options.items() if k != "observe"},
                 observe=options.get("observe"),
             )
@@ -270,10 +272,6 @@ class MlxModel:
             array = find(self.module, parameter.name)
             info = TensorInfo(parameter.name, dtype_name(array.dtype), tuple(array.shape))
             yield info, functools.partial(to_numpy, array)
-
-
-def _native(array: np.ndarray | None) -> mx.array | None:
-    return None if array is None else from_numpy(array)
 
 
 def _arrays(output: ModelOutput, cache: Cache | None) -> Iterator[mx.array]:

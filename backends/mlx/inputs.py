@@ -1,0 +1,74 @@
+"""Inputs of a pass: looked at and checked, but for those that ``mx.compile`` traces, which have a shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from ...core.errors import InputError
+from ...core.inputs import ADDITIVE_MASKED, HostInputs, read_inputs
+from .arrays import from_numpy
+
+if TYPE_CHECKING:
+    from ...core.cache import Cache
+    from ...core.config import LlamaConfig
+    from ...core.task import Task
+
+
+def read(
+    config: LlamaConfig, task: Task, cache: Cache | None, *, labels: Mapping[str, Any], **inputs: Any
+) -> HostInputs:
+    """:func:`~polyllama.core.inputs.read_inputs`; with traced inputs, whose numbers nobody can check, MLX arrays.
+
+    Raises:
+        InputError: what does not fit; of traced inputs, their shapes.
+    """
+    if not any(_is_traced(value) for value in (*inputs.values(), *labels.values())):
+        return read_inputs(config, task, cache, labels=labels, **inputs)
+    if cache is not None:
+        raise InputError("a cache cannot go through mx.compile", hint="leave use_cache and past_key_values out")
+    given: dict[str, Any] = {name: None if value is None else _array(value) for name, value in inputs.items()}
+    tokens = given["input_ids"] if given["input_ids"] is not None else given["inputs_embeds"]
+    if tokens is None or (given["input_ids"] is not None and given["inputs_embeds"] is not None):
+        raise InputError("exactly one of input_ids and inputs_embeds is wanted")
+    if given["input_ids"] is not None and tokens.ndim != 2:
+        raise InputError(f"input_ids has shape {list(tokens.shape)}, wanted [batch, sequence]")
+    batch, new = tokens.shape[:2]
+    mask = given["attention_mask"]
+    if mask is not None:
+        if tuple(mask.shape) not in ((batch, new), (batch, 1, new, new), (1, 1, new, new)):
+            raise InputError(f"attention_mask has shape {list(mask.shape)}, wanted [{batch}, {new}]")
+        mask = mask > ADDITIVE_MASKED if mx.issubdtype(mask.dtype, mx.floating) else mask.astype(mx.bool_)
+    positions = given["position_ids"]
+    keep = inputs["logits_to_keep"]
+    return HostInputs(
+        given["input_ids"],
+        given["inputs_embeds"],
+        mask,
+        positions if positions is None or positions.ndim == 2 else positions[None],
+        {name: _array(value) for name, value in labels.items()},
+        min(keep, new) if isinstance(keep, int) else _array(keep),
+        mask if mask is not None and mask.ndim == 2 else None,
+    )
+
+
+def native(array: Any) -> mx.array | None:
+    """What :func:`read` gave as an MLX array."""
+    return array if array is None or isinstance(array, mx.array) else from_numpy(array)
+
+
+def _array(value: Any) -> Any:
+    return value if isinstance(value, mx.array) else from_numpy(np.asarray(value))
+
+
+def _is_traced(value: Any) -> bool:
+    if not isinstance(value, mx.array):
+        return False
+    try:
+        mx.eval(value)
+    except (ValueError, RuntimeError):  # MLX's refusal to compute what it traces
+        return True
+    return False
