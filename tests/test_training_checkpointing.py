@@ -10,7 +10,7 @@ import pytest
 from polyllama import Llama, LlamaConfig
 from polyllama.core.errors import InputError, UnsupportedError
 from support import relative_error
-from training_support import CASES, FRAMEWORKS, IDS, SIZES, Case, loss_of, model_of, seed_everything
+from training_support import CASES, FRAMEWORKS, IDS, QUICKLY, SIZES, Case, loss_of, model_of, seed_everything
 
 EACH = pytest.mark.parametrize("framework", FRAMEWORKS)
 TAGS: Any = CASES["token-classification"]
@@ -23,9 +23,11 @@ def gradients(model: Any, framework: str, case: Case, **asked: Any) -> dict[str,
         import jax
 
         key = jax.random.key(3, impl="rbg")  # compiles faster
-        found = jax.jit(
-            jax.grad(lambda p: model.apply(p, IDS, train=True, dropout_rng=key, **case.inputs, **asked).loss)
-        )(model.params)
+
+        def loss(params: Any) -> Any:
+            return model.apply(params, IDS, train=True, dropout_rng=key, **case.inputs, **asked).loss
+
+        found = jax.jit(jax.grad(loss), compiler_options=QUICKLY)(model.params)
     else:
         seed_everything(framework, 3)
         model.module.train()
@@ -84,6 +86,24 @@ def test_hidden_states_and_attentions_come_out_once(framework: str) -> None:
     for states, weights in kept:
         assert len(states) == 3 and len(weights) == 2
         assert all(tuple(each.shape) == (3, 4, 7, 7) for each in weights)
+
+
+@pytest.mark.skipif("torch" not in FRAMEWORKS, reason="needs torch")
+def test_torch_keeps_no_attentions_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from polyllama.backends.torch.modules import TorchContext
+
+    kept, keep = [], TorchContext.keep_attention
+
+    def counted(self: Any, probabilities: Any) -> None:
+        kept.append(self.attentions is not None)
+        keep(self, probabilities)
+
+    monkeypatch.setattr(TorchContext, "keep_attention", counted)
+    model = model_of(CASES["causal-lm"], "torch")
+    model.gradient_checkpointing_enable()
+    model.module.train()
+    model.forward(IDS, output_attentions=True, **CASES["causal-lm"].inputs).loss.backward()
+    assert kept == [True, True, False, False]
 
 
 BIG = Case("causal-lm", {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 192})

@@ -21,6 +21,7 @@ from training_support import (
     FRAMEWORKS,
     IDS,
     MASK,
+    QUICKLY,
     SIZES,
     Case,
     loss_of,
@@ -172,7 +173,11 @@ def compiled(name: str, fields: Any) -> Any:
 
     case, key = CASES[name], jax.random.key(3, impl="rbg")  # compiles faster
     model = model_of(case, "jax", **dict(fields))
-    return jax.jit(jax.value_and_grad(lambda p: model.apply(p, IDS, train=True, dropout_rng=key, **case.inputs).loss))
+
+    def loss(params: Any) -> Any:
+        return model.apply(params, IDS, train=True, dropout_rng=key, **case.inputs).loss
+
+    return jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)
 
 
 @pytest.mark.parametrize("backend", ALL_BACKENDS)

@@ -116,6 +116,22 @@ def test_a_handful_of_examples_is_learnt(name: str, framework: str) -> None:
     assert learnt(name, {key: np.asarray(each.model.to_numpy(value)) for key, value in output.items()})
 
 
+def test_an_embedding_of_nothing_has_a_gradient() -> None:
+    torch = pytest.importorskip("torch")
+    import array_api_compat.torch as xp
+    from polyllama.plugins.tasks.embedding import Embedding
+
+    class Context:
+        def __init__(self) -> None:
+            self.xp, self.widen = xp, lambda x: x
+
+    states = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    found = Embedding().outputs(Context(), states, None)["embeddings"]  # type: ignore[arg-type]
+    assert found.tolist() == [[0.0, 0.0], [pytest.approx(0.6), pytest.approx(0.8)]]
+    found.sum().backward()
+    assert states.grad is not None and bool(torch.isfinite(states.grad).all())
+
+
 @pytest.mark.skipif("mlx" not in FRAMEWORKS or not shutil.which("g++"), reason="needs mlx, which compiles by g++ here")
 @pytest.mark.parametrize("name", ["single label", "token-classification"])
 def test_a_step_on_mlx_may_be_compiled(name: str) -> None:

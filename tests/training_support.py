@@ -17,6 +17,9 @@ from support import ALL_BACKENDS
 
 FRAMEWORKS = tuple(name for name in ALL_BACKENDS if getattr(plugin_manager().backends()[name].load(), "trains", False))
 
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""For ``jax.jit``: half of its time goes into machine code that runs once here."""
+
 SIZES: dict[str, Any] = {
     "vocab_size": 23,
     "hidden_size": 16,
@@ -228,7 +231,7 @@ class Trainer:
             output = self.model.apply(params, IDS, **self.case.inputs)
             return self.case.measure(jnp, output), output
 
-        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)
 
         def both() -> Any:
             (value, self._output), found = step(self.model.params)
