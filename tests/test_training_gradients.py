@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from polyllama.core.errors import InputError
 from support import relative_error
-from training_support import CASES, FRAMEWORKS, IDS, Case, Trainer, model_of, weights_of
+from training_support import CASES, FRAMEWORKS, IDS, MASK, Case, Trainer, model_of, weights_of
 
 EVERY = pytest.mark.parametrize("name", CASES)
 STEP = 1e-4
@@ -160,10 +160,10 @@ def test_a_step_on_mlx_may_be_compiled(name: str) -> None:
             step = mx.compile(step, inputs=state, outputs=state)
         mx.random.seed(1)
         losses = []
-        for rows in (IDS, IDS[::-1].copy(), IDS):
-            given = {"input_ids": mx.array(rows), **{key: mx.array(value) for key, value in case.inputs.items()}}
-            if rows is not IDS:
-                given["attention_mask"] = mx.array((rows != 0).astype(np.int64))
+        plain = np.where(MASK == 1, IDS, 7)  # padding by the mask alone
+        for way in (1, -1, 1):
+            given = {key: mx.array(value) for key, value in case.inputs.items()}
+            given |= {"input_ids": mx.array(plain[::way].copy()), "attention_mask": mx.array(MASK[::way].copy())}
             losses.append(step(given).item())
         results.append(losses)
     assert results[0] == pytest.approx(results[1], rel=1e-4)

@@ -51,7 +51,7 @@ def read(
         positions if positions is None or positions.ndim == 2 else positions[None],
         {name: _array(value) for name, value in labels.items()},
         min(keep, new) if isinstance(keep, int) else _array(keep),
-        mask if mask is not None and mask.ndim == 2 else None,
+        None,  # the mask itself is there, whatever it masks
     )
 
 
