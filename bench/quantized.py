@@ -139,7 +139,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def losses(count: int = 200) -> None:
+def losses(count: int = 100) -> None:
     """Each setting, rounded and calibrated by 100 stories of the training split."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
     from polyllama import Llama

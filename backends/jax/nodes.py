@@ -18,10 +18,14 @@ from ...core import graph as spec
 from ...core.activations import ACTIVATIONS
 from ...core.context import Context, Override
 from ...core.quantization.nodes import QuantizedLinear, values
+from ...core.quantization.packing import WORD
 from ...core.rope import Rope
 
 Array = Any
 Checkpoint = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+WHOLE, TILE = 1 << 22, 1 << 20
+"""Most packed weights that are multiplied by at once, and how many of larger matrices: 4 MiB of unpacked ones."""
 
 FEW_ROWS = 4
 """Up to so many rows a half-precision product is faster as a sum than through a float32 copy of the weights."""
@@ -103,18 +107,51 @@ def linear(node: spec.Node, x: Array, ctx: Context) -> Array:
 
 
 def quantized_linear(node: spec.Node, x: Array, ctx: Context) -> Array:
-    """``[..., in_features] -> [..., out_features]``; a few rows as a sum, which unpacks weights as it reads them."""
+    """``[..., in_features] -> [..., out_features]``; a large matrix a tile of outputs at a time."""
     assert isinstance(node, QuantizedLinear)
-    rows = x.size // node.in_features
-    if rows > FEW_ROWS:
-        return node.apply(ctx.xp, ctx.weights, x, ctx)
+    flat = x.reshape(-1, node.in_features)
     # Without the barrier a tied embedding would be unpacked as a whole, once for its lookup and for this.
-    words, scales, biases = jax.lax.optimization_barrier(node.tensors(ctx.weights))  # type: ignore[no-untyped-call]
-    weight = values(jnp, words, scales, biases, node.bits, ctx)
-    repeated = x.reshape(rows, 1, -1) if rows > 1 else x.reshape(-1)
-    y = (weight * repeated.astype(weight.dtype)).sum(-1).astype(x.dtype)
-    y = y + ctx.weights[f"{node.name}.bias"] if node.bias else y
-    return y.reshape(*x.shape[:-1], node.out_features)
+    tensors = jax.lax.optimization_barrier(node.tensors(ctx.weights))  # type: ignore[no-untyped-call]
+
+    def product(parts: tuple[Array, Array, Array]) -> Array:
+        """``[M, rows of the tile]``."""
+        if len(flat) <= FEW_ROWS and WORD % node.bits == 0:
+            return by_planes(flat, parts, node.bits, ctx)
+        return ctx.widen(flat) @ values(jnp, *parts, node.bits, ctx).T
+
+    tile = _tile(node.out_features, node.in_features)
+    if tile == node.out_features:
+        y = product(tensors)
+    else:
+        tiles = jax.lax.map(product, tuple(part.reshape(-1, tile, part.shape[-1]) for part in tensors))
+        y = jnp.swapaxes(tiles, 0, 1)
+    y = y.astype(x.dtype).reshape(*x.shape[:-1], node.out_features)
+    return y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+
+
+def by_planes(x: Array, parts: tuple[Array, Array, Array], bits: int, ctx: Context) -> Array:
+    """``x @ (scale * q + bias).T`` ``[M, out]``: sums over values that lie at the same place in their words.
+
+    So a word is shifted rather than taken apart, and scale and bias are applied once to a group.
+    """
+    words, scales, biases = parts
+    rows, groups = scales.shape
+    words = words.reshape(rows, groups, -1)
+    wide_scales, wide_biases = ctx.widen(scales), ctx.widen(biases)
+    inputs = ctx.widen(x).reshape(len(x), 1, groups, words.shape[-1], WORD // bits)
+    total: Array = 0.0
+    for place in range(WORD // bits):
+        q = ((words >> (bits * place)) & ((1 << bits) - 1)).astype(inputs.dtype)
+        total = total + q * inputs[..., place]
+    sums = inputs.sum((-1, -2))  # [M, 1, groups]
+    return (total.sum(-1) * wide_scales + sums * wide_biases).sum(-1)
+
+
+def _tile(rows: int, columns: int) -> int:
+    """Rows that are multiplied by at once: of a large matrix, the most that divide it and hold :data:`TILE` weights."""
+    if rows * columns <= WHOLE:
+        return rows
+    return next((n for n in range(max(1, TILE // columns), 127, -1) if rows % n == 0), rows)
 
 
 def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
