@@ -170,7 +170,7 @@ def _model(
             raise InputError(f"vocab_size={vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
     config = config.replace(dtype=weights.dtype, architectures=[described.task.architecture])
     return ModelToWrite(
-        name=Path(described.name).stem or described.name,
+        name=_name(described),
         config=config,
         weights=weights,
         packed=packed,
@@ -178,6 +178,12 @@ def _model(
         folder=described.folder if getattr(described.checkpoint, "tokenizer", None) is None else None,
         max_shard_size=max_shard_size,
     )
+
+
+def _name(described: Described) -> str:
+    """What to call the model: a file's name loses its suffix; the rest keep their dots ("llama-3.1-8b")."""
+    path = Path(described.name)
+    return (path.stem if described.checkpoint.path.is_file() else path.name) or described.name
 
 
 def _tokenizer(described: Described) -> Any:

@@ -35,6 +35,7 @@ _ALIGNMENT = 32
 _CHUNK = 1 << 24
 _FORMAT = "GGUF"
 _TYPE_OF = {dtype: kind for kind, dtype in FLOATS.items() if kind != "F64"}
+_BETAS = (32.0, 1.0)  # what llama.cpp computes every Llama's YaRN with
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32}
 
 
@@ -79,6 +80,8 @@ def _metadata(model: ModelToWrite) -> dict[str, Any]:
     refused = {
         f"hidden_act={config.hidden_act!r}": config.hidden_act not in ("silu", "swish"),
         f"rope_type={config.rope_parameters.rope_type!r}": config.rope_parameters.rope_type == "dynamic",
+        # llama.cpp opens no Llama whose rope.dimension_count is not its head size.
+        f"partial_rotary_factor={config.rope_parameters.partial_rotary_factor}": config.rotary_dim != config.head_dim,
     }
     for what, is_so in refused.items():
         if is_so:
@@ -120,12 +123,11 @@ def _rope(config: LlamaConfig) -> dict[str, Any]:
     if rope.rope_type == "longrope":
         from ..rope import build_rope
 
-        attention = build_rope(config).attention_factor
+        # No "factor": llama.cpp would divide all positions by it, beside what the two tensors say.
         return {
             "type": "longrope",
             "original_context_length": original or config.max_position_embeddings,
-            "attn_factor": attention,
-            "factor": config.max_position_embeddings / (original or config.max_position_embeddings),
+            "attn_factor": build_rope(config).attention_factor,
         }
     return _yarn(rope, config) if rope.rope_type == "yarn" else {}
 
@@ -144,21 +146,32 @@ def _yarn(rope: RopeParameters, config: LlamaConfig) -> dict[str, Any]:
         "yarn_beta_fast": rope.beta_fast,
         "yarn_beta_slow": rope.beta_slow,
     }
+    if (rope.beta_fast, rope.beta_slow) != _BETAS:
+        warnings.warn(
+            f"llama.cpp takes YaRN's betas from a Llama's file only if it is told: run it with --yarn-beta-fast "
+            f"{rope.beta_fast} --yarn-beta-slow {rope.beta_slow} (polyllama reads them from the file)",
+            PolyllamaWarning,
+            stacklevel=7,
+        )
     usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
     attention = build_rope(config).attention_factor
     return found if math.isclose(attention, usual) else found | {"attn_factor": attention / usual}
 
 
 def _tokenizer(model: ModelToWrite) -> dict[str, Any]:
+    from ..tokenizer.gguf import NO_TOKENIZER
+
+    # llama.cpp opens no file that says nothing of a tokenizer.
+    none = {"tokenizer.ggml.model": NO_TOKENIZER[0]}
     if model.tokenizer is None:
-        return {}
+        return none
     from ..tokenizer.gguf_writer import gguf_from_tokenizer
 
     try:
         return gguf_from_tokenizer(model.tokenizer, model.config.vocab_size)
     except TokenizerError as error:
         warnings.warn(f"the tokenizer is not written: {error}", PolyllamaWarning, stacklevel=5)
-        return {}
+        return none
 
 
 # ---- tensors

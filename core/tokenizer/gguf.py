@@ -21,6 +21,7 @@ PREFIX = "tokenizer.ggml."
 LEGACY = "polyllama.tokenizer.legacy"
 """Our own key: whether a prefix space follows every special token, as llama.cpp does it. Absent, it does."""
 LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+NO_TOKENIZER = ("none", "no_vocab")
 GPT2_NAMES = ("gpt-2", "gpt2")
 
 
@@ -35,7 +36,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
         TokenizerError: there is none, it is of a kind that no Llama has, or damaged.
     """
     kind = metadata.get(f"{PREFIX}model")
-    if kind is None:
+    if kind is None or kind in NO_TOKENIZER:
         raise TokenizerError(f"{source} carries no tokenizer", hint="give token ids, or load one from elsewhere")
     makers = {"llama": _sentencepiece, "gpt2": _byte_level}
     if kind not in makers:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
-from ..errors import TokenizerError
+from ..errors import PolyllamaWarning, TokenizerError
 from .base import Tokenizer
 from .engine import PieceEngine
 from .gguf import GPT2_NAMES, LEGACY, LLAMA3_NAMES, PREFIX
@@ -54,6 +55,14 @@ def _pieces(tokenizer: Tokenizer, engine: PieceEngine) -> dict[str, Any]:
             f"{model.source} is a {model.model_type} model or normalizes text, which GGUF has no way to say"
         )
     pieces = list(model.pieces())
+    if not any(piece.kind is PieceKind.BYTE for piece in pieces):  # it looks one up for every character it has not
+        raise TokenizerError(f"{model.source} has no tokens for bytes, without which llama.cpp breaks down")
+    if model.remove_extra_whitespaces:
+        warnings.warn(
+            f"{model.source} makes runs of spaces one, which llama.cpp does not: its token ids of such texts differ",
+            PolyllamaWarning,
+            stacklevel=8,
+        )
     tokens, scores = [piece.text for piece in pieces], [piece.score for piece in pieces]
     kinds = [int(piece.kind) for piece in pieces]
     for index, token in sorted(tokenizer.added_tokens_decoder.items()):
