@@ -291,15 +291,18 @@ def lay_out(
     """
     total = past + new
     if attention_mask is not None and attention_mask.ndim == 4:
-        positions = _plain_positions(xp, past, total, device) if position_ids is None else position_ids
+        # It says who looks at whom; which of the earlier slots are padding, and are no positions, the cache knows.
+        known = None if past_mask is None else _with_new(xp, past_mask, new, device)
+        if position_ids is None:
+            position_ids = _plain_positions(xp, past, total, device) if known is None else _counted(xp, known, past)
         # A query that may see nothing at all sees itself, so that no softmax runs over nothing.
         keys, queries = _slots(xp, new, total, device)
-        return Layout(positions, xp.astype(attention_mask, xp.bool) | (keys == queries), past_mask)
+        return Layout(position_ids, xp.astype(attention_mask, xp.bool) | (keys == queries), known)
     if attention_mask is None and past == 0 and new > 1 and position_ids is not None:
         return Layout(position_ids, _packed_mask(xp, position_ids, new, device), None)
     key_mask = None if attention_mask is None else xp.astype(attention_mask, xp.bool)
     if key_mask is None and past_mask is not None:
-        key_mask = xp.ones((past_mask.shape[0], new), dtype=xp.bool, device=device)
+        key_mask = _with_new(xp, past_mask, new, device)
     if key_mask is not None and key_mask.shape[1] != total:
         before = past_mask
         if before is None:
@@ -309,13 +312,24 @@ def lay_out(
         positions = _plain_positions(xp, past, total, device) if position_ids is None else position_ids
         return Layout(positions, None, None)
     if position_ids is None:
-        counts = xp.cumulative_sum(xp.astype(key_mask, xp.int64), axis=1) - 1
-        position_ids = xp.where(counts < 0, xp.zeros_like(counts), counts)[:, past:]
+        position_ids = _counted(xp, key_mask, past)
     return Layout(position_ids, _padded_mask(xp, key_mask, new, total, device), key_mask)
 
 
 def _plain_positions(xp: Any, past: int, total: int, device: Any) -> Array:
     return xp.reshape(xp.arange(past, total, device=device), (1, total - past))
+
+
+def _counted(xp: Any, key_mask: Array, past: int) -> Array:
+    """``[B, S]``: each new token's count of attended tokens before it."""
+    counts = xp.cumulative_sum(xp.astype(key_mask, xp.int64), axis=1) - 1
+    return xp.where(counts < 0, xp.zeros_like(counts), counts)[:, past:]
+
+
+def _with_new(xp: Any, past_mask: Array, new: int, device: Any) -> Array:
+    """What a cache knows of its slots ``[B, past]``, and `new` slots that are all attended."""
+    ones = xp.ones((past_mask.shape[0], new), dtype=xp.bool, device=device)
+    return xp.concat([past_mask, ones], axis=1)
 
 
 def _padded_mask(xp: Any, key_mask: Array, new: int, total: int, device: Any) -> Array:
