@@ -84,27 +84,22 @@ class FlaxLlamaPreTrainedModel:
     def params(self, params: Mapping[str, Any]) -> None:
         import jax
 
+        from .params import check_params
+
         given = _unwrapped(params)
-        wanted = {parameter.name: parameter.shape for parameter in self.llama.graph.parameters()}
-        wrong = [f"{name} is missing" for name in wanted if name not in given]
-        wrong += [f"{name} is not known" for name in given if name not in wanted]
-        wrong += [
-            f"{name} has shape {list(given[name].shape)}, wanted {list(shape)}"
-            for name, shape in wanted.items()
-            if name in given and tuple(given[name].shape) != shape
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise InputError(f"params do not fit this model: {'; '.join(wrong[:3])}{more}")
+        check_params(self.llama.graph, given, self.model.dtype)
         # JAX's own arrays stay where they are, sharded or not; others go where the weights are now.
         places = {name: array.sharding for name, array in self.model.params.items()}
         self.model.params = {
             name: given[name] if isinstance(given[name], jax.Array) else jax.device_put(given[name], places[name])
-            for name in wanted
+            for name in given
         }
 
     def init_cache(self, batch_size: int, max_length: int) -> JaxCache:
         """An empty cache for `max_length` tokens, to pass as ``past_key_values``; calls write into it."""
+        for name, size in (("batch_size", batch_size), ("max_length", max_length)):
+            if not isinstance(size, int) or size < 1:
+                raise InputError(f"init_cache: {name} is {size!r}, wanted a positive integer")
         return self.model.new_cache(batch_size, max_length)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
@@ -206,6 +201,8 @@ def _dtype_name(dtype: Any) -> str:
 
 def _unwrapped(params: Mapping[str, Any]) -> dict[str, Any]:
     """`params` without the outer ``{"params": ...}`` that Flax puts around them."""
+    if not isinstance(params, Mapping):
+        raise InputError(f"params is a {type(params).__name__}, wanted a dict by parameter name")
     return dict(params["params"]) if set(params) == {"params"} else dict(params)
 
 

@@ -13,11 +13,21 @@ import numpy as np
 
 from ...core.errors import InputError, PolyllamaWarning
 from ...core.graph import Attention, Dropout, nodes_of_type
-from ...core.inputs import check_embeds_shape, check_ids
+from ...core.inputs import (
+    as_integers,
+    as_mask,
+    check_embeds_shape,
+    check_ids,
+    check_keep,
+    check_mask,
+    check_num_items,
+    check_positions,
+)
 from ...core.labels import read_labels, split_labels
 from ...core.text_tokens import check_text
 from .arrays import as_float32, is_traced
 from .nodes import Checkpoint
+from .params import check_params
 from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequence
 
 if TYPE_CHECKING:
@@ -41,7 +51,7 @@ def apply(
     checkpoint: Checkpoint | None = None,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
-    logits_to_keep: int = 0,
+    logits_to_keep: Any = 0,
     **loss_options: Any,
 ) -> ModelOutput:
     """One pass without a cache; any argument may be traced.
@@ -63,18 +73,17 @@ def apply(
         given = "neither" if input_ids is None else "both"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
     dropout_rng = dropout_key(pass_.graph, train, dropout_rng)
-    tokens = _array(input_ids if input_ids is not None else inputs_embeds)
+    check_params(pass_.graph, params)
+    check_num_items(loss_options.get("num_items_in_batch"))
+    tokens = _ids(input_ids, config) if input_ids is not None else _array(inputs_embeds)
     if input_ids is None:
         check_embeds_shape(tuple(tokens.shape), config.hidden_size)
-    elif tokens.ndim != 2:
-        raise InputError(f"input_ids has shape {list(tokens.shape)}, wanted [batch, sequence]")
-    elif not is_traced(tokens):
-        check_ids(np.asarray(tokens), config.vocab_size)
     batch, new = tokens.shape[:2]
     mask = None if attention_mask is None else _mask(attention_mask, batch, new)
     key_mask = mask if mask is not None and mask.ndim == 2 else None
     given_labels, loss_options = split_labels(pass_.task, labels, loss_options)
     _check_concrete(pass_, config, tokens, key_mask, given_labels)
+    keep = check_keep(logits_to_keep, pass_.task, new)
     positions = _positions(position_ids, key_mask, batch, new)
     inputs = Inputs(
         tokens=tokens if tokens.ndim == 3 else tokens.astype(jnp.int32),
@@ -83,6 +92,7 @@ def apply(
         start=jnp.int32(0),
         new=jnp.int32(new),
         frequencies=_frequencies(pass_, position_ids, key_mask, batch, new),
+        kept=None if isinstance(keep, int) else jnp.asarray(keep, jnp.int32),
         dropout_rng=dropout_rng,
         attended=None if key_mask is None else jnp.asarray(key_mask),
     )
@@ -92,7 +102,7 @@ def apply(
         allowed = causal_mask(inputs.start, new, new, inputs.key_mask)
         if mask is None and position_ids is not None:
             allowed = allowed & same_sequence(positions)
-    static = Static(min(logits_to_keep, new), 0, output_hidden_states, output_attentions)
+    static = Static(keep if isinstance(keep, int) else 0, 0, output_hidden_states, output_attentions)
     with pass_.precision():
         ctx = pass_.context(params, inputs, allowed, None, static, checkpoint=checkpoint)
         hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))
@@ -115,7 +125,7 @@ def dropout_key(graph: Graph, train: bool, dropout_rng: Any) -> Any:
     """The random key of dropout, ``None`` where there is none.
 
     Raises:
-        InputError: the graph has dropout, `train` is on and there is no key.
+        InputError: the graph has dropout, `train` is on and there is no key, or what is given is none.
     """
     if not train:
         if dropout_rng is not None:
@@ -130,6 +140,8 @@ def dropout_key(graph: Graph, train: bool, dropout_rng: Any) -> Any:
                     f"train=True with {name} {max(probabilities)} needs a random key",
                     hint="pass dropout_rng=jax.random.key(seed), a new one for every step",
                 )
+    elif not hasattr(dropout_rng, "dtype"):
+        raise InputError(f"dropout_rng is {dropout_rng!r}, no random key", hint="pass jax.random.key(seed)")
     return dropout_rng
 
 
@@ -153,8 +165,25 @@ def _array(value: Any) -> Any:
     return value if isinstance(value, jax.Array) else np.asarray(value)
 
 
+def _ids(input_ids: Any, config: LlamaConfig) -> Any:
+    """``[B, S]`` token ids; of traced ones shape and dtype are checked, of others the range too."""
+    if not is_traced(input_ids):
+        ids = as_integers(input_ids, "input_ids")
+        check_ids(ids, config.vocab_size)
+        return ids
+    if input_ids.ndim != 2 or 0 in input_ids.shape:
+        raise InputError(f"input_ids has shape {list(input_ids.shape)}, wanted [batch, sequence]")
+    if input_ids.dtype.kind not in "iu":
+        raise InputError(f"input_ids holds {input_ids.dtype}, wanted integers")
+    return input_ids
+
+
 def _mask(attention_mask: Any, batch: int, new: int) -> Any:
     """``[B, S]`` or ``[B or 1, 1, S, S]`` booleans; a four-dimensional one may be additive."""
+    if not is_traced(attention_mask):
+        given = as_mask(attention_mask)
+        check_mask(given, batch, new, 0)
+        return given.astype(bool)
     mask = _array(attention_mask)
     if mask.dtype.kind == "f" and mask.ndim == 4:
         mask = mask == 0
@@ -168,9 +197,12 @@ def _mask(attention_mask: Any, batch: int, new: int) -> Any:
 def _positions(position_ids: Any, key_mask: Any, batch: int, new: int) -> Array:
     """``[B, S]``: as given, else each token's count of attended tokens before it."""
     if position_ids is not None:
-        given = jnp.asarray(position_ids, jnp.int32)
-        if given.ndim not in (1, 2) or given.shape[-1] != new:
+        given: Any = position_ids if is_traced(position_ids) else check_positions(position_ids, batch, new)
+        if given.ndim not in (1, 2) or given.shape[-1] != new or given.shape[:-1] not in ((), (1,), (batch,)):
             raise InputError(f"position_ids has shape {list(given.shape)}, wanted [{batch}, {new}]")
+        if given.dtype.kind not in "iu":
+            raise InputError(f"position_ids holds {given.dtype}, wanted integers")
+        given = jnp.asarray(given, jnp.int32)
         return jnp.broadcast_to(given, (batch, new))
     if key_mask is None:
         return jnp.broadcast_to(jnp.arange(new, dtype=jnp.int32), (batch, new))

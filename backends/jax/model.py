@@ -22,6 +22,7 @@ from .arrays import SMALLEST_PREFILL, as_float32, device_name, dtype_of, find_de
 from .cache import JaxCache
 from .functional import apply, dropout_key, register_output
 from .nodes import Checkpoint
+from .params import check_params
 from .traced import Inputs, Params, Result, Static, TracedPass
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class JaxModel:
         if cache is not None and not isinstance(cache, JaxCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
         check_num_items(options.get("num_items_in_batch"))
+        if params is not None and params is not self.params:
+            check_params(self.graph, params)
         weights = self.params if params is None else params
         observe = options.pop("observe", None)
         flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
