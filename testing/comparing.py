@@ -233,7 +233,10 @@ def compare_backends(
 
     if len(backends) != 2:
         raise InputError(f"two backends are compared, {len(backends)} given", hint="write --backends torch,reference")
+    if not all(backends):
+        raise InputError("backends holds an empty name", hint="write --backends torch,reference")
     described = describe(model, settings=load_settings(), **options)
+    _check_dtype(described, backends, dtype)
     ids = np.asarray([_ids(described, prompt, token_ids)])
     first, second = (_record(described, name, dtype, ids) for name in backends)
     distances = {
@@ -298,6 +301,18 @@ def _record(described: Described, name: str, dtype: str, ids: Any) -> Run:
         for node, kind, measured in (_replay(described, rounded, values, seen, ids) if values else ())
     )
     return Run(name, model.device, model.dtype, seen, bool(watched), watched or unwatched, nodes)
+
+
+def _check_dtype(described: Described, backends: Sequence[str], dtype: str) -> None:
+    """Refuse a dtype that none of the backends computes in: a misspelt one, as a rule."""
+    from ..core.backend import choose_backend
+
+    known = [
+        getattr(choose_backend(name, described.plugins.backends()).backend, "dtypes", (dtype,)) for name in backends
+    ]
+    if dtype != "auto" and not any(dtype in names for names in known):
+        every = ", ".join(dict.fromkeys(name for names in known for name in names))
+        raise InputError(f"neither backend computes in {dtype!r}", hint=f"they have {every}")
 
 
 def _dtype_for(backend: Backend, dtype: str) -> str:

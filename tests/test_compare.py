@@ -54,6 +54,18 @@ def test_half_precision_is_rounding_too(folder: Path, dtype: str) -> None:
     assert found.last_distance > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("backends", "dtype", "message"),
+    [
+        (["torch", "reference"], "int9", "neither backend computes in 'int9'; they have float32, bfloat16, float16"),
+        (["torch", ""], "auto", "backends holds an empty name"),
+    ],
+)
+def test_what_nobody_computes_in_is_a_mistake(folder: Path, backends: list[str], dtype: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_backends(folder, backends, token_ids=IDS, dtype=dtype)
+
+
 def test_the_same_backend_is_equal(folder: Path) -> None:
     found = compare_backends(folder, ["reference", "reference"], token_ids=IDS)
     assert (found.verdict, found.last_distance) == ("equal", 0.0)

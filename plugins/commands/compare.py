@@ -46,7 +46,8 @@ def compare(
 
     Every node is computed again in float64 from what the backend itself gave it, so rounding that has piled up before
     does not count, and the answer says which backend is off. The exit code is 0 when the two are equal or differ by
-    rounding, 1 when a node differs by more (or on an error, which is on stderr).
+    rounding, 1 when a node differs by more (or on an error, which is on stderr). It is one pass without a cache; what
+    goes wrong from a cache only is found by polyllama certify BACKEND --only cache.
     """
     from ...testing.comparing import DIFFERS, compare_backends
 
