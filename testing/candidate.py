@@ -77,8 +77,15 @@ class Candidate:
         return self.backend.realize(probe.graph, probe.stored(stored), options, config=probe.config, task=probe.task)
 
     def forward(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> ModelOutput:
-        """One pass; the output as the backend gives it."""
-        return self.model(probe).forward(input_ids, **inputs)
+        """One pass; the output as the backend gives it.
+
+        The backend gets copies: one that wrote into its inputs would otherwise spoil what later checks start from.
+        """
+        own: dict[str, Any] = {
+            name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()
+        }
+        input_ids = input_ids.copy() if isinstance(input_ids, np.ndarray) else input_ids
+        return self.model(probe).forward(input_ids, **own)
 
     def run(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> Mapping[str, Any]:
         """One pass without a cache; outputs as float64 NumPy. The same pass is run once."""

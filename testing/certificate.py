@@ -27,11 +27,12 @@ class Certificate:
     Attributes:
         backend: name, class, and the versions of the libraries it needs.
         device: where it ran.
-        dtypes: what was tried, first to last.
+        dtypes: what was tried, first to last, and `declared`: what the backend says it computes in.
         results: one per check and dtype.
         environment: versions of polyllama, Python and NumPy, and the platform.
         created: UTC, ISO 8601.
         seconds: how long it took.
+        selection: the checks and groups that were asked for; empty for all.
     """
 
     backend: Mapping[str, Any]
@@ -42,6 +43,12 @@ class Certificate:
     created: str
     seconds: float
     selection: tuple[str, ...] = field(default=())
+    declared: tuple[str, ...] = field(default=())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every check was tried in every dtype that the backend declares."""
+        return not self.selection and set(self.declared) <= set(self.dtypes)
 
     @property
     def passed(self) -> bool:
@@ -59,9 +66,11 @@ class Certificate:
             "schema": SCHEMA,
             "version": VERSION,
             "passed": self.passed,
+            "complete": self.complete,
             "backend": dict(self.backend),
             "device": self.device,
             "dtypes": list(self.dtypes),
+            "declared_dtypes": list(self.declared),
             "selection": list(self.selection),
             "environment": dict(self.environment),
             "created": self.created,
@@ -136,7 +145,7 @@ def certify(
 
     instance, device, name = _find(backend, device)
     declared = declared_dtypes(instance)
-    wanted = tuple(dtypes) if dtypes is not None else declared
+    wanted = tuple(dict.fromkeys(dtypes)) if dtypes is not None else declared
     for dtype in wanted:
         Precision.of(dtype)
         if hasattr(instance, "dtypes") and dtype not in declared:
@@ -163,6 +172,7 @@ def certify(
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         time.perf_counter() - began,
         selection,
+        declared,
     )
 
 

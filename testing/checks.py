@@ -84,7 +84,7 @@ def all_checks() -> dict[str, Check]:
     """Every check in the order of certificates, those of the installed tasks included."""
     from importlib import import_module
 
-    for part in ("nodes", "models", "passes", "quantized", "behaviour"):
+    for part in ("nodes", "models", "passes", "caches", "quantized", "behaviour"):
         import_module(f".checks_{part}", __package__)  # registers its checks
     from .checks_gradients import gradient_checks
     from .checks_tasks import task_checks

@@ -22,6 +22,7 @@ _SHAPES = {
     "attention.gqa": "grouped queries: head h reads key/value head h // (heads / key/value heads)",
     "attention.mqa": "a single key/value head",
     "attention.biases": "biases on the attention's projections",
+    "attention.dropout": "attention_dropout, which drops nothing outside training",
     "attention.head_dim": "a head_dim other than hidden_size / heads",
     "mlp.biases": "biases on the MLP's projections",
     "weights.tied": "a head that is the embedding table",
@@ -81,6 +82,15 @@ def _rope_padded(name: str) -> Callable[[Candidate], Iterator[Measurement]]:
             yield compare(found[index, LENGTH - len(row) :], candidate.oracle.logits(p, row), f"logits[{index}]")
 
     return run
+
+
+@check("weights.independent", "two models of the same shapes do not see each other's weights or frequencies")
+def weights_independent(candidate: Candidate) -> Iterator[Measurement]:
+    for name in ("rope.default", "rope.linear", "rope.default"):
+        p = probe(name)
+        found = candidate.read(p, candidate.forward(p, ROWS))["logits"]
+        for index, row in enumerate(ROWS):
+            yield compare(found[index], candidate.oracle.logits(p, row), f"{name}: logits[{index}]")
 
 
 for _name in SHAPES:

@@ -10,7 +10,7 @@ import numpy as np
 from .candidate import Candidate
 from .checks import check
 from .checks_models import ROWS, cached, left_padded, logits_of
-from .measure import Measurement, compare, failure
+from .measure import Measurement, compare, equal, failure
 from .probes import IDS, LENGTH, probe
 from .rounding import LAMBDA, Expected
 
@@ -101,6 +101,23 @@ def positions_holes(candidate: Candidate) -> Iterator[Measurement]:
         yield compare(found[index, kept[index]], candidate.oracle.logits(p, row[kept[index]]), f"logits[{index}]")
 
 
+@check("positions.large", "positions beyond max_position_embeddings, and beyond what bfloat16 can count")
+def positions_large(candidate: Candidate) -> Measurement:
+    p, positions = probe("plain"), 11 * np.arange(LENGTH)[None] + 200
+    found = candidate.run(p, ROWS, position_ids=positions)["logits"]
+    return compare(found, candidate.oracle(p, ROWS, position_ids=positions)["logits"], "logits")
+
+
+@check("positions.packed", "given alone, a position that does not rise begins another text, which sees none before it")
+def positions_packed(candidate: Candidate) -> Iterator[Measurement]:
+    p, cut = probe("plain"), 11
+    positions = np.concatenate([np.arange(cut), np.arange(LENGTH - cut)])[None]
+    found = candidate.run(p, ROWS, position_ids=positions)["logits"]
+    for index, row in enumerate(ROWS):
+        yield compare(found[index, :cut], candidate.oracle.logits(p, row[:cut]), f"the first text, logits[{index}]")
+        yield compare(found[index, cut:], candidate.oracle.logits(p, row[cut:]), f"the second text, logits[{index}]")
+
+
 def _padded(candidate: Candidate, starts: list[int]) -> Iterator[Measurement]:
     """Short rows that begin at different places of a batch, beside a full one."""
     p = probe("plain")
@@ -148,6 +165,39 @@ def mask_packed(candidate: Candidate) -> Iterator[Measurement]:
     found = candidate.run(p, row[None], attention_mask=mask, position_ids=positions)["logits"][0]
     yield compare(found[:cut], candidate.oracle.logits(p, row[:cut]), "the first text's logits")
     yield compare(found[cut:], candidate.oracle.logits(p, row[cut:]), "the second text's logits")
+
+
+@check("mask.additive", "a four-dimensional mask of 0 and minus infinity says the same as one of 1 and 0")
+def mask_additive(candidate: Candidate) -> Measurement:
+    p, mask = probe("plain"), np.tril(np.ones((1, 1, LENGTH, LENGTH), np.int64))
+    mask[..., 9:, 2:6] = 0
+    additive = np.where(mask == 1, 0.0, -np.inf).astype(np.float32)
+    found = candidate.run(p, ROWS, attention_mask=additive)["logits"]
+    return compare(found, candidate.oracle(p, ROWS, attention_mask=mask)["logits"], "logits")
+
+
+@check("inputs.untouched", "ids, mask and positions that were given stay what they were")
+def inputs_untouched(candidate: Candidate) -> Iterator[Measurement]:
+    ids, mask = left_padded([LONG, SHORT], LENGTH)
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    before = {name: array.copy() for name, array in given.items()}
+    candidate.model(probe("plain")).forward(**given, use_cache=True)
+    for name, array in given.items():
+        yield equal(array, before[name], name)
+
+
+@check("output.kept", "an output stays what it was while the model runs on")
+def output_kept(candidate: Candidate) -> Iterator[Measurement]:
+    p = probe("plain")
+    first = candidate.forward(p, ROWS, use_cache=True, output_hidden_states=True)
+    candidate.forward(p, ROWS[::-1], output_hidden_states=True)
+    candidate.forward(p, ROWS[::-1, :1], past_key_values=first.past_key_values)
+    found = candidate.read(p, first)
+    for index, row in enumerate(ROWS):
+        yield compare(found["logits"][index], candidate.oracle.logits(p, row), f"logits[{index}]")
+    last = candidate.oracle(p, ROWS, output_hidden_states=True)["hidden_states"][-1]
+    yield compare(found["hidden_states"][-1], last, "hidden_states[-1]")
 
 
 @check("inputs.embeds", "embeddings instead of ids")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RUNS = 8
 """Disturbed runs beside the exact one; they go through the spec as one batch."""
 
-_BATCHED = ("input_ids", "inputs_embeds", "attention_mask")
+_BATCHED = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
 
 
 def as_is(array: Any) -> Any:

@@ -78,6 +78,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "attention.gqa": {"num_key_value_heads": 2},
     "attention.mqa": {"num_key_value_heads": 1},
     "attention.biases": {"attention_bias": True},
+    "attention.dropout": {"attention_dropout": 0.5},
     "attention.head_dim": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
     "mlp.biases": {"mlp_bias": True},
     "weights.tied": {"tie_word_embeddings": True},
@@ -86,6 +87,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 
 IDS = np.random.default_rng(20).integers(1, VOCABULARY, (3, LENGTH))
 """``[3, 30]`` token ids, none of them the padding token 0."""
+IDS.flags.writeable = False
 
 
 def on_grid(values: Any) -> Floats:
@@ -273,6 +275,9 @@ def probe(name: str) -> Probe:
 
 _SPECIAL: Mapping[str, Callable[[], Probe]] = {
     "plain": lambda: make("plain"),
+    "long": lambda: make(
+        "long", zero=("down_proj",), num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8
+    ),
     "neutral": lambda: make("neutral", zero=NEUTRAL, num_hidden_layers=1),
     "neutral.unit": lambda: make("neutral.unit", Base(), zero=NEUTRAL, num_hidden_layers=1, unit_norms=True),
     "attention": lambda: make("attention", zero=("mlp.down_proj", "layers.1.self_attn.o_proj")),

@@ -49,6 +49,7 @@ def certify(
 
     Each check has a bound derived from the dtype. The exit code is 0 when all pass and 1 when one fails.
     """
+    from ...core.errors import InputError
     from ...testing.certificate import certify as run
     from ...testing.certificate import select_checks
 
@@ -56,6 +57,8 @@ def certify(
         print_table(["check", "what passing it means"], [(c.name, c.summary) for c in select_checks(only)])
         return
     to_stdout = file is not None and str(file) == "-"
+    if file is not None and not to_stdout and not file.absolute().parent.is_dir():
+        raise InputError(f"--json {file}: there is no folder {file.parent}", hint="make it first")
     certificate = run(
         backend, device=device, dtypes=dtypes or None, only=only, report=None if to_stdout else _show_failure
     )
@@ -87,4 +90,6 @@ def _summarize(certificate: Certificate) -> None:
     print_table(["dtype", "passed", "failed", "largest error"], rows)
     verdict = "passes" if certificate.passed else "FAILS"
     name, where = certificate.backend["name"], certificate.device
-    click.echo(f"\n{name} on {where} {verdict}: {len(certificate.results)} checks in {certificate.seconds:.1f} s")
+    part = "" if certificate.complete else ", a part of what it declares"
+    count = f"{len(certificate.results)} {'check' if len(certificate.results) == 1 else 'checks'}"
+    click.echo(f"\n{name} on {where} {verdict}: {count}{part} in {certificate.seconds:.1f} s")
