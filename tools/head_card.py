@@ -1,0 +1,169 @@
+"""The model cards of the bundled heads: what they are, what they were trained on, and the figures of the run."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from head_tasks import Head
+    from train_heads import Report
+
+
+class About(NamedTuple):
+    """What only a person can say about a model."""
+
+    what: str
+    example: str
+    texts: str
+    limits: str
+
+
+_SEEN = "Held out by seed: the same making and the same words, but none of the texts, which no text may be by its checksum."
+
+ABOUT = {
+    "sentiment": About(
+        what="tells whether a short English text is positive, negative or neutral",
+        example='llm = Llama.load("tiny-sentiment")\nprint(llm.predict("At first I was bored, but the end was lovely."))',
+        texts=(
+            "Opinions and plain reports made by `tools/sentiment_data.py`. No word gives the label away: what is denied "
+            'counts for the other side ("was not happy"), and where a text says both, the main clause or what is said last '
+            "decides. Held out by construction: the sentence frames, the ways to join them, the names, the things that "
+            "opinions are about, and some of the denials, none of which is in a training text. The words of praise and "
+            "blame themselves are those of training, as a word never heard says nothing."
+        ),
+        limits=(
+            "It knows some two hundred words of praise and blame, and no irony. What it says about other words is a guess."
+        ),
+    ),
+    "entities": About(
+        what="finds people, places and things in short English texts",
+        example='llm = Llama.load("tiny-entities")\nprint(llm.predict("Mia carried the old lantern to Northbridge."))',
+        texts=(
+            "Sentences made by `tools/entity_data.py`: names (PERSON), towns and what one can be in or at (PLACE), and "
+            "what one can carry, make or eat (THING). A quarter of the names and an eighth of the other words are made up "
+            "of syllables, so that it learns to read what stands around a word. Held out by construction: the sentence "
+            "frames, the names, towns, places, things, adjectives and some prepositions, none of which is in a training text."
+        ),
+        limits=(
+            "A Llama reads from left to right and decides about a word before it sees what follows, so an entity is the "
+            "noun without its adjectives, and a name that opens a text is a person or a town by its look alone."
+        ),
+    ),
+    "questions": About(
+        what="answers questions about short English passages by pointing at the answer, or says that there is none",
+        example=(
+            'llm = Llama.load("tiny-questions")\n'
+            'story = "Mia found a red kite in the forest. On Monday, Tom lost his hat near the lake."\n'
+            'print(llm.predict(question="What did Mia find?", context=story))'
+        ),
+        texts=(
+            "Passages of one to four facts and a question each, made by `tools/question_data.py`; a third of the "
+            "questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). Several people "
+            "do similar things, so that who, what, where and when have to agree. Held out by construction: the ways to tell "
+            "and most ways to ask, the names, things, places, animals, foods, times and colours, none of which is in a "
+            "training text."
+        ),
+        limits=(
+            "A Llama reads from left to right: at an answer it knows the question and what came before it, and nothing of "
+            'what follows. So it answers with the first mention that is settled by then. In "Pip found a kite. Pip laughed.", '
+            'asked who found the kite, that is the second "Pip"; in "Pip found a kite." alone it cannot know at "Pip" what '
+            "Pip is about to do, and such questions were not trained on. Ask what, where, when, to whom and by whom."
+        ),
+    ),
+}
+
+_CARD = """\
+---
+license: apache-2.0
+language: en
+pipeline_tag: {pipeline}
+---
+
+# {name}
+
+A Llama of {parameters:,} parameters that {what}. It ships with polyllama, so that task heads can be tried without a
+download:
+
+```python
+from polyllama import Llama
+
+{example}
+```
+
+## Model
+
+`{architecture}`: {layers} layers, begun from the first {layers} of the bundled `tiny` and trained along, and a head. The
+weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
+
+## Data
+
+{texts}
+
+## Training
+
+`python tools/train_heads.py {head}`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over {examples:,}
+texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread ({machine}, torch {torch}), seed {seed}, with the
+module of polyllama's torch backend and polyllama's own loss.
+
+## Scores
+
+On {held_out:,} texts of each kind that were not trained on, with the bfloat16 weights computed in float32. The baseline
+needs no model: {baseline}
+
+{table}
+
+{seen} {repeat}
+
+## Limits
+
+It knows the small world of its templates; text from elsewhere may come out wrong with high confidence. {limits} It is made for
+demonstrations and tests.
+
+## License
+
+Apache-2.0, as is the text it learned from.
+"""
+
+
+def score_table(report: Report) -> str:
+    """The scores by split, beside those of the baseline."""
+    lines = ["| held out | score | model | baseline |", "| --- | --- | --- | --- |"]
+    for split, name in (("heldout", "by seed"), ("unseen", "by construction")):
+        for score, value in report.scores[split].items():
+            lines.append(f"| {name} | {score} | {value:.4f} | {report.baselines[split][score]:.4f} |")
+    return "\n".join(lines)
+
+
+def model_card(head: Head, report: Report) -> str:
+    """The text of the card for one training run."""
+    import torch
+
+    about, recipe = ABOUT[head.name], report.recipe
+    pipelines = {"sequence-classification": "text-classification"}
+    return _CARD.format(
+        pipeline=pipelines.get(head.task, head.task),
+        name=head.folder,
+        head=head.name,
+        what=about.what,
+        example=about.example,
+        texts=about.texts,
+        limits=about.limits,
+        architecture=head.architecture,
+        labels=f"Its labels: {', '.join(head.labels)}." if head.labels else "",
+        layers=recipe.layers,
+        parameters=report.parameters,
+        learning_rate=recipe.learning_rate,
+        steps=report.steps,
+        examples=recipe.examples,
+        tokens=report.tokens,
+        cpu_seconds=report.cpu_seconds,
+        machine=platform.machine(),
+        torch=torch.__version__,
+        seed=recipe.seed,
+        held_out=recipe.held_out,
+        baseline=" ".join((type(head).baseline.__doc__ or "").split()),
+        table=score_table(report),
+        seen=_SEEN,
+        repeat=f"`python tools/train_heads.py {head.name} --score` measures them again from the files.",
+    )

@@ -1,0 +1,134 @@
+"""Short opinions and reports for the bundled model `tiny-sentiment`: positive, negative or neutral.
+
+    python tools/sentiment_data.py --count 5 --split unseen
+
+No word gives the label away: what is denied counts for the other side ("was not happy"), and where a text says both, the
+main clause or what is said last decides ("at first sad, but then ..."). Every frame is used for both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from head_text import SPLITS, Words, belongs, examples, fill, read, unmarked
+from story_templates import pick
+
+LABELS = ("negative", "neutral", "positive")
+OTHER = {"positive": "negative", "negative": "positive"}
+VERY = ("very", "really", "so", "quite", "truly", "rather")
+PRONOUN_SHARE, CASUAL_SHARE = 0.25, 0.08
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A text and one of ``LABELS``; `kind` is how it was made ("single", "double", "contrast", "neutral")."""
+
+    text: str
+    label: str
+    kind: str
+
+
+class Critic:
+    """Makes opinions for one split."""
+
+    def __init__(self, split: str) -> None:
+        self.split, self.words = split, Words(split)
+        self.grammar: dict[str, Any] = read("sentiment")
+        self.key, self.prefix = self.words.key, self.words.prefix
+
+    def attempt(self, rng: random.Random) -> Opinion | None:
+        """An opinion, or ``None`` where this one belongs to another split."""
+        label = pick(rng, LABELS)
+        if label == "neutral":
+            kind, text = "neutral", self._joined(rng, self.grammar["neutral"][f"{self.prefix}join"], label)
+        else:
+            kind = pick(rng, ("single", "single", "double", "contrast", "contrast"))
+            text = self._joined(rng, self.grammar["texts"][self.prefix + kind], label)
+            if rng.random() < 0.12:  # what says nothing either way changes nothing
+                aside = self._neutral(rng)
+                text = f"{aside}. {text}" if rng.random() < 0.5 else f"{text if text[-1] in '.!' else text + '.'} {aside}."
+        text = text.replace(" i ", " I ").replace(" i'", " I'")
+        text, _ = unmarked(text, ())
+        if rng.random() < CASUAL_SHARE:
+            text = text.lower().rstrip(".")
+        return Opinion(text, label, kind) if belongs(text, self.split) else None
+
+    def _joined(self, rng: random.Random, ways: list[str], label: str) -> str:
+        def lookup(slot: str) -> str:
+            if slot in ("n1", "n2"):
+                return self._neutral(rng)
+            if slot in ("yes", "also"):
+                return pick(rng, {"yes": ("yes", "well", "oh", "in short"), "also": ("also", "and", "again", "really")}[slot])
+            return self.clause(rng, OTHER[label] if slot == "b1" else label)
+
+        return fill(pick(rng, ways), lookup, rng)
+
+    def clause(self, rng: random.Random, side: str) -> str:
+        """A clause of one side, "positive" or "negative", in small letters and without a full stop."""
+        own, other = self.grammar[side], self.grammar[OTHER[side]]
+        denied = "denied_only_when_unseen" if self.split == "unseen" and rng.random() < 0.5 else "can_be_denied"
+        names = (self.words.person(rng).name, self.words.person(rng).name, f"the {self.words.one_of(rng, 'animals')}")
+        person = pick(rng, ("I", "I", "I", "we", "my friend", *names))
+        about = pick(rng, self.grammar["about"][self.key])
+
+        def lookup(slot: str) -> str:
+            good = slot.startswith("good")
+            if slot in ("good", "goodword", "bad", "badword"):
+                words = own["good"] if good else other[denied]
+                if slot.endswith("word"):  # one that can stand before a noun
+                    words = [word for word in words if " " not in word]
+                return pick(rng, words)
+            if slot in ("glad", "loved", "love", "fun"):
+                return pick(rng, own[slot]) if slot != "love" or person in ("I", "we") else pick(rng, own["loved"])
+            if slot == "sad":
+                return pick(rng, other["glad_denied"])
+            if slot == "i":
+                return person
+            if slot == "me":
+                return {"I": "me", "we": "us"}.get(person, person)
+            return self._common(rng, slot, about)
+
+        ways = self.grammar["clauses"] if rng.random() < 0.75 else self.grammar["clauses_of"][side]
+        text = fill(pick(rng, ways[self.key]), lookup, rng)
+        return text.replace("we was", "we were").replace("we wasn't", "we weren't")
+
+    def _neutral(self, rng: random.Random) -> str:
+        about = pick(rng, self.grammar["about"][self.key])
+        return fill(pick(rng, self.grammar["neutral"][self.key]), lambda slot: self._common(rng, slot, about), rng)
+
+    def _common(self, rng: random.Random, slot: str, about: str) -> str:
+        """Slots that take no side."""
+        if slot == "it":
+            if rng.random() < PRONOUN_SHARE:
+                return pick(rng, ("it", "this", "that"))
+            return f"{pick(rng, ('the', 'the', 'the', 'this', 'my', 'your', 'our'))} {about}"
+        if slot == "name":
+            return self.words.person(rng).name
+        if slot in ("to", "at"):
+            return f"{slot} {pick(rng, self.grammar['about']['places'])}"
+        groups = {"color": "colors", "size": "sizes"}
+        if slot in groups:
+            return pick(rng, self.grammar["about"][groups[slot]])
+        return {"thing": about, "a": "a", "the": "the", "very": pick(rng, VERY)}[slot]
+
+
+def opinions(split: str, how_many: int, first: int = 0) -> Iterator[Opinion]:
+    """The examples of a split, one after the other, each from its own seed."""
+    return examples("sentiment", split, how_many, Critic(split).attempt, first)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=5, help="how many texts (default 5)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="train, heldout or unseen (default train)")
+    arguments = parser.parse_args()
+    for example in opinions(arguments.split, arguments.count):
+        print(f"{example.label:9} {example.text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Trains the bundled models with task heads: `tiny-sentiment`, `tiny-entities` and `tiny-questions`.
+
+    python tools/train_heads.py sentiment
+    python tools/train_heads.py entities
+    python tools/train_heads.py questions
+
+Each starts from the first layers of `tiny` and learns from texts that are made as it goes (``sentiment_data.py``,
+``entity_data.py``, ``question_data.py``); no text is seen twice on purpose. Runs on one CPU core in some ten minutes and
+needs ``polyllama[torch]``. Everything is seeded: the same versions on the same kind of processor give the same files. The
+scores in the model cards are measured on texts that were not trained on, with the weights as they are stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from head_card import model_card
+from head_tasks import HEADS, Head, Row
+from polyllama import LlamaConfig
+from polyllama.backends.torch import build_module
+from polyllama.core.checkpoint import open_checkpoint, save_safetensors
+from polyllama.core.tokenizer import load_tokenizer
+
+MODELS = Path(__file__).parents[1] / "models"
+TRUNK = MODELS / "tiny"
+PAD = 0  # <unk>: with byte fallback no text has it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what comes out."""
+
+    head: str
+    examples: int
+    layers: int
+    batch_tokens: int
+    learning_rate: float
+    shortest_first: float = 0.0  # share of the training in which texts grow from the shortest to any length
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    seed: int = 0
+    chunk: int = 4096
+    held_out: int = 2000
+
+
+RECIPES = {
+    "sentiment": Recipe("sentiment", 160_000, 3, 2048, 1e-3),
+    "entities": Recipe("entities", 100_000, 3, 2048, 1e-3),
+    "questions": Recipe("questions", 130_000, 5, 3072, 1e-3, shortest_first=0.3),
+}
+
+
+@dataclass
+class Report:
+    """What the model card tells about a training run."""
+
+    recipe: Recipe
+    parameters: int = 0
+    tokens: int = 0
+    steps: int = 0
+    cpu_seconds: float = 0.0
+    loss: float = math.nan
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    size: int = 0
+
+
+def config_of(head: Head, recipe: Recipe) -> LlamaConfig:
+    """The trunk's configuration with fewer layers and this head's labels."""
+    labels = {"id2label": dict(enumerate(head.labels))} if head.labels else {}
+    raw = json.loads((TRUNK / "config.json").read_text("utf-8"))
+    raw |= {
+        "architectures": [head.architecture],
+        "num_hidden_layers": recipe.layers,
+        "pad_token_id": PAD,
+        "tie_word_embeddings": False,  # there is no output embedding to tie
+        "use_cache": False,
+    }
+    return LlamaConfig.from_dict(raw, source="the trunk's configuration", **labels)
+
+
+def start_from_trunk(module: torch.nn.Module) -> None:
+    """Give the embedding, the layers and the final norm the weights that `tiny` learned from stories."""
+    trunk = open_checkpoint(TRUNK)
+    stored = trunk.tensors()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            source = name.replace("transformer.", "model.", 1)
+            if source in stored:
+                parameter.copy_(torch.from_numpy(trunk.read(source).astype(np.float32)))
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items in groups of ``size``, the last one as long as what is left."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def by_length(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
+    """Batches of about the same length and number of tokens, padding included."""
+    result: list[list[Row]] = [[]]
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        if result[-1] and len(row.ids) * (len(result[-1]) + 1) > batch_tokens:
+            result.append([])
+        result[-1].append(row)
+    return result
+
+
+def batches(head: Head, tokenizer: Any, recipe: Recipe) -> Iterator[tuple[float, list[Row]]]:
+    """Every batch of the training, with how much of the training is behind it."""
+    rng = random.Random(recipe.seed)
+    texts = head.examples("train", recipe.examples)
+    warm = int(recipe.examples * recipe.shortest_first)
+    seen = 0
+    if warm:  # in one piece, from short to long, but for a little disorder
+        first = [next(texts) for _ in range(warm)]
+        rows = sorted(head.rows(tokenizer, first), key=lambda row: len(row.ids) * (0.75 + 0.5 * rng.random()))
+        for group in chunks(rows, recipe.chunk // 4):
+            for batch in by_length(group, recipe.batch_tokens):
+                yield seen / recipe.examples, batch
+                seen += len(batch)
+    while seen < recipe.examples:
+        some = [next(texts) for _ in range(min(recipe.chunk, recipe.examples - seen))]
+        groups = by_length(head.rows(tokenizer, some), recipe.batch_tokens)
+        rng.shuffle(groups)
+        for batch in groups:
+            yield seen / recipe.examples, batch
+            seen += len(batch)
+
+
+def inputs(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` ``[B, S]``, padded on the right."""
+    width = max(len(row.ids) for row in rows)
+    ids = np.full((len(rows), width), PAD, np.int64)
+    mask = np.zeros((len(rows), width), np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.ids)] = row.ids
+        mask[index, : len(row.ids)] = 1
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def learning_rate(progress: float, recipe: Recipe) -> float:
+    """Linear warmup, then a cosine to one percent of the peak."""
+    if progress < recipe.warmup:
+        return recipe.learning_rate * max(0.01, progress / recipe.warmup)
+    rest = (progress - recipe.warmup) / (1 - recipe.warmup)
+    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def optimizer_for(module: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves norms and biases alone."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in module.parameters() if parameter.ndim == 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def train(module: torch.nn.Module, head: Head, tokenizer: Any, report: Report) -> None:
+    """One pass over the training texts."""
+    recipe = report.recipe
+    optimizer = optimizer_for(module, recipe)
+    watched = head.rows(tokenizer, list(head.examples("heldout", 300)))
+    started, average = time.process_time(), math.nan
+    module.train()
+    for step, (progress, rows) in enumerate(batches(head, tokenizer, recipe), 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, recipe)
+        given = inputs(rows)
+        labels = {name: torch.from_numpy(array) for name, array in head.collate(rows).items()}
+        loss = module(**given, **labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        report.tokens += sum(len(row.ids) for row in rows)
+        report.steps = step
+        average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
+        if step % 250 == 0:
+            seconds = time.process_time() - started
+            found = ", ".join(f"{name} {value:.3f}" for name, value in evaluate(module, head, watched).items())
+            print(f"{progress:4.0%} step {step}: loss {average:.4f}, {found}, {seconds:.0f} CPU seconds", flush=True)
+    report.loss, report.cpu_seconds = average, time.process_time() - started
+
+
+@torch.inference_mode()
+def evaluate(module: torch.nn.Module, head: Head, rows: Sequence[Row]) -> dict[str, float]:
+    """The head's scores on some rows."""
+    module.eval()
+    order = sorted(rows, key=lambda row: len(row.ids))
+    found = []
+    for group in by_length(order, 8192):
+        output = module(**inputs(group))
+        arrays = {name: output[name].float().numpy() for name in head.outputs}
+        found += [
+            head.decode(row, {name: array[index] for name, array in arrays.items()}) for index, row in enumerate(group)
+        ]
+    module.train()
+    return head.scores([row.example for row in order], found)
+
+
+def round_weights(module: torch.nn.Module) -> None:
+    """Give every weight the value that bfloat16 stores, so that what is measured is what is saved."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+
+
+def save(folder: Path, module: torch.nn.Module, config: LlamaConfig) -> None:
+    """Write the checkpoint: configuration, weights in bfloat16, the trunk's tokenizer with a token to pad with."""
+    import ml_dtypes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    save_safetensors(
+        folder, {name: weight.numpy().astype(ml_dtypes.bfloat16) for name, weight in module.state_dict().items()}
+    )
+    shutil.copyfile(TRUNK / "tokenizer.model", folder / "tokenizer.model")
+    settings = json.loads((TRUNK / "tokenizer_config.json").read_text("utf-8"))
+    settings["pad_token"] = "<unk>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+
+def run(recipe: Recipe, out: Path) -> Report:
+    """Train, measure, save, and describe."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    head, report = HEADS[recipe.head], Report(recipe)
+    tokenizer = load_tokenizer(TRUNK)
+    config = config_of(head, recipe)
+    torch.manual_seed(recipe.seed)  # for dropout
+    module = build_module(config, task=head.task, dtype="float32", seed=recipe.seed)
+    start_from_trunk(module)
+    report.parameters = sum(parameter.numel() for parameter in module.parameters())
+    print(f"{head.folder}: {report.parameters:,} parameters", flush=True)
+    train(module, head, tokenizer, report)
+    round_weights(module)
+    baseline = head.baseline(list(head.examples("train", 20_000)))
+    for split in ("heldout", "unseen"):
+        texts = list(head.examples(split, recipe.held_out))
+        report.scores[split] = evaluate(module, head, head.rows(tokenizer, texts))
+        report.baselines[split] = head.scores(texts, [baseline(text) for text in texts])
+    save(out, module, config)
+    report.size = sum(file.stat().st_size for file in out.iterdir() if file.suffix != ".md" and file.is_file())
+    (out / "README.md").write_text(model_card(head, report), "utf-8")
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("head", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, help="the folder to write, by default the bundled model's")
+    parser.add_argument("--examples", type=int, help="how many texts to train on, by default as the recipe says")
+    arguments = parser.parse_args()
+    recipe = RECIPES[arguments.head]
+    if arguments.examples is not None:
+        from dataclasses import replace
+
+        recipe = replace(recipe, examples=arguments.examples)
+    out = arguments.out or MODELS / HEADS[recipe.head].folder
+    report = run(recipe, out)
+    for split, scores in report.scores.items():
+        for name, score in scores.items():
+            print(f"{split}: {name} {score:.2%} (baseline {report.baselines[split][name]:.2%})")
+    print(f"wrote {out}, {report.size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
