@@ -2,9 +2,9 @@
 
     python tools/entity_data.py --count 5 --split unseen
 
-A person is a name, a place a town or what one can be in or at, a thing what one can carry, make or eat. The noun alone is
-the entity, without its article and adjectives: a Llama reads from left to right, and at "red" it cannot know whether a kite
-or a house follows.
+A person is a name, a place a town or what one can be in or at, a thing what one can carry, make or eat. The noun alone
+is the entity, without its article and adjectives: a Llama reads from left to right, and at "red" it cannot know
+whether a kite or a house follows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from head_text import SPLITS, Words, belongs, examples, fill, marked, read, unmarked
 from story_templates import pick

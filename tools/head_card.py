@@ -19,21 +19,24 @@ class About(NamedTuple):
     limits: str
 
 
-_SEEN = "Held out by seed: the same making and the same words, but none of the texts, which no text may be by its checksum."
+_SEEN = "Held out by seed: made in the same way of the same words, but texts that training leaves out (by checksum)."
 
 ABOUT = {
     "sentiment": About(
         what="tells whether a short English text is positive, negative or neutral",
-        example='llm = Llama.load("tiny-sentiment")\nprint(llm.predict("At first I was bored, but the end was lovely."))',
+        example=(
+            'llm = Llama.load("tiny-sentiment")\nprint(llm.predict("At first I was bored, but the end was lovely."))'
+        ),
         texts=(
-            "Opinions and plain reports made by `tools/sentiment_data.py`. No word gives the label away: what is denied "
-            'counts for the other side ("was not happy"), and where a text says both, the main clause or what is said last '
-            "decides. Held out by construction: the sentence frames, the ways to join them, the names, the things that "
-            "opinions are about, and some of the denials, none of which is in a training text. The words of praise and "
-            "blame themselves are those of training, as a word never heard says nothing."
+            "Opinions and plain reports made by `tools/sentiment_data.py`. No word gives the label away: what is "
+            'denied counts for the other side ("was not happy"), and where a text says both, the main clause or what '
+            "is said last decides. Held out by construction: the sentence frames, the ways to join them, the names, "
+            "the things that opinions are about, and some of the denials, none of which is in a training text. The "
+            "words of praise and blame themselves are those of training, as a word never heard says nothing."
         ),
         limits=(
-            "It knows some two hundred words of praise and blame, and no irony. What it says about other words is a guess."
+            "It knows some two hundred words of praise and blame, and no irony. What it says about other words is a "
+            "guess."
         ),
     ),
     "entities": About(
@@ -41,13 +44,14 @@ ABOUT = {
         example='llm = Llama.load("tiny-entities")\nprint(llm.predict("Mia carried the old lantern to Northbridge."))',
         texts=(
             "Sentences made by `tools/entity_data.py`: names (PERSON), towns and what one can be in or at (PLACE), and "
-            "what one can carry, make or eat (THING). A quarter of the names and an eighth of the other words are made up "
-            "of syllables, so that it learns to read what stands around a word. Held out by construction: the sentence "
-            "frames, the names, towns, places, things, adjectives and some prepositions, none of which is in a training text."
+            "what one can carry, make or eat (THING). A quarter of the names and an eighth of the other words are made "
+            "up of syllables, so that it learns to read what stands around a word. Held out by construction: the "
+            "sentence frames, the names, towns, places, things, adjectives and some prepositions, none of which is in "
+            "a training text."
         ),
         limits=(
-            "A Llama reads from left to right and decides about a word before it sees what follows, so an entity is the "
-            "noun without its adjectives, and a name that opens a text is a person or a town by its look alone."
+            "A Llama reads from left to right and decides about a word before it sees what follows, so an entity is "
+            "the noun without its adjectives, and a name that opens a text is a person or a town by its look alone."
         ),
     ),
     "questions": About(
@@ -59,16 +63,17 @@ ABOUT = {
         ),
         texts=(
             "Passages of one to four facts and a question each, made by `tools/question_data.py`; a third of the "
-            "questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). Several people "
-            "do similar things, so that who, what, where and when have to agree. Held out by construction: the ways to tell "
-            "and most ways to ask, the names, things, places, animals, foods, times and colours, none of which is in a "
-            "training text."
+            "questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). Several "
+            "people do similar things, so that who, what, where and when have to agree. Held out by construction: the "
+            "ways to tell and most ways to ask, the names, things, places, animals, foods, times and colours, none of "
+            "which is in a training text."
         ),
         limits=(
-            "A Llama reads from left to right: at an answer it knows the question and what came before it, and nothing of "
-            'what follows. So it answers with the first mention that is settled by then. In "Pip found a kite. Pip laughed.", '
-            'asked who found the kite, that is the second "Pip"; in "Pip found a kite." alone it cannot know at "Pip" what '
-            "Pip is about to do, and such questions were not trained on. Ask what, where, when, to whom and by whom."
+            "A Llama reads from left to right: at an answer it knows the question and what came before it, and nothing "
+            'of what follows. So it answers with the first mention that is settled by then. In "Pip found a kite. Pip '
+            'laughed.", asked who found the kite, that is the second "Pip"; in "Pip found a kite." alone it cannot '
+            'know at "Pip" what Pip is about to do, and such questions were not trained on. Ask what, where, when, to '
+            "whom and by whom."
         ),
     ),
 }
@@ -93,8 +98,8 @@ from polyllama import Llama
 
 ## Model
 
-`{architecture}`: {layers} layers, begun from the first {layers} of the bundled `tiny` and trained along, and a head. The
-weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
+`{architecture}`: {layers} layers, begun from the first {layers} of the bundled `tiny` and trained along, and a head.
+The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
 
 ## Data
 
@@ -102,9 +107,9 @@ weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad w
 
 ## Training
 
-`python tools/train_heads.py {head}`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over {examples:,}
-texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread ({machine}, torch {torch}), seed {seed}, with the
-module of polyllama's torch backend and polyllama's own loss.
+`python tools/train_heads.py {head}`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over
+{examples:,} texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread ({machine}, torch {torch}),
+seed {seed}, with the module of polyllama's torch backend and polyllama's own loss.
 
 ## Scores
 
@@ -117,8 +122,8 @@ needs no model: {baseline}
 
 ## Limits
 
-It knows the small world of its templates; text from elsewhere may come out wrong with high confidence. {limits} It is made for
-demonstrations and tests.
+It knows the small world of its templates; text from elsewhere may come out wrong with high confidence. {limits}
+It is made for demonstrations and tests.
 
 ## License
 

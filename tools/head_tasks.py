@@ -1,4 +1,4 @@
-"""The bundled heads: how their texts become rows of tokens with labels, and their outputs results that can be scored."""
+"""The bundled heads: how texts become rows of tokens with labels, and outputs become results that can be scored."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Head:
 
 
 def _encode(tokenizer: Any, texts: list[str], pairs: list[str] | None = None) -> Iterator[tuple[list[int], list[Any]]]:
-    given = tokenizer(texts, pairs, return_offsets_mapping=True) if pairs else tokenizer(texts, return_offsets_mapping=True)
+    given = tokenizer(texts, pairs, return_offsets_mapping=True)
     return zip(given["input_ids"], given["offset_mapping"], strict=True)
 
 
@@ -253,7 +253,7 @@ class Questions(Head):
         }
 
     def baseline(self, training: Sequence[Question]) -> Callable[[Question], str]:
-        """Of all answers known from training to questions that begin with this word, the one that is first in the passage."""
+        """Of all answers known from training to questions with this first word, the first one in the passage."""
         known: defaultdict[str, set[str]] = defaultdict(set)
         for example in training:
             known[example.question.split()[0]].add(example.answer)

@@ -1,7 +1,8 @@
 """What the texts for the bundled heads share: the splits, the words, and marks that say where a slot's words stand.
 
-Texts come from templates (see ``story_templates.py``) whose slots are filled with marked words; when the marks are taken
-out, the places they were at are known. So labels are right by construction, and nothing is searched for in a text.
+Texts come from templates (see ``story_templates.py``) whose slots are filled with marked words; when the marks are
+taken out, the places they were at are known. So labels are right by construction, and nothing is searched for in a
+text.
 
 What is held out from training is held out twice:
 
@@ -29,6 +30,47 @@ GRAMMAR = Path(__file__).parent / "head_grammar"
 SPLITS = ("train", "heldout", "unseen")
 HELD_OUT_SHARE = 16
 """One text in this many is never trained on."""
+
+ONSETS = (
+    *[
+        "b",
+        "bl",
+        "br",
+        "c",
+        "ch",
+        "d",
+        "dr",
+        "f",
+        "fl",
+        "g",
+        "gr",
+        "h",
+        "j",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "pl",
+        "qu",
+        "r",
+        "s",
+        "sh",
+        "sn",
+        "st",
+        "t",
+        "th",
+        "tr",
+        "v",
+        "w",
+        "y",
+        "z",
+    ],
+    "",
+    "",
+)
+VOWELS = tuple(["a", "e", "i", "o", "u", "a", "e", "i", "o", "ee", "oo", "ai", "ie", "ia", "y"])
+CODAS = ("", "", "", *["b", "d", "ck", "l", "ll", "m", "n", "p", "r", "s", "t", "x", "nd", "st", "rk", "ng", "tte"])
 
 _FIRST_MARK, _END = 0xE001, "\ue000"  # characters of Unicode's private use area, which no text has
 _MARKS = "[\ue000-\uf8ff]"
@@ -92,8 +134,14 @@ def belongs(text: str, split: str) -> bool:
     return (zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0) == (split == "heldout")
 
 
-def examples(task: str, split: str, how_many: int, make: Callable[[random.Random], T | None], first: int = 0) -> Iterator[T]:
-    """`how_many` examples, each from a stream of its own; `make` gives ``None`` where an attempt is not of this split."""
+def examples(
+    task: str, split: str, how_many: int, make: Callable[[random.Random], T | None], first: int = 0
+) -> Iterator[T]:
+    """`how_many` examples, each from a random stream of its own.
+
+    Args:
+        make: gives ``None`` where an attempt is not of this split.
+    """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
     for index in range(first, first + how_many):
@@ -110,12 +158,8 @@ def read(name: str) -> dict[str, Any]:
 
 def made_up_word(rng: random.Random, syllables: int) -> str:
     """A word that nobody has heard before, so that what is learned is where a word stands and not which it is."""
-    onsets = ("b", "bl", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "qu", "r", "s", "sh")
-    onsets += ("sn", "st", "t", "th", "tr", "v", "w", "y", "z", "", "")
-    vowels = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "ee", "oo", "ai", "ie", "ia", "y")
-    codas = ("", "", "", "b", "d", "ck", "l", "ll", "m", "n", "p", "r", "s", "t", "x", "nd", "st", "rk", "ng", "tte")
-    parts = [pick(rng, onsets) + pick(rng, vowels) for _ in range(syllables)]
-    return "".join(parts) + pick(rng, codas)
+    parts = [pick(rng, ONSETS) + pick(rng, VOWELS) for _ in range(syllables)]
+    return "".join(parts) + pick(rng, CODAS)
 
 
 class Person(NamedTuple):
@@ -184,7 +228,7 @@ class Words:
         """The name of a town."""
         towns = self.data["towns"]
         if rng.random() < self.made_up:
-            return self._invent(rng, (1, 2)).capitalize() + pick(rng, towns["end"])
+            return self._invent(rng, (1, 2)).capitalize() + (pick(rng, towns["end"]) if rng.random() < 0.5 else "")
         return pick(rng, towns[f"{self.prefix}begin"]) + pick(rng, towns[f"{self.prefix}end"])
 
     def one_of(self, rng: random.Random, kind: str) -> str:

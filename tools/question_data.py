@@ -2,10 +2,10 @@
 
     python tools/question_data.py --count 5 --split unseen
 
-Several people do similar things in one passage, so that the answer depends on who, what, where and when together. A Llama
-reads from left to right: at an answer it knows the question and what came before, and nothing of what follows. So the
-answer is the first mention that what comes before it has settled. In "Pip found a kite. Pip laughed.", asked who found
-the kite, that is the second "Pip"; questions that no mention settles are not asked.
+Several people do similar things in one passage, so that the answer depends on who, what, where and when together. A
+Llama reads from left to right: at an answer it knows the question and what came before, and nothing of what follows.
+So the answer is the first mention that what comes before it has settled. In "Pip found a kite. Pip laughed.", asked
+who found the kite, that is the second "Pip"; questions that no mention settles are not asked.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ class Questioner:
 
     # questions
 
-    def ask(self, rng: random.Random, kind: Mapping[str, Any], asked: str, values: Mapping[str, Any]) -> tuple[str, set[str]]:
+    def ask(
+        self, rng: random.Random, kind: Mapping[str, Any], asked: str, values: Mapping[str, Any]
+    ) -> tuple[str, set[str]]:
         """The question for one slot, and which others it names."""
         ways = kind.get(f"{self.words.prefix}ask", kind["ask"]).get(asked) or kind["ask"][asked]
         template = pick(rng, ways)

@@ -2,8 +2,8 @@
 
     python tools/sentiment_data.py --count 5 --split unseen
 
-No word gives the label away: what is denied counts for the other side ("was not happy"), and where a text says both, the
-main clause or what is said last decides ("at first sad, but then ..."). Every frame is used for both sides.
+No word gives the label away: what is denied counts for the other side ("was not happy"), and where a text says both,
+the main clause or what is said last decides ("at first sad, but then ..."). Every frame is used for both sides.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from story_templates import pick
 LABELS = ("negative", "neutral", "positive")
 OTHER = {"positive": "negative", "negative": "positive"}
 VERY = ("very", "really", "so", "quite", "truly", "rather")
+SAID_BEFORE = {"yes": ("yes", "well", "oh", "in short"), "also": ("also", "and", "again", "really")}
 PRONOUN_SHARE, CASUAL_SHARE = 0.25, 0.08
 
 
@@ -50,7 +51,8 @@ class Critic:
             text = self._joined(rng, self.grammar["texts"][self.prefix + kind], label)
             if rng.random() < 0.12:  # what says nothing either way changes nothing
                 aside = self._neutral(rng)
-                text = f"{aside}. {text}" if rng.random() < 0.5 else f"{text if text[-1] in '.!' else text + '.'} {aside}."
+                ended = text if text[-1] in ".!" else f"{text}."
+                text = f"{aside}. {text}" if rng.random() < 0.5 else f"{ended} {aside}."
         text = text.replace(" i ", " I ").replace(" i'", " I'")
         text, _ = unmarked(text, ())
         if rng.random() < CASUAL_SHARE:
@@ -61,8 +63,8 @@ class Critic:
         def lookup(slot: str) -> str:
             if slot in ("n1", "n2"):
                 return self._neutral(rng)
-            if slot in ("yes", "also"):
-                return pick(rng, {"yes": ("yes", "well", "oh", "in short"), "also": ("also", "and", "again", "really")}[slot])
+            if slot in SAID_BEFORE:
+                return pick(rng, SAID_BEFORE[slot])
             return self.clause(rng, OTHER[label] if slot == "b1" else label)
 
         return fill(pick(rng, ways), lookup, rng)
