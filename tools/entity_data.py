@@ -16,10 +16,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from head_text import SPLITS, Words, belongs, examples, fill, marked, read, unmarked
+from head_text import SPLITS, Words, belongs, examples, fill, marked, read, story_sentences, unmarked
 from story_templates import pick
 
 KINDS = ("PERSON", "PLACE", "THING")
+SMALL_WORDS = {
+    "they": (
+        "they",
+        "we",
+        "she",
+        "he",
+        "I",
+        "you",
+        "all",
+        "both",
+        "everybody",
+        "nobody",
+        "someone",
+        "some of them",
+        "the others",
+    ),
+    "called": ("called", "named", "by the name of", "whose name was"),
+}
 
 
 class Entity(NamedTuple):
@@ -42,9 +60,10 @@ class Tagger:
     """Makes tagged texts for one split."""
 
     def __init__(self, split: str) -> None:
-        self.split, self.words = split, Words(split)
+        self.split, self.words = split, Words(split, made_up=0.5)
         own, shared = read("entities"), read("questions")
         self.frames: list[str] = own[self.words.key]
+        self.others: dict[str, list[str]] = own["words"]
         self.nothing: list[str] = own[f"{self.words.prefix}nothing"]
         told = [line for fact in shared["facts"] for line in fact["unseen" if self.words.prefix else "tell"]]
         # there a place comes with its preposition
@@ -56,9 +75,15 @@ class Tagger:
         text, spans = unmarked(" ".join(self._sentence(rng) for _ in range(pick(rng, (1, 1, 1, 2, 2, 3)))), KINDS)
         return Tagged(text, tuple(Entity(*span) for span in spans)) if belongs(text, self.split) else None
 
+    def sentence(self, rng: random.Random) -> str:
+        """One sentence without its tags."""
+        return unmarked(self._sentence(rng), KINDS)[0]
+
     def _sentence(self, rng: random.Random) -> str:
         drawn = rng.random()
-        frame = pick(rng, self.frames if drawn < 0.6 else self.facts if drawn < 0.9 else self.nothing)
+        if drawn < 0.2 and self.split != "unseen":
+            return self._of_a_story(rng)
+        frame = pick(rng, self.frames if drawn < 0.7 else self.facts if drawn < 0.9 else self.nothing)
         chosen: dict[str, str] = {}
 
         def lookup(slot: str) -> str:
@@ -68,8 +93,25 @@ class Tagger:
 
         return fill(frame, lookup, rng)
 
+    def _of_a_story(self, rng: random.Random) -> str:
+        """A sentence of the stories that `tiny` learned from; its names may be other ones here."""
+        given: dict[str, str] = {}
+
+        def named(match: re.Match[str]) -> str:
+            if match[0] not in self.words.of_stories:
+                return match[0]
+            if match[0] not in given:
+                given[match[0]] = self.words.person(rng).name if rng.random() < 0.7 else match[0]
+            return marked("PERSON", given[match[0]], KINDS)
+
+        return re.sub(r"\b[A-Z]\w+", named, pick(rng, story_sentences("concrete")))
+
     def _slot(self, rng: random.Random, slot: str) -> str:
         words = self.words
+        if slot.rstrip("2") in self.others:
+            return pick(rng, self.others[slot.rstrip("2")])
+        if slot in SMALL_WORDS:
+            return pick(rng, SMALL_WORDS[slot])
         if slot in ("p", "q", "r"):
             return marked("PERSON", words.person(rng).name, KINDS)
         if slot in ("town", "town2"):

@@ -18,11 +18,11 @@ import re
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from stories import Grammar
+from stories import Grammar, stories
 from story_templates import expand, parse, pick
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ ONSETS = (
 VOWELS = tuple(["a", "e", "i", "o", "u", "a", "e", "i", "o", "ee", "oo", "ai", "ie", "ia", "y"])
 CODAS = ("", "", "", *["b", "d", "ck", "l", "ll", "m", "n", "p", "r", "s", "t", "x", "nd", "st", "rk", "ng", "tte"])
 
+_SENTENCE = re.compile(r"(?<![^\n.!?] )(?<!\S)[A-Z][^.!?\"\n]*[.!?](?=\s|$)")
 _FIRST_MARK, _END = 0xE001, "\ue000"  # characters of Unicode's private use area, which no text has
 _MARKS = "[\ue000-\uf8ff]"
 _CAPITAL = re.compile(rf'(?:^|(?<=[.!?] )|(?<=[.!?]" )(?!said |asked ))((?:{_MARKS}|")*)([a-z])')
@@ -162,6 +163,23 @@ def made_up_word(rng: random.Random, syllables: int) -> str:
     return "".join(parts) + pick(rng, CODAS)
 
 
+@lru_cache
+def story_sentences(without: str, how_many_stories: int = 1500) -> tuple[str, ...]:
+    """Sentences of the stories that `tiny` learned from, outside of quotes, that have none of the words of a list.
+
+    Args:
+        without: "concrete" or "concrete feelings": lists of words in ``head_grammar/words.toml``.
+    """
+    lists = read("words")["stories"]
+    banned = {word for name in without.split() for word in lists[name]}
+    found: dict[str, None] = {}
+    for story in stories("train", how_many_stories):
+        for sentence in _SENTENCE.findall(re.sub(r'"[^"]*"', "\n", story.text)):
+            if 2 < len(sentence.split()) < 16 and not banned.intersection(re.findall(r"[a-z']+", sentence.lower())):
+                found[sentence] = None
+    return tuple(found)
+
+
 class Person(NamedTuple):
     """A name and the pronoun that goes with it."""
 
@@ -192,6 +210,11 @@ class Words:
         return names
 
     @cached_property
+    def of_stories(self) -> set[str]:
+        """The names of the stories."""
+        return {name for group in Grammar().names.values() for name in group}
+
+    @cached_property
     def reserved(self) -> set[str]:
         """Lower-case words that are never made up, since they are held out."""
         kept = {name.lower() for group in self.data["names"]["unseen"].values() for name in group}
@@ -213,16 +236,16 @@ class Words:
     def noun(self, rng: random.Random, kind: str) -> str:
         """A "things" or "places" noun."""
         if rng.random() < self.made_up / 2:
-            return self._invent(rng, (1, 2, 2))
+            return self._invent(rng, (1, 2, 2, 3))
         return pick(rng, self.data[kind][self.key])
 
     def adjective(self, rng: random.Random, kind: str) -> str:
         """An adjective for "things" or "places"."""
-        return pick(rng, self.data[kind][f"{self.prefix}adjectives"])
+        return pick(rng, self.data[kind]["adjectives"] if rng.random() < 0.5 else self.data["adjectives"]["both"])
 
     def preposition(self, rng: random.Random) -> str:
         """What comes before a place."""
-        return pick(rng, self.data["places"][f"{self.prefix}prepositions"])
+        return pick(rng, self.data["places"]["prepositions"])
 
     def town(self, rng: random.Random) -> str:
         """The name of a town."""

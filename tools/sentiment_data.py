@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from head_text import SPLITS, Words, belongs, examples, fill, read, unmarked
+from entity_data import Tagger
+from head_text import SPLITS, Words, belongs, examples, fill, read, story_sentences, unmarked
 from story_templates import pick
 
 LABELS = ("negative", "neutral", "positive")
 OTHER = {"positive": "negative", "negative": "positive"}
 VERY = ("very", "really", "so", "quite", "truly", "rather")
 SAID_BEFORE = {"yes": ("yes", "well", "oh", "in short"), "also": ("also", "and", "again", "really")}
+SMALL_WORDS = set(
+    "the a an one then but and in on at it he she they we you all both there that this my his her for after from when with".split()
+)
+"""Words that have a capital letter at the beginning of a sentence only."""
 PRONOUN_SHARE, CASUAL_SHARE = 0.25, 0.08
 
 
@@ -40,6 +46,10 @@ class Critic:
         self.split, self.words = split, Words(split)
         self.grammar: dict[str, Any] = read("sentiment")
         self.key, self.prefix = self.words.key, self.words.prefix
+        lists = [self.grammar[side][name] for side in OTHER for name in ("good", "glad", "loved", "fun")]
+        words = {word for group in lists for phrase in group for word in phrase.split() if len(word) > 2}
+        self.feelings = words | set(read("words")["stories"]["feelings"])
+        self.tagger = Tagger("train")
 
     def attempt(self, rng: random.Random) -> Opinion | None:
         """An opinion, or ``None`` where this one belongs to another split."""
@@ -49,7 +59,7 @@ class Critic:
         else:
             kind = pick(rng, ("single", "single", "double", "contrast", "contrast"))
             text = self._joined(rng, self.grammar["texts"][self.prefix + kind], label)
-            if rng.random() < 0.12:  # what says nothing either way changes nothing
+            if rng.random() < 0.2:  # what says nothing either way changes nothing
                 aside = self._neutral(rng)
                 ended = text if text[-1] in ".!" else f"{text}."
                 text = f"{aside}. {text}" if rng.random() < 0.5 else f"{ended} {aside}."
@@ -96,11 +106,27 @@ class Critic:
 
         ways = self.grammar["clauses"] if rng.random() < 0.75 else self.grammar["clauses_of"][side]
         text = fill(pick(rng, ways[self.key]), lookup, rng)
+        if self.split != "unseen" and rng.random() < 0.2:
+            text = pick(rng, self.grammar["texts"]["before"]) + text
+        if self.split != "unseen" and rng.random() < 0.15:
+            text += pick(rng, self.grammar["texts"]["after"])
         return text.replace("we was", "we were").replace("we wasn't", "we weren't")
 
     def _neutral(self, rng: random.Random) -> str:
+        if self.split != "unseen" and rng.random() < 0.5:
+            return self._plain(rng)
         about = pick(rng, self.grammar["about"][self.key])
         return fill(pick(rng, self.grammar["neutral"][self.key]), lambda slot: self._common(rng, slot, about), rng)
+
+    def _plain(self, rng: random.Random) -> str:
+        """A sentence from elsewhere, in which no word takes a side."""
+        while True:
+            text = pick(rng, story_sentences("concrete feelings"))
+            if rng.random() < 0.7:
+                text = self.tagger.sentence(rng)
+            if text.endswith(".") and '"' not in text and not self.feelings.intersection(_words(text)):
+                first, _, rest = text[:-1].partition(" ")
+                return f"{first.lower() if first.lower() in SMALL_WORDS else first} {rest}"
 
     def _common(self, rng: random.Random, slot: str, about: str) -> str:
         """Slots that take no side."""
@@ -116,6 +142,10 @@ class Critic:
         if slot in groups:
             return pick(rng, self.grammar["about"][groups[slot]])
         return {"thing": about, "a": "a", "the": "the", "very": pick(rng, VERY)}[slot]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
 
 
 def opinions(split: str, how_many: int, first: int = 0) -> Iterator[Opinion]:
