@@ -62,10 +62,10 @@ ABOUT = {
             'print(llm.predict(question="What did Mia find?", context=story))'
         ),
         texts=(
-            "Passages of one to four facts and a question each, made by `tools/question_data.py`; a third of the "
+            "Passages of one to three facts and a question each, made by `tools/question_data.py`; a third of the "
             "questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). Several "
             "people do similar things, so that who, what, where and when have to agree. Held out by construction: the "
-            "ways to tell and most ways to ask, the names, things, places, animals, foods, times and colours, none of "
+            "ways to tell and some ways to ask, the names, things, places, animals, foods, times and colours, none of "
             "which is in a training text."
         ),
         limits=(

@@ -1,0 +1,218 @@
+"""The bundled models with task heads: what they say about texts written by hand, and the figures of their cards."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from polyllama import Llama
+from support import ALL_BACKENDS, relative_error
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "models"
+NAMES = ("tiny-sentiment", "tiny-entities", "tiny-questions")
+sys.path.insert(0, str(ROOT / "tools"))
+
+from head_tasks import HEADS, Head  # noqa: E402
+from head_text import belongs, examples, marked, unmarked  # noqa: E402
+
+# None of these sentences, and few of their frames, can be made by the generators in tools/.
+OPINIONS: list[tuple[str, str]] = []
+TAGGED: list[tuple[str, list[tuple[str, str]]]] = []
+STORY = ""
+ANSWERS: list[tuple[str, str]] = []
+
+
+@pytest.fixture(scope="module", params=ALL_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def load(name: str, backend: str) -> Llama:
+    return Llama.load(name, backend=backend, dtype="float32")
+
+
+def test_opinions_written_by_hand(backend: str) -> None:
+    found = load("tiny-sentiment", backend).predict([text for text, _ in OPINIONS])
+    assert [label.label for label in found] == [label for _, label in OPINIONS]
+
+
+def test_entities_written_by_hand(backend: str) -> None:
+    found = load("tiny-entities", backend).predict([text for text, _ in TAGGED], aggregation_strategy="average")
+    assert [[(e.word, e.label) for e in entities] for entities in found] == [entities for _, entities in TAGGED]
+
+
+def test_questions_written_by_hand(backend: str) -> None:
+    llm = load("tiny-questions", backend)
+    found = llm.predict(
+        question=[question for question, _ in ANSWERS], context=[STORY] * len(ANSWERS), handle_impossible_answer=True
+    )
+    assert [answer.text for answer in found] == [answer for _, answer in ANSWERS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_backend_gives_the_reference_numbers(name: str) -> None:
+    ids = np.array([[1, *range(200, 260)], [1, *range(1000, 1060)]])
+    exact = Llama.load(name, backend="reference", dtype="float64").forward(ids).numpy()
+    for backend in ALL_BACKENDS:
+        found = load(name, backend).forward(ids).numpy()
+        assert found.keys() == exact.keys()
+        for field, values in exact.items():
+            assert relative_error(found[field], values) < 2e-5, (backend, field)
+
+
+def card(name: str) -> str:
+    return (MODELS / name / "README.md").read_text("utf-8")
+
+
+def card_scores(name: str) -> dict[str, dict[str, float]]:
+    rows = re.findall(r"^\| by (seed|construction) \| ([^|]+) \| ([\d.]+) \| [\d.]+ \|$", card(name), re.MULTILINE)
+    scores: dict[str, dict[str, float]] = {"heldout": {}, "unseen": {}}
+    for kind, score, value in rows:
+        scores[{"seed": "heldout", "construction": "unseen"}[kind]][score] = float(value)
+    return scores
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
+def test_the_cards_scores_are_what_the_tool_measures(head: Head) -> None:
+    pytest.importorskip("torch")
+    from train_heads import RECIPES, scores_of
+
+    found = scores_of(head, MODELS / head.folder, RECIPES[head.name].held_out)
+    for split, scores in card_scores(head.folder).items():
+        assert scores and found[split] == pytest.approx(scores, abs=0.002)
+
+
+def test_better_than_looking_words_up() -> None:
+    """The cards give what a table of words reaches; a model that is not far better would have learned nothing else."""
+    for name in NAMES:
+        rows = re.findall(r"^\| by \w+ \| (accuracy|F1|exact match) \| ([\d.]+) \| ([\d.]+) \|$", card(name), re.MULTILINE)
+        assert rows
+        for score, model, baseline in rows:
+            assert 1 - float(model) < 0.5 * (1 - float(baseline)), (name, score)
+
+
+def test_files_and_size() -> None:
+    total = 0
+    for name in NAMES:
+        files = {file.name: file.stat().st_size for file in (MODELS / name).iterdir() if file.is_file()}
+        assert set(files) == {
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "tokenizer.model",
+            "tokenizer_config.json",
+        }
+        total += sum(files.values())
+    assert total <= 6_000_000
+
+
+def test_the_wheel_takes_them_along() -> None:
+    from setuptools.command.build_py import build_py
+    from setuptools.dist import Distribution
+
+    distribution = Distribution({"src_root": str(ROOT)})
+    distribution.parse_config_files([str(ROOT / "pyproject.toml")])
+    command = build_py(distribution)
+    command.finalize_options()
+    files = command.find_data_files("polyllama", str(ROOT))
+    found = {Path(file).relative_to(ROOT).as_posix() for file in files}
+    for name in NAMES:
+        assert {f"models/{name}/model.safetensors", f"models/{name}/config.json"} <= found
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
+def test_the_registry_tells_what_they_are(head: Head) -> None:
+    from polyllama.core.registry import load_registry
+    from polyllama.core.settings import Settings
+
+    entry = load_registry(Settings()).find(head.folder)
+    llm = Llama.load(head.folder, backend="reference")
+    assert entry.parameters == sum(array.size for array in llm.model.params.values()) if hasattr(llm.model, "params") else True
+    config = json.loads((MODELS / head.folder / "config.json").read_text())
+    assert config["architectures"] == [head.architecture]
+    assert entry.context == config["max_position_embeddings"]
+    assert f"{entry.parameters:,} parameters" in card(head.folder)
+    assert f"parameters={entry.parameters:,}" in repr(llm)
+
+
+# The generators: what they say is so, and what is held out is not in the training texts.
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
+def test_texts_are_the_same_every_time_and_splits_share_none(head: Head) -> None:
+    made = {split: list(head.examples(split, 400)) for split in ("train", "heldout", "unseen")}
+    assert made["train"][100:120] == list(head.examples("train", 20, first=100))
+    texts = {split: {whole_text(example) for example in group} for split, group in made.items()}
+    assert not texts["train"] & texts["heldout"]
+    assert not texts["train"] & texts["unseen"]
+    for split in ("train", "heldout"):
+        assert all(belongs(text, split) for text in texts[split])
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
+def test_held_out_words_are_not_in_training_texts(head: Head) -> None:
+    words = json.loads(json.dumps(head_words()))
+    held_out = {name for group in words["names"]["unseen"].values() for name in group}
+    if head.name != "sentiment":  # whose opinions are about other things
+        held_out |= {*words["things"]["unseen"], *words["places"]["unseen"]}
+    seen = set(re.findall(r"\w+", " ".join(whole_text(example) for example in head.examples("train", 1500))))
+    told = set(re.findall(r"\w+", " ".join(whole_text(example) for example in head.examples("unseen", 1500))))
+    assert not seen & held_out
+    assert len(told & held_out) > 40
+
+
+def head_words() -> dict[str, Any]:
+    from head_text import read
+
+    return read("words")
+
+
+def whole_text(example: Any) -> str:
+    return f"{example.question} {example.context}" if hasattr(example, "question") else str(example.text)
+
+
+def test_labels_stand_where_the_words_do() -> None:
+    for tagged in HEADS["entities"].examples("train", 300):
+        for entity in tagged.entities:
+            assert re.fullmatch(r"\w[\w -]*\w|\w", tagged.text[entity.start : entity.end]), tagged
+        names = [tagged.text[e.start : e.end] for e in tagged.entities if e.kind == "PERSON"]
+        assert all(name[0].isupper() for name in names)
+    answered = [question for question in HEADS["questions"].examples("train", 400) if question.answer]
+    assert 200 < len(answered) < 360
+    for question in answered:
+        before, after = question.context[: question.start], question.context[question.end :]
+        assert not re.search(r"\w$", before) and not re.match(r"\w", after), question
+
+
+def test_every_token_of_an_answer_is_found_again() -> None:
+    """Rows decode to their own labels: a model that were always right would score 1."""
+    from polyllama.core.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(MODELS / "tiny")
+    for head in HEADS.values():
+        made = list(head.examples("heldout", 100)) + list(head.examples("unseen", 100))
+        rows = head.rows(tokenizer, made)
+        scores = head.scores(made, [head.decode(row, perfect_outputs(head, row)) for row in rows])
+        assert scores and all(score == 1 for score in scores.values()), (head.name, scores)
+
+
+def perfect_outputs(head: Head, row: Any) -> dict[str, np.ndarray]:
+    if head.name == "questions":
+        places = np.eye(len(row.ids), dtype=np.float32)
+        return {"start_logits": places[row.labels[0]], "end_logits": places[row.labels[1]]}
+    return {"logits": 9 * np.eye(len(head.labels), dtype=np.float32)[np.maximum(row.labels, 0)]}
+
+
+def test_marks() -> None:
+    text = f"{marked('p', 'Uma', 'pt')} had a {marked('t', 'old kite', 'pt')}. it flew."
+    plain, spans = unmarked(text, "pt")
+    assert plain == "Uma had an old kite. It flew."
+    assert [(span.slot, plain[span.start : span.end]) for span in spans] == [("p", "Uma"), ("t", "old kite")]
+    with pytest.raises(ValueError, match="split is 'test'"):
+        next(examples("x", "test", 1, lambda rng: None))
