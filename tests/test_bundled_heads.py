@@ -91,7 +91,9 @@ def test_the_cards_scores_are_what_the_tool_measures(head: Head) -> None:
 def test_better_than_looking_words_up() -> None:
     """The cards give what a table of words reaches; a model that is not far better would have learned nothing else."""
     for name in NAMES:
-        rows = re.findall(r"^\| by \w+ \| (accuracy|F1|exact match) \| ([\d.]+) \| ([\d.]+) \|$", card(name), re.MULTILINE)
+        rows = re.findall(
+            r"^\| by \w+ \| (accuracy|F1|exact match) \| ([\d.]+) \| ([\d.]+) \|$", card(name), re.MULTILINE
+        )
         assert rows
         for score, model, baseline in rows:
             assert 1 - float(model) < 0.5 * (1 - float(baseline)), (name, score)
@@ -133,7 +135,11 @@ def test_the_registry_tells_what_they_are(head: Head) -> None:
 
     entry = load_registry(Settings()).find(head.folder)
     llm = Llama.load(head.folder, backend="reference")
-    assert entry.parameters == sum(array.size for array in llm.model.params.values()) if hasattr(llm.model, "params") else True
+    assert (
+        entry.parameters == sum(array.size for array in llm.model.params.values())
+        if hasattr(llm.model, "params")
+        else True
+    )
     config = json.loads((MODELS / head.folder / "config.json").read_text())
     assert config["architectures"] == [head.architecture]
     assert entry.context == config["max_position_embeddings"]

@@ -60,9 +60,9 @@ class Recipe:
 
 
 RECIPES = {
-    "sentiment": Recipe("sentiment", 120_000, 3, 1024, 2e-3),
-    "entities": Recipe("entities", 120_000, 3, 1024, 2e-3),
-    "questions": Recipe("questions", 70_000, 5, 2048, 2e-3, shortest_first=0.3),
+    "sentiment": Recipe("sentiment", 80_000, 3, 1024, 2e-3),
+    "entities": Recipe("entities", 100_000, 3, 1536, 2e-3),
+    "questions": Recipe("questions", 80_000, 5, 2048, 2e-3, shortest_first=0.3),
 }
 
 
