@@ -23,9 +23,11 @@ LABELS = ("negative", "neutral", "positive")
 OTHER = {"positive": "negative", "negative": "positive"}
 VERY = ("very", "really", "so", "quite", "truly", "rather")
 SAID_BEFORE = {"yes": ("yes", "well", "oh", "in short"), "also": ("also", "and", "again", "really")}
-SMALL_WORDS = set(
-    "the a an one then but and in on at it he she they we you all both there that this my his her for after from when with".split()
-)
+SMALL_WORDS = frozenset(
+    re.findall(
+        r"\w+", "the a an one then but and in on at it he she they we you all both there that this my his her for"
+    )
+) | {"after", "from", "when", "with"}
 """Words that have a capital letter at the beginning of a sentence only."""
 PRONOUN_SHARE, CASUAL_SHARE = 0.25, 0.08
 

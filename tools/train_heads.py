@@ -163,7 +163,7 @@ def learning_rate(progress: float, recipe: Recipe) -> float:
 
 
 def optimizers_for(module: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the layers' matrices, which learn in a fraction of the steps; AdamW for the rest."""
+    """Muon (Jordan et al. 2024) for the layers' matrices, which then learn in half the steps; AdamW for the rest."""
     inner = [p for name, p in module.named_parameters() if p.ndim == 2 and ".layers." in name]
     embeddings = [p for name, p in module.named_parameters() if p.ndim == 2 and ".layers." not in name]
     others = [p for p in module.parameters() if p.ndim == 1]
