@@ -98,8 +98,7 @@ from polyllama import Llama
 
 ## Model
 
-`{architecture}`: {layers} layers, begun from the first {layers} of the bundled `tiny` and trained along, and a head.
-The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
+`{architecture}`: {layers} layers, begun from those of the bundled `{start}` and trained along, and a head. The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
 
 ## Data
 
@@ -157,6 +156,7 @@ def model_card(head: Head, report: Report) -> str:
         architecture=head.architecture,
         labels=f"Its labels: {', '.join(head.labels)}." if head.labels else "",
         layers=recipe.layers,
+        start=recipe.start,
         parameters=report.parameters,
         learning_rate=recipe.learning_rate,
         steps=report.steps,

@@ -238,7 +238,7 @@ class Questions(Head):
         first, last = np.unravel_index(int(scores.argmax()), scores.shape)
         if start[0] + end[0] >= scores[first, last]:
             return ""
-        return str(row.example.context[row.offsets[begin + first][0] : row.offsets[begin + last][1]]).strip()
+        return _whole_words(row.example.context, row.offsets[begin + first][0], row.offsets[begin + last][1])
 
     def scores(self, examples: Sequence[Question], found: Sequence[str]) -> dict[str, float]:
         exact = [example.answer == answer for example, answer in zip(examples, found, strict=True)]
@@ -281,6 +281,12 @@ def _overlap(text: str, start: int, end: int, word: re.Match[str]) -> bool:
 def _context_start(ids: Sequence[int]) -> int:
     """Where the passage's tokens begin: after the second of the tokens that begin a text."""
     return ids.index(ids[0], 1) + 1
+
+
+def _whole_words(text: str, start: int, end: int) -> str:
+    """What stands there, with the rest of a word that it begins or ends in, as ``Llama.predict`` gives it."""
+    words = [word for word in _WORD.finditer(text) if word.start() < end and start < word.end()]
+    return text[words[0].start() : words[-1].end()] if words else text[start:end].strip()
 
 
 def _word_f1(one: str, other: str) -> float:

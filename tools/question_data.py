@@ -81,7 +81,7 @@ class Questioner:
 
     def __init__(self, split: str) -> None:
         grammar = read("questions")
-        self.split, self.words = split, Words(split, made_up=0.15)
+        self.split, self.words = split, Words(split, made_up=0.25)
         self.kinds: list[dict[str, Any]] = grammar["facts"]
         self.mentions: list[str] = grammar["mentions"][self.words.key]
         self.fillers: list[str] = grammar["fillers"][self.words.key]
