@@ -98,7 +98,8 @@ from polyllama import Llama
 
 ## Model
 
-`{architecture}`: {layers} layers, begun from those of the bundled `{start}` and trained along, and a head. The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
+`{architecture}`: {layers} layers, begun from those of the bundled `{start}` and trained along, and a head.
+The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
 
 ## Data
 
@@ -106,7 +107,7 @@ from polyllama import Llama
 
 ## Training
 
-`python tools/train_heads.py {head}`: AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over
+`python tools/train_heads.py {head}`: Muon and AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over
 {examples:,} texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread ({machine}, torch {torch}),
 seed {seed}, with the module of polyllama's torch backend and polyllama's own loss.
 

@@ -98,6 +98,8 @@ class Critic:
                 return pick(rng, words)
             if slot in ("glad", "loved", "love", "fun"):
                 return pick(rng, own[slot]) if slot != "love" or person in ("I", "we") else pick(rng, own["loved"])
+            if slot == "disliked":
+                return pick(rng, other["plain"])
             if slot == "sad":
                 return pick(rng, other["glad_denied"])
             if slot == "i":

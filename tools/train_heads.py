@@ -7,10 +7,11 @@
 
 The first two start from the first layers of `tiny`, the third from `tiny-entities`. They learn from texts that are
 made as it goes (``sentiment_data.py``, ``entity_data.py``, ``question_data.py``); no text is seen twice on purpose.
-Each takes three to ten minutes on one CPU core and needs ``polyllama[torch]``. Everything is seeded: the same versions on the same kind of processor give the same
-files. The scores in the model cards are measured on texts that were not trained on, with the weights as they are
-stored; ``--score`` measures them again from the files. Where to read on: ``head_text.py`` says what is held out and
-how, ``head_tasks.py`` how texts become tokens with labels, ``head_card.py`` writes the cards.
+Each takes three to ten minutes on one CPU core and needs ``polyllama[torch]``. Everything is seeded: the same
+versions on the same kind of processor give the same files. The scores in the model cards are measured on texts that
+were not trained on, with the weights as they are stored; ``--score`` measures them again from the files. Where to
+read on: ``head_text.py`` says what is held out and how, ``head_tasks.py`` how texts become tokens with labels,
+``head_card.py`` writes the cards.
 """
 
 from __future__ import annotations
