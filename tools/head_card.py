@@ -107,9 +107,9 @@ The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to p
 
 ## Training
 
-`python tools/train_heads.py {head}`: Muon and AdamW with a peak learning rate of {learning_rate:g}, {steps:,} steps over
-{examples:,} texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread ({machine}, torch {torch}),
-seed {seed}, with the module of polyllama's torch backend and polyllama's own loss.
+`python tools/train_heads.py {head}`: Muon for the layers' matrices and AdamW for the rest, with a peak learning rate of
+{learning_rate:g}, {steps:,} steps over {examples:,} texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread
+({machine}, torch {torch}), seed {seed}, with the module of polyllama's torch backend and polyllama's own loss.
 
 ## Scores
 
