@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -41,13 +42,19 @@ ABOUT = {
     ),
     "entities": About(
         what="finds people, places and things in short English texts",
-        example='llm = Llama.load("tiny-entities")\nprint(llm.predict("Mia carried the old lantern to Northbridge."))',
+        example=(
+            'llm = Llama.load("tiny-entities")\n'
+            'text = "Mia carried the old lantern to Northbridge."\n'
+            'print(llm.predict(text, aggregation_strategy="average"))'
+        ),
         texts=(
-            "Sentences made by `tools/entity_data.py`: names (PERSON), towns and what one can be in or at (PLACE), and "
-            "what one can carry, make or eat (THING). A quarter of the names and an eighth of the other words are made "
-            "up of syllables, so that it learns to read what stands around a word. Held out by construction: the "
-            "sentence frames, the names, towns, places, things, adjectives and some prepositions, none of which is in "
-            "a training text."
+            "Sentences made by `tools/entity_data.py`: names (PERSON), towns and what one can be in or at (PLACE), "
+            "and what one can carry, make or eat (THING), between sentences of `tiny`'s stories that have nothing but "
+            "people. Half of the names and a quarter of the nouns are made up of syllables, so that it learns to read "
+            "what stands around a word. Held out by construction: the sentence frames, the names, places, things, "
+            "animals, foods and times, and the beginnings and ends of the names of towns, none of which is in a "
+            "training text. Adjectives, prepositions and verbs are largely those of training: at a word never heard, "
+            "a reader from left to right cannot know that it is no noun."
         ),
         limits=(
             "A Llama reads from left to right and decides about a word before it sees what follows, so an entity is "
@@ -69,11 +76,11 @@ ABOUT = {
             "which is in a training text."
         ),
         limits=(
-            "A Llama reads from left to right: at an answer it knows the question and what came before it, and nothing "
-            'of what follows. So it answers with the first mention that is settled by then. In "Pip found a kite. Pip '
-            'laughed.", asked who found the kite, that is the second "Pip"; in "Pip found a kite." alone it cannot '
-            'know at "Pip" what Pip is about to do, and such questions were not trained on. Ask what, where, when, to '
-            "whom and by whom."
+            "A Llama reads from left to right: at an answer it knows the question and what came before it, and "
+            'nothing of what follows. So it answers with the first mention that is settled by then. In "Pip found a '
+            'kite. Pip laughed.", asked who found the kite, that is the second "Pip"; in "Pip found a kite." alone it '
+            'cannot know at "Pip" what Pip is about to do, and such questions were not trained on. Ask what, where, '
+            "when, to whom and by whom."
         ),
     ),
 }
@@ -108,8 +115,8 @@ The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to p
 ## Training
 
 `python tools/train_heads.py {head}`: Muon for the layers' matrices and AdamW for the rest, with a peak learning rate of
-{learning_rate:g}, {steps:,} steps over {examples:,} texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one thread
-({machine}, torch {torch}), seed {seed}, with the module of polyllama's torch backend and polyllama's own loss.
+{learning_rate:g}, {steps:,} steps over {examples:,} texts ({tokens:,} tokens), {cpu_seconds:,.0f} CPU seconds on one
+thread ({machine}, torch {torch}), seed {seed}, with the module of polyllama's torch backend and polyllama's own loss.
 
 ## Scores
 
@@ -140,13 +147,24 @@ def score_table(report: Report) -> str:
     return "\n".join(lines)
 
 
+def wrapped(text: str) -> str:
+    """Markdown whose paragraphs have lines of at most 120 characters."""
+    kept = ("#", "|", "---", "llm", "from", "story", "text", "print")  # headings, tables, code
+
+    def fill(block: str) -> str:
+        is_prose = "`" * 3 not in block and not block.startswith(kept)
+        return textwrap.fill(block, 120, break_on_hyphens=False, break_long_words=False) if is_prose else block.strip()
+
+    return "\n\n".join(fill(block) for block in text.split("\n\n")) + "\n"
+
+
 def model_card(head: Head, report: Report) -> str:
     """The text of the card for one training run."""
     import torch
 
     about, recipe = ABOUT[head.name], report.recipe
     pipelines = {"sequence-classification": "text-classification"}
-    return _CARD.format(
+    text = _CARD.format(
         pipeline=pipelines.get(head.task, head.task),
         name=head.folder,
         head=head.name,
@@ -173,3 +191,4 @@ def model_card(head: Head, report: Report) -> str:
         seen=_SEEN,
         repeat=f"`python tools/train_heads.py {head.name} --score` measures them again from the files.",
     )
+    return wrapped(text)

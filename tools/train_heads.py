@@ -81,7 +81,6 @@ class Report:
     loss: float = math.nan
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
-    size: int = 0
 
 
 def config_of(head: Head, recipe: Recipe) -> LlamaConfig:
@@ -284,7 +283,6 @@ def run(recipe: Recipe, out: Path) -> Report:
         texts = list(head.examples(split, recipe.held_out))
         report.baselines[split] = head.scores(texts, [baseline(text) for text in texts])
     report.scores = scores_of(head, out, recipe.held_out)
-    report.size = sum(file.stat().st_size for file in out.iterdir() if file.suffix != ".md" and file.is_file())
     (out / "README.md").write_text(model_card(head, report), "utf-8")
     return report
 
