@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +21,110 @@ NAMES = ("tiny-sentiment", "tiny-entities", "tiny-questions")
 sys.path.insert(0, str(ROOT / "tools"))
 
 from head_tasks import HEADS, Head  # noqa: E402
-from head_text import belongs, examples, marked, unmarked  # noqa: E402
+from head_text import belongs, examples, marked, read, unmarked  # noqa: E402
 
-# None of these sentences, and few of their frames, can be made by the generators in tools/.
-OPINIONS: list[tuple[str, str]] = []
-TAGGED: list[tuple[str, list[tuple[str, str]]]] = []
-STORY = ""
-ANSWERS: list[tuple[str, str]] = []
+# Written before the models were asked, and by nobody's grammar; so not all have to be right.
+OPINIONS: list[tuple[str, str]] = [
+    ("I loved this film.", "positive"),
+    ("What a dreadful evening!", "negative"),
+    ("The soup was cold and tasteless.", "negative"),
+    ("The soup was not bad at all.", "positive"),
+    ("The waiter was rude, but the cake was delicious.", "positive"),
+    ("The cake was delicious, but the waiter was rude.", "negative"),
+    ("At first I was bored, but the end was lovely.", "positive"),
+    ("It is a very useful camera and I am happy with it.", "positive"),
+    ("My sister hated the concert.", "negative"),
+    ("Nobody in our family liked the hotel.", "negative"),
+    ("The museum opens at nine.", "neutral"),
+    ("Peter parked the car behind the house.", "neutral"),
+    ("She has two brothers and lives in the city.", "neutral"),
+    ("Although the room was small, we enjoyed our holiday.", "positive"),
+    ("I never want to see that play again.", "negative"),
+    ("This is the best pizza in town.", "positive"),
+    ("The book was neither funny nor interesting.", "negative"),
+    ("I do not think that the lesson was boring.", "positive"),
+    ("Our teacher was not friendly.", "negative"),
+    ("The letter came on Friday.", "neutral"),
+    ("I thought the music would be awful, but it was wonderful.", "positive"),
+    ("The trip was a disaster from beginning to end.", "negative"),
+    ("We were proud and happy after the game.", "positive"),
+    ("The shop sells bread and milk.", "neutral"),
+]
+TAGGED: list[tuple[str, list[tuple[str, str]]]] = [
+    (
+        "Mia carried the old lantern to Northbridge.",
+        [("Mia", "PERSON"), ("lantern", "THING"), ("Northbridge", "PLACE")],
+    ),
+    ("Yesterday Karl and Lena swam in the lake.", [("Karl", "PERSON"), ("Lena", "PERSON"), ("lake", "PLACE")]),
+    ("The captain hid a silver coin under the bridge.", [("coin", "THING"), ("bridge", "PLACE")]),
+    ("Nobody knew where Theodora had put the scissors.", [("Theodora", "PERSON"), ("scissors", "THING")]),
+    ('"Come to the castle with me," said Igor.', [("castle", "PLACE"), ("Igor", "PERSON")]),
+    ("It was late and everyone was asleep.", []),
+    ("My aunt bought a violin in Ashford.", [("violin", "THING"), ("Ashford", "PLACE")]),
+    (
+        "Behind the church, Samuel found a wet newspaper.",
+        [("church", "PLACE"), ("Samuel", "PERSON"), ("newspaper", "THING")],
+    ),
+    ("Olga gave her bicycle to Ben before school.", [("Olga", "PERSON"), ("bicycle", "THING"), ("Ben", "PERSON")]),
+    ("They waited at the airport until Miriam came.", [("airport", "PLACE"), ("Miriam", "PERSON")]),
+    ("A young dog ran after the ball.", [("ball", "THING")]),
+    ("The road to Whitby goes past a dark forest.", [("Whitby", "PLACE"), ("forest", "PLACE")]),
+]
+STORY = (
+    "Nora found a blue lantern near the old mill. On Monday, Ben bought a drum. Nora gave the lantern to Tessa. "
+    "Ben slept in the barn. Tessa was very happy."
+)
+ANSWERS: list[tuple[str, str]] = [
+    ("What did Nora find?", "blue lantern"),
+    ("Where did Nora find the lantern?", "near the old mill"),
+    ("What did Ben buy?", "drum"),
+    ("Where did Ben sleep?", "in the barn"),
+    ("Who did Nora give the lantern to?", "Tessa"),
+    ("What did Tessa eat?", ""),
+    ("Where did Nora sleep?", ""),
+    ("When did Nora find the lantern?", ""),
+    ("What did Tessa buy?", ""),
+    ("Where does Ben live?", ""),
+]
+OPINIONS_RIGHT, TEXTS_RIGHT, ANSWERS_RIGHT = 22, 10, 9
 
 
-@pytest.fixture(scope="module", params=ALL_BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def by_backend(name: str, ask: Callable[[Llama], Any]) -> Any:
+    """What a model says, once it is sure that every installed backend says the same."""
+    found = {backend: ask(Llama.load(name, backend=backend, dtype="float32")) for backend in ALL_BACKENDS}
+    assert len(found) >= 2
+    assert all(said == found["reference"] for said in found.values()), found
+    return found["reference"]
 
 
-def load(name: str, backend: str) -> Llama:
-    return Llama.load(name, backend=backend, dtype="float32")
+def right(found: Sequence[Any], wanted: Sequence[tuple[str, Any]]) -> int:
+    return sum(said == told for said, (_, told) in zip(found, wanted, strict=True))
 
 
-def test_opinions_written_by_hand(backend: str) -> None:
-    found = load("tiny-sentiment", backend).predict([text for text, _ in OPINIONS])
-    assert [label.label for label in found] == [label for _, label in OPINIONS]
+def test_opinions_written_by_hand() -> None:
+    texts = [text for text, _ in OPINIONS]
+    found = by_backend("tiny-sentiment", lambda llm: [label.label for label in llm.predict(texts)])
+    assert right(found, OPINIONS) >= OPINIONS_RIGHT, found
 
 
-def test_entities_written_by_hand(backend: str) -> None:
-    found = load("tiny-entities", backend).predict([text for text, _ in TAGGED], aggregation_strategy="average")
-    assert [[(e.word, e.label) for e in entities] for entities in found] == [entities for _, entities in TAGGED]
+def test_entities_written_by_hand() -> None:
+    texts = [text for text, _ in TAGGED]
+
+    def ask(llm: Llama) -> list[list[tuple[str, str]]]:
+        return [[(e.word, e.label) for e in found] for found in llm.predict(texts, aggregation_strategy="average")]
+
+    found = by_backend("tiny-entities", ask)
+    assert right(found, TAGGED) >= TEXTS_RIGHT, found
 
 
-def test_questions_written_by_hand(backend: str) -> None:
-    llm = load("tiny-questions", backend)
-    found = llm.predict(
-        question=[question for question, _ in ANSWERS], context=[STORY] * len(ANSWERS), handle_impossible_answer=True
-    )
-    assert [answer.text for answer in found] == [answer for _, answer in ANSWERS]
+def test_questions_written_by_hand() -> None:
+    asked = {"question": [question for question, _ in ANSWERS], "context": [STORY] * len(ANSWERS)}
+
+    def ask(llm: Llama) -> list[str]:
+        return [answer.text for answer in llm.predict(**asked, handle_impossible_answer=True)]
+
+    found = by_backend("tiny-questions", ask)
+    assert right(found, ANSWERS) >= ANSWERS_RIGHT, found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +132,7 @@ def test_every_backend_gives_the_reference_numbers(name: str) -> None:
     ids = np.array([[1, *range(200, 260)], [1, *range(1000, 1060)]])
     exact = Llama.load(name, backend="reference", dtype="float64").forward(ids).numpy()
     for backend in ALL_BACKENDS:
-        found = load(name, backend).forward(ids).numpy()
+        found = Llama.load(name, backend=backend, dtype="float32").forward(ids).numpy()
         assert found.keys() == exact.keys()
         for field, values in exact.items():
             assert relative_error(found[field], values) < 2e-5, (backend, field)
@@ -115,17 +187,11 @@ def test_files_and_size() -> None:
 
 
 def test_the_wheel_takes_them_along() -> None:
-    from setuptools.command.build_py import build_py
-    from setuptools.dist import Distribution
-
-    distribution = Distribution({"src_root": str(ROOT)})
-    distribution.parse_config_files([str(ROOT / "pyproject.toml")])
-    command = build_py(distribution)
-    command.finalize_options()
-    files = command.find_data_files("polyllama", str(ROOT))
-    found = {Path(file).relative_to(ROOT).as_posix() for file in files}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["polyllama"]
+    packed = {file.relative_to(ROOT).as_posix() for pattern in patterns for file in ROOT.glob(pattern)}
     for name in NAMES:
-        assert {f"models/{name}/model.safetensors", f"models/{name}/config.json"} <= found
+        assert {f"models/{name}/{file.name}" for file in (MODELS / name).iterdir()} <= packed
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
@@ -163,7 +229,7 @@ def test_texts_are_the_same_every_time_and_splits_share_none(head: Head) -> None
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
 def test_held_out_words_are_not_in_training_texts(head: Head) -> None:
-    words = json.loads(json.dumps(head_words()))
+    words = read("words")
     held_out = {name for group in words["names"]["unseen"].values() for name in group}
     if head.name != "sentiment":  # whose opinions are about other things
         held_out |= {*words["things"]["unseen"], *words["places"]["unseen"]}
@@ -171,12 +237,6 @@ def test_held_out_words_are_not_in_training_texts(head: Head) -> None:
     told = set(re.findall(r"\w+", " ".join(whole_text(example) for example in head.examples("unseen", 1500))))
     assert not seen & held_out
     assert len(told & held_out) > 40
-
-
-def head_words() -> dict[str, Any]:
-    from head_text import read
-
-    return read("words")
 
 
 def whole_text(example: Any) -> str:
