@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
+    from ...core.memory import MemoryEstimate, Workload
     from ...core.task import Task
     from .model import JaxModel
 
@@ -34,6 +35,12 @@ class JaxBackend:
     def availability(self) -> Availability:
         """From the installed packages and the drivers present; JAX itself is not imported."""
         return _availability()
+
+    def memory(self, workload: Workload) -> MemoryEstimate:
+        """What `workload` takes; nothing is imported for it."""
+        from .memory import estimate
+
+        return estimate(workload)
 
     def realize(
         self,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
+    from ...core.memory import MemoryEstimate, Workload
     from ...core.task import Task
     from .model import MlxModel
 
@@ -35,6 +36,12 @@ class MlxBackend:
     def availability(self) -> Availability:
         """From the installed files and the machine; mlx itself is not imported."""
         return _availability()
+
+    def memory(self, workload: Workload) -> MemoryEstimate:
+        """What `workload` takes; nothing is imported for it."""
+        from .memory import estimate
+
+        return estimate(workload)
 
     def realize(
         self,

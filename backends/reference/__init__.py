@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
+    from ...core.memory import MemoryEstimate, Workload
     from ...core.spec_model import SpecModel
     from ...core.task import Task
 
@@ -28,6 +29,15 @@ class ReferenceBackend:
     def availability(self) -> Availability:
         """NumPy is a dependency, so always."""
         return Availability(True, devices=("cpu",))
+
+    def memory(self, workload: Workload) -> MemoryEstimate:
+        """What the spec takes in NumPy, every weight copied."""
+        from ...core.memory import spec_estimate
+
+        dtype = "float64" if workload.dtype == "auto" else workload.dtype
+        if dtype not in DTYPES:
+            raise BackendError(f"the reference backend computes in {' or '.join(DTYPES)}, not in {dtype}")
+        return spec_estimate(workload, dtype, _overrides(workload.graph))
 
     def realize(
         self,

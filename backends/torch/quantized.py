@@ -89,7 +89,7 @@ class Linear(Packed):
         elif flat.shape[0] <= KERNEL_ROWS and Int4Kernel.fits(self, x):
             if self._kernel is None or not self._kernel.is_of(self):
                 self._kernel = Int4Kernel(self)
-            y = self._kernel(flat)
+            y = self._kernel(flat.contiguous())
         else:
             y = product(flat, self.weight, self.scales, self.biases, self.bits)
         y = y.view(*x.shape[:-1], self.rows)

@@ -1,0 +1,181 @@
+"""What the MLX backend takes: its modules' steps recorded on arrays without contents. Importing this does not import mlx.
+
+MLX records operations and computes them later. On a CPU it hands out the memory of an operation when it is queued, some
+way ahead of what is being computed, so that arrays of neighbouring layers are there at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ...core import graph as spec
+from ...core.context import Context
+from ...core.errors import BackendError
+from ...core.ghost import Ghost, elementwise, matmul, new
+from ...core.ghost_tape import TapeMemory
+from ...core.memory import MemoryEstimate, Workload, load_peak, run_ghosts
+from ...core.quantization.nodes import QuantizedLinear
+from ...core.rope import Rope
+
+AHEAD = 112
+"""How far MLX's CPU queue runs ahead: ten tasks of ten dispatches, and those on their way."""
+
+COST = (2, 1)
+"""Dispatches of an operation that computes, and of one that only views."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+WIDEST = 2**24
+FEW_ROWS = 8
+
+
+def estimate(workload: Workload) -> MemoryEstimate:
+    """See :func:`polyllama.core.memory.estimate`."""
+    dtype = workload.native_dtype()
+    if dtype == "float64" and workload.dtype == "auto":
+        dtype = "float32"
+    if dtype not in DTYPES:
+        raise BackendError(f"the mlx backend computes in {', '.join(DTYPES)}, not in {dtype!r}")
+    plain = workload.device in (None, "cpu") and sys.platform != "darwin"
+    held = workload.held_bytes(dtype)
+    cache, activations = run_ghosts(
+        workload,
+        dtype,
+        _overrides(plain),
+        slots=workload.context,
+        memory=partial(TapeMemory, AHEAD if workload.on_cpu else 0, COST),
+        context=GhostContext,
+    )
+    matrices = {n.weight_name for n in workload.graph.walk() if isinstance(n, spec.Linear)} if plain else set()
+
+    def extra(name: str, read: int) -> int:
+        # The array that was read is gone when its copy is computed; by columns takes one more copy.
+        size = held[name]
+        return max(0, size - read) if name in matrices else 0
+
+    return MemoryEstimate(dtype, sum(held.values()), cache, activations, load_peak(workload, held, extra))
+
+
+class GhostContext(Context):
+    """Runs nodes as MLX's modules do."""
+
+    def widen(self, x: Ghost) -> Ghost:
+        return x if x.dtype == "float32" else elementwise(x, dtype="float32")
+
+    def activate(self, name: str, x: Ghost) -> Ghost:
+        return x * elementwise(x) if name in ("silu", "swish") else super().activate(name, x)
+
+    def rotation(self, rope: Rope) -> tuple[Ghost, Ghost]:
+        """Cosines and sines, twice as wide."""
+        known = self._tables.get(-id(rope))
+        if known is None:
+            cos, sin = self.rotary(rope)
+            known = self.xp.concat([cos, cos], axis=-1), self.xp.concat([-sin, sin], axis=-1)
+            self._tables[-id(rope)] = known
+        return known
+
+
+def views(x: Ghost, count: int) -> None:
+    """Note so many views of an array."""
+    for _ in range(count):
+        x.memory.viewed(x.storage)
+
+
+def cast(x: Ghost, dtype: str) -> Ghost:
+    """`x` in another dtype; as it is where it has that already."""
+    return x if x.dtype == dtype else new(x.memory, x.shape, dtype, (x,))
+
+
+def rotate(x: Ghost, cos: Ghost, sin: Ghost) -> Ghost:
+    """RoPE on ``[B, H, S, D]``, row-major from here on."""
+    rotary = cos.shape[-1]
+    views(x, 2)
+    swapped = new(x.memory, (*x.shape[:-1], rotary), x.dtype, (x,))
+    views(cos, 1)
+    views(sin, 1)
+    y = elementwise(elementwise(x, cos), elementwise(swapped, sin))
+    y = cast(y, x.dtype)
+    return y if rotary == x.shape[-1] else new(x.memory, x.shape, x.dtype, (x, y))
+
+
+def rms_norm(node: Any, x: Ghost, ctx: Context) -> Ghost:
+    """As the fallback of ``mx.fast.rms_norm``."""
+    wide = cast(x, "float32")
+    squares = new(x.memory, x.shape, "float32", (wide,))
+    root = new(x.memory, (*x.shape[:-1], 1), "float32", (squares,))
+    for _ in range(3):
+        root = elementwise(root)
+    views(root, 1)
+    y = cast(elementwise(wide, root), x.dtype)
+    return elementwise(y)
+
+
+def linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
+    """As ``modules.Linear``: on a plain CPU half precision is multiplied in float32."""
+    widen = plain and x.dtype != "float32" and node.in_features * node.out_features <= WIDEST
+    shape = (*x.shape[:-1], node.out_features)
+    weight = ctx.weights[node.weight_name]
+    views(weight, 1)
+    if not widen:
+        return new(x.memory, shape, x.dtype, (x,))
+    weight = new(x.memory, (node.out_features, node.in_features), "float32")
+    wide = cast(x, "float32")
+    return cast(new(x.memory, shape, "float32", (wide, weight)), x.dtype)
+
+
+def attention(node: Any, x: Ghost, ctx: Any) -> Ghost:
+    """As ``modules.Attention``, with the fallback of MLX's attention: scores as a whole."""
+    batch, length, _ = x.shape
+    parts = []
+    for child, heads in ((node.q, node.num_heads), (node.k, node.num_kv_heads), (node.v, node.num_kv_heads)):
+        y = ctx.run(child, x).reshaped((batch, length, heads, node.head_dim))
+        parts.append(y.permuted((0, 2, 1, 3)))
+    rotation = ctx.rotation(node.rope)
+    q, k, v = rotate(parts[0], *rotation), rotate(parts[1], *rotation), parts[2]
+    if ctx.cache is not None:
+        k, v = ctx.cache.update(node.name, k, v)
+    views(q, 2)
+    q = elementwise(q)  # scaled
+    groups, repeats = node.num_kv_heads, node.num_heads // node.num_kv_heads
+    q = new(x.memory, (batch, groups, repeats, length, node.head_dim), q.dtype, (q,), reuses=True)
+    views(k, 3)
+    views(v, 3)
+    scores = new(x.memory, (batch, groups, repeats, length, k.shape[2]), q.dtype, (q, k))
+    if length > 1:
+        if ctx.mask is None:
+            ctx.mask = elementwise(new(x.memory, (1, 1, length, k.shape[2]), "bool"))
+        views(ctx.mask, 2)
+        scores = elementwise(scores)
+    y = matmul(elementwise(scores), v[:, :, None])
+    y = y.reshaped((batch, node.num_heads, length, node.head_dim)).permuted((0, 2, 1, 3))
+    projected: Ghost = ctx.run(node.o, y.reshaped((batch, length, node.num_heads * node.head_dim)))
+    return projected
+
+
+def quantized_linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
+    """As ``quantized.product``: on a plain CPU many rows are multiplied by the unpacked matrix, in float32."""
+    shape = (*x.shape[:-1], node.out_features)
+    if not plain:
+        return new(x.memory, shape, x.dtype, (x,))
+    wide = cast(x, "float32")
+    inputs = [wide]
+    numbers = (node.out_features, node.in_features // node.group_size)
+    halves = [] if x.dtype == "float32" else [new(x.memory, numbers, "float32") for _ in "sb"]
+    if x.size // node.in_features > FEW_ROWS:
+        weight = new(x.memory, (node.out_features, node.in_features), "float32", halves)
+        views(weight, 18)  # it is made in many small steps
+        inputs.append(new(x.memory, (node.in_features, node.out_features), "float32", (weight,)))
+        halves = []
+    y = cast(new(x.memory, shape, "float32", [*inputs, *halves]), x.dtype)
+    return elementwise(y) if node.bias else y
+
+
+def _overrides(plain: bool) -> Mapping[type, Any]:
+    return {
+        spec.Attention: attention,
+        spec.Linear: partial(linear, plain=plain),
+        spec.RMSNorm: rms_norm,
+        QuantizedLinear: partial(quantized_linear, plain=plain),
+    }
