@@ -131,6 +131,9 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
         CommandDescriptor("show", f"{commands}.show:show", "Show a model: configuration, graph, parameters, sizes."),
         CommandDescriptor(
+            "plan", f"{commands}.plan:plan", "Say what a model would take, and what fits, before loading it."
+        ),
+        CommandDescriptor(
             "quantize", f"{commands}.quantize:quantize", "Write a model with 4-bit or 8-bit weights into a new folder."
         ),
         CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),

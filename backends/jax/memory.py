@@ -1,8 +1,8 @@
 """What the JAX backend takes: what XLA keeps beside parameters and caches. Importing this does not import JAX.
 
 A compiled pass has one block of memory, planned by XLA, which fuses elementwise operations away. What is left in it was
-read from XLA's own plans (``--xla_dump_to``): attention's scores twice, the MLP's inner arrays, and, on a CPU, every
-matrix that is packed or in half precision once more in float32, all of them at once.
+read from XLA's own plans (``--xla_dump_to``): attention's scores, the MLP's inner arrays, and, on a CPU, every matrix
+that is packed or in half precision once more in float32, all of them at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from ...core.quantization.nodes import QuantizedLinear
 
 DTYPES = ("float32", "bfloat16", "float16")
 SMALLEST_PREFILL, SMALLEST_CACHE, FEW_ROWS = 16, 64, 4
+SCORES = 3
+"""Copies of attention's scores: two in XLA's plan, and one that its fused kernels make for themselves."""
+
 HOISTED = 1 << 25
 """From so many bytes on XLA makes the constants of the activation as whole arrays, two of them."""
 
@@ -62,7 +65,8 @@ def _pass(workload: Workload, dtype: str, length: int, slots: int) -> int:
     for node in graph.walk():
         if isinstance(node, spec.Attention):
             keys = workload.batch * node.num_kv_heads * length * node.head_dim * 4
-            most = max(most, 2 * workload.batch * node.num_heads * length * slots * 4 + 2 * hidden + keys)
+            scores = workload.batch * node.num_heads * length * slots * 4
+            most = max(most, SCORES * scores + 2 * hidden + keys)
         elif isinstance(node, spec.GatedMLP):
             inner = rows * _width(node.gate) * 4
             most = max(most, 3 * inner + 2 * hidden)

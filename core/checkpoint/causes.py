@@ -187,7 +187,8 @@ def _sizes(f: Findings) -> Iterator[str]:
         wanted, stored = embedding[0].shape, embedding[1].shape
         if len(stored) == len(wanted) == 2 and stored != wanted[::-1]:
             if stored[0] != wanted[0]:
-                yield f"the vocabulary has {stored[0]} rows, the config says vocab_size={wanted[0]}"
+                padded = ": padded rows; override vocab_size" if 0 < stored[0] - wanted[0] < 256 else ""
+                yield f"the vocabulary has {stored[0]} rows, the config says vocab_size={wanted[0]}{padded}"
             if stored[1] != wanted[1]:
                 yield f"the hidden size is {stored[1]}, the config says hidden_size={wanted[1]}: another model's config"
                 return

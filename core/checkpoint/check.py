@@ -86,6 +86,49 @@ def check(
     if tied is None:
         tied = config is not None and config.tie_word_embeddings
 
+    comparison = compare(
+        stored, parameters, config=config, tied=tied, ignore=ignore, fresh=fresh, model_type=model_type, opened=opened
+    )
+    if comparison.serious.any():  # a head of another task explains what is missing, if anything is
+        shown = comparison.all if comparison.all.missing else comparison.serious
+        raise CheckpointError(_report(shown, path, len(parameters)))
+    _warn(comparison.fresh, stored, comparison.unused, path)
+    if comparison.tied_copy is not None:
+        _check_tied_copy(opened, comparison.tied_copy, comparison.all, comparison.matched, path)
+    return WeightMap(comparison.matched, tuple(p.name for p in comparison.fresh), tuple(comparison.unused))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored tensors beside a graph's parameters.
+
+    Attributes:
+        matched: parameter name -> stored name.
+        fresh: parameters that may start from random values; `unused`: stored tensors of other tasks' heads.
+        all: everything that does not fit; `serious`: without what is merely unused.
+        tied_copy: a stored head that is tied to the embedding.
+    """
+
+    matched: Mapping[str, str]
+    fresh: Sequence[ParameterLike]
+    unused: Sequence[str]
+    all: Findings
+    serious: Findings
+    tied_copy: TensorInfo | None
+
+
+def compare(
+    stored: Mapping[str, TensorInfo],
+    parameters: Sequence[P],
+    *,
+    config: LlamaConfig | None,
+    tied: bool,
+    ignore: Iterable[str] = (),
+    fresh: Iterable[str] | Callable[[P], bool] = (),
+    model_type: str | None = None,
+    opened: Checkpoint | None = None,
+) -> Comparison:
+    """What fits and what does not, by names, shapes and dtypes alone; arguments as for :func:`check`."""
     patterns = (*HARMLESS, *ignore)
     left = {name: info for name, info in stored.items() if not any(fnmatchcase(name, p) for p in patterns)}
     renaming = find_renaming(parameters, left)
@@ -120,12 +163,7 @@ def check(
         findings = findings.without({tied_copy.name})
     unused = _heads_of_other_tasks(findings, tied)
     serious = findings.without(unused)
-    if serious.any():  # a head of another task explains what is missing, if anything is
-        raise CheckpointError(_report(findings if findings.missing else serious, path, len(parameters)))
-    _warn(fresh_parameters, stored, unused, path)
-    if tied_copy is not None:
-        _check_tied_copy(opened, tied_copy, findings, matched, path)
-    return WeightMap(matched, tuple(p.name for p in fresh_parameters), tuple(unused))
+    return Comparison(matched, fresh_parameters, unused, findings, serious, tied_copy)
 
 
 def _match(

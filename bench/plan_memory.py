@@ -1,0 +1,163 @@
+"""``Llama.plan`` beside what processes really take: each case in a fresh process, planned and measured peaks.
+
+Memory is the kernel's own count of a process's resident peak, reset before each phase, above what the process had when
+everything was imported (and warmed up on a model of a few kilobytes). Linux only.
+
+glibc keeps freed memory of up to 32 MB a piece for itself, which is no need of the model's: so it is told to give pieces
+of 256 KB and more back at once. The last column is without that, by its defaults.
+
+python bench/plan_memory.py [--backend torch]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from measure import in_fresh_process, report
+
+MODEL = {
+    "vocab_size": 32000,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 4096,
+}
+# backend, dtype, quantize, batch, context, prompt in passes of so many tokens, from a checkpoint on disk
+CASES = (
+    ("reference", "float32", None, 2, 512, 512, False),
+    ("reference", "float64", None, 1, 1024, 256, False),
+    ("reference", "float32", "int4", 1, 512, 512, False),
+    ("torch:cpu", "float32", None, 4, 1024, 1024, False),
+    ("torch:cpu", "bfloat16", None, 4, 1024, 1024, False),
+    ("torch:cpu", "bfloat16", None, 1, 2048, 256, True),
+    ("torch:cpu", "float32", None, 4, 1024, 1024, True),
+    ("torch:cpu", "bfloat16", "int4", 2, 1024, 1024, False),
+    ("torch:cpu", "float32", "int8", 2, 1024, 1024, False),
+    ("mlx:cpu", "float32", None, 2, 512, 512, False),
+    ("mlx:cpu", "bfloat16", None, 2, 512, 512, False),
+    ("mlx:cpu", "bfloat16", "int4", 1, 256, 256, False),
+    ("jax:cpu", "float32", None, 2, 1024, 1024, False),
+    ("jax:cpu", "float32", None, 4, 1024, 1024, False),
+    ("jax:cpu", "bfloat16", None, 2, 1024, 1024, False),
+    ("jax:cpu", "bfloat16", "int4", 2, 512, 512, False),
+)
+MEASURE = """
+import ctypes, gc, json
+if RETURNS:
+    ctypes.CDLL(None).mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD
+import numpy as np
+from polyllama import Llama, LlamaConfig
+backend, dtype, quantize, batch, context, chunk, stored = CASE
+
+def status(field):
+    for line in open("/proc/self/status"):
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+
+def settle():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+def reset():
+    open("/proc/self/clear_refs", "w").write("5")
+
+def run(llm, batch, context, chunk):
+    cache = llm.model.new_cache(batch, context)
+    for count in (*[chunk] * (context // chunk - 1), chunk - 1, 1):
+        ids = np.ones((batch, count), np.int64)
+        out = llm.model.forward(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        llm.model.to_numpy(out.logits)
+
+small = {"vocab_size": 64, "hidden_size": 192, "intermediate_size": 128, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "num_key_value_heads": 1, "max_position_embeddings": 4096}
+options = {"backend": backend, "dtype": dtype, "quantize": quantize}
+warm = Llama.load(LlamaConfig(**small, dtype=dtype), load_format="dummy", **options)
+run(warm, batch, 256, 128)
+Llama.load("tiny", backend=backend)
+if FOLDER is None:
+    source, how = LlamaConfig(**MODEL, dtype=STORED), {"load_format": "dummy"}
+    from polyllama.core.checkpoint.initial import _block
+    _block(0, dtype, 0.02)
+else:
+    source, how = FOLDER, {}
+del warm
+settle()
+base = status("VmRSS")
+reset()
+llm = Llama.load(source, **how, **options)
+loading = status("VmHWM") - base
+settle()
+if backend.startswith("jax"):  # compiling takes memory of its own, which is the framework's
+    before = status("VmRSS")
+    run(llm, batch, context, chunk)
+    settle()
+    base += max(0, status("VmRSS") - before)
+reset()
+run(llm, batch, context, chunk)
+running = status("VmHWM") - base
+print(json.dumps({"loading": loading, "running": running}))
+"""
+PLAN = """
+import json
+from polyllama import Llama, LlamaConfig
+backend, dtype, quantize, batch, context, chunk, stored = CASE
+source = LlamaConfig(**MODEL, dtype=STORED) if FOLDER is None else FOLDER
+plan = Llama.plan(source, backend=backend, dtype=dtype, quantize=quantize, batch=batch, context=context,
+                  prefill_chunk_size=chunk)
+memory = plan.chosen.memory
+print(json.dumps({"loading": memory.load_peak, "running": memory.running, "weights": memory.weights,
+                  "cache": memory.cache, "activations": memory.activations}))
+"""
+
+
+def main() -> None:
+    """Plan and measure every case, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", help="only the cases of this one")
+    parser.add_argument("--case", type=int, help="only the case of this number")
+    arguments = parser.parse_args()
+    chosen, only = arguments.backend, arguments.case
+    from polyllama import Llama, LlamaConfig
+
+    rows, results, worst = [], [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in {case[1] for case in CASES if case[-1]}:
+            config = LlamaConfig(**MODEL, dtype=dtype, tie_word_embeddings=True)
+            Llama.load(config, load_format="dummy", backend="torch:cpu").save(Path(folder) / dtype)
+        for case in CASES:
+            backend, dtype, quantize, batch, context, chunk, stored = case
+            if (chosen is not None and not backend.startswith(chosen)) or only not in (None, CASES.index(case)):
+                continue
+            names = {
+                "CASE": case,
+                "MODEL": MODEL,
+                "FOLDER": str(Path(folder) / dtype) if stored else None,
+                "STORED": "float32" if dtype == "float64" else dtype,
+            }
+            planned, measured = in_fresh_process(PLAN, **names), in_fresh_process(MEASURE, RETURNS=True, **names)
+            hoarding = in_fresh_process(MEASURE, RETURNS=False, **names)
+            # Mapped pages are touched as the model runs, so loading by a map shows only afterwards.
+            peaks = [max(figures["loading"], figures["running"]) for figures in (planned, measured)]
+            off = peaks[0] / peaks[1] - 1
+            worst = max(worst, abs(off))
+            most = max(hoarding["loading"], hoarding["running"])
+            off_hoarding = peaks[0] / most - 1
+            results.append(
+                {"case": case, "planned": planned, "measured": measured, "error of peak": off, "default malloc": hoarding}
+            )
+            megabytes = [f"{figures[key] / 1e6:.0f}" for key in ("loading", "running") for figures in (planned, measured)]
+            what = f"batch {batch}, context {context}, passes of {chunk}{', from disk' if stored else ''}"
+            rows.append((backend, dtype, quantize or "-", what, *megabytes, f"{off:+.1%}", f"{off_hoarding:+.1%}"))
+            print(*rows[-1], flush=True)
+    header = ("backend", "dtype", "quantize", "workload")
+    columns = ("loading planned", "measured", "running planned", "measured", "peak off by", "by glibc's defaults")
+    if len(rows) == len(CASES):  # a part is for looking at only
+        report("plan_memory", {"worst": worst, "cases": results}, rows, (*header, *columns))
+
+
+if __name__ == "__main__":
+    main()
