@@ -147,9 +147,17 @@ def main() -> None:
             most = max(hoarding["loading"], hoarding["running"])
             off_hoarding = peaks[0] / most - 1
             results.append(
-                {"case": case, "planned": planned, "measured": measured, "error of peak": off, "default malloc": hoarding}
+                {
+                    "case": case,
+                    "planned": planned,
+                    "measured": measured,
+                    "error of peak": off,
+                    "default malloc": hoarding,
+                }
             )
-            megabytes = [f"{figures[key] / 1e6:.0f}" for key in ("loading", "running") for figures in (planned, measured)]
+            megabytes = [
+                f"{figures[key] / 1e6:.0f}" for key in ("loading", "running") for figures in (planned, measured)
+            ]
             what = f"batch {batch}, context {context}, passes of {chunk}{', from disk' if stored else ''}"
             rows.append((backend, dtype, quantize or "-", what, *megabytes, f"{off:+.1%}", f"{off_hoarding:+.1%}"))
             print(*rows[-1], flush=True)

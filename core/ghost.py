@@ -238,9 +238,7 @@ def _inferred(shape: Sequence[int], size: int) -> tuple[int, ...]:
     return tuple(size // max(known, 1) if n == -1 else n for n in shape)
 
 
-def _strides_of_view(
-    shape: Sequence[int], strides: Sequence[int], wanted: Sequence[int]
-) -> tuple[int, ...] | None:
+def _strides_of_view(shape: Sequence[int], strides: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...] | None:
     """Strides under which the same memory has another shape; ``None`` where it must be copied."""
     old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     found: list[int] = []

@@ -7,12 +7,47 @@ from typing import Any
 
 from .ghost import Ghost, Memory, broadcast, elementwise, matmul, new, take
 
-_ELEMENTWISE = (
-    "abs add sqrt exp expm1 log log1p cos sin tan tanh floor ceil round sign square negative reciprocal rsqrt "
-    "subtract multiply divide pow maximum minimum remainder floor_divide bitwise_and bitwise_or bitwise_xor "
-    "bitwise_left_shift bitwise_right_shift bitwise_invert logical_and logical_or logical_not erf sigmoid"
-).split()
-_COMPARISONS = "equal not_equal less less_equal greater greater_equal isfinite isnan isinf".split()
+_ELEMENTWISE = [
+    "abs",
+    "add",
+    "sqrt",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "cos",
+    "sin",
+    "tan",
+    "tanh",
+    "floor",
+    "ceil",
+    "round",
+    "sign",
+    "square",
+    "negative",
+    "reciprocal",
+    "rsqrt",
+    "subtract",
+    "multiply",
+    "divide",
+    "pow",
+    "maximum",
+    "minimum",
+    "remainder",
+    "floor_divide",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "bitwise_left_shift",
+    "bitwise_right_shift",
+    "bitwise_invert",
+    "logical_and",
+    "logical_or",
+    "logical_not",
+    "erf",
+    "sigmoid",
+]
+_COMPARISONS = ["equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isfinite", "isnan", "isinf"]
 
 
 class GhostNamespace:
@@ -43,7 +78,9 @@ class GhostNamespace:
 
     zeros = ones = empty
 
-    def full(self, shape: int | Sequence[int], fill_value: Any, *, dtype: str | None = None, device: Any = None) -> Ghost:
+    def full(
+        self, shape: int | Sequence[int], fill_value: Any, *, dtype: str | None = None, device: Any = None
+    ) -> Ghost:
         """A new array."""
         return self.empty(shape, dtype=dtype)
 
@@ -63,7 +100,9 @@ class GhostNamespace:
         self, start: int, stop: int | None = None, step: int = 1, *, dtype: str | None = None, device: Any = None
     ) -> Ghost:
         """A new array of so many numbers."""
-        return new(self.memory, (len(range(start, stop, step) if stop is not None else range(start)),), dtype or "int64")
+        return new(
+            self.memory, (len(range(start, stop, step) if stop is not None else range(start)),), dtype or "int64"
+        )
 
     def astype(self, x: Ghost, dtype: str, *, copy: Any = True, device: Any = None) -> Ghost:
         """Another dtype: a copy, even to the same one (NumPy's rule for the function)."""
@@ -129,7 +168,9 @@ class GhostNamespace:
         """Running sums."""
         return elementwise(x, dtype=dtype)
 
-    def _reduced(self, x: Ghost, *, axis: Any = None, keepdims: Any = False, dtype: str | None = None, **_: Any) -> Ghost:
+    def _reduced(
+        self, x: Ghost, *, axis: Any = None, keepdims: Any = False, dtype: str | None = None, **_: Any
+    ) -> Ghost:
         axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
         gone = {a % x.ndim for a in axes}
         shape = [1 if a in gone else n for a, n in enumerate(x.shape) if keepdims or a not in gone]

@@ -32,8 +32,8 @@ Array = Any
 class Parameter:
     """One tensor of a graph: its checkpoint name, its shape and what it is for.
 
-    ``role`` is ``"embedding"``, ``"linear"``, ``"bias"``, ``"norm"`` or ``"quantization"`` (scales and biases of packed
-    weights), with ``"head."`` in front for a task head's. ``bits`` is set for packed weights: 32-bit words of values of
+    ``role`` is ``"embedding"``, ``"linear"``, ``"bias"``, ``"norm"``, ``"adapter"`` or ``"quantization"`` (scales and
+    biases of packed weights), with ``"head."`` in front for a task head's. ``bits`` is set for packed weights: 32-bit words of values of
     so many bits each.
     """
 
@@ -150,6 +150,8 @@ def node_from_dict(data: Any) -> Any:
     kind = data.get("kind")
     if isinstance(kind, str) and kind.startswith("Quantized"):
         from .quantization import nodes  # noqa: F401  # its node types are known from its import on
+    elif kind == "LoraLinear":
+        from .adapters import nodes as adapted  # noqa: F401
     cls = Node.kinds.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise ConfigError(

@@ -218,6 +218,7 @@ def _warn_of_other_architectures(config: LlamaConfig) -> None:
 
 _LOAD_ARGUMENTS = (
     *("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline", "seed", "fresh_head"),
+    *("adapter", "merge_adapter"),
 )
 CONFIG_SPELLINGS = ("rope_theta", "rope_scaling", "torch_dtype", "num_labels", "partial_rotary_factor")
 
@@ -257,6 +258,8 @@ def load(
     offline: bool | None,
     seed: int | None,
     fresh_head: bool,
+    adapter: str | Path | None = None,
+    merge_adapter: bool = False,
     config_overrides: Mapping[str, Any],
 ) -> Loaded:
     """See :meth:`polyllama.core.model.Llama.load`."""
@@ -286,7 +289,14 @@ def load(
     )
     choice = choose_backend(settings.backend, described.plugins.backends(), settings.device)
     options = RealizeOptions(dtype=settings.dtype, device=choice.device, threads=settings.threads)
-    weights = _weights(described, settings, seed=seed, fresh_head=fresh_head)
+    if adapter is not None:
+        from .adapters.loading import adapted
+
+        described, weights = adapted(described, settings, adapter, merge=merge_adapter, seed=seed, fresh_head=fresh_head)
+    elif merge_adapter:
+        raise InputError("merge_adapter goes with adapter", hint="give adapter=folder")
+    else:
+        weights = _weights(described, settings, seed=seed, fresh_head=fresh_head)
     model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
     return Loaded(
         described.name,
@@ -307,16 +317,17 @@ def _weights(
     """What a backend is handed; quantized on the way where the checkpoint is not."""
     head: dict[str, Any] = {"seed": seed, "fresh_head": fresh_head}
     if described.plain_graph is None:
-        return _stored_weights(described, described.graph, settings, **head)
+        return stored_weights(described, described.graph, settings, **head)
     from .quantization.weights import quantized_weights
 
-    plain = _stored_weights(described, described.plain_graph, settings, **head)
+    plain = stored_weights(described, described.plain_graph, settings, **head)
     return quantized_weights(plain, described.graph)
 
 
-def _stored_weights(
+def stored_weights(
     described: Described, graph: Graph, settings: Settings, *, seed: int | None = None, fresh_head: bool = False
 ) -> Weights:
+    """The tensors of a graph as the checkpoint has them, checked; or random ones."""
     from .checkpoint import check, dummy_weights, weights_from
 
     parameters = graph.parameters()

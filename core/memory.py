@@ -261,9 +261,9 @@ def run_ghosts(
         _run(graph, workload, dtype, overrides or {}, counted, cache, count, context)
         held = cache.nbytes()
         at_end = sum(size * _times(name, alike) for name, size in held.items())
-        cache_bytes = max(cache_bytes, at_end * (workload.context if slots is None else 1) // (
-            past + count if slots is None else 1
-        ))
+        cache_bytes = max(
+            cache_bytes, at_end * (workload.context if slots is None else 1) // (past + count if slots is None else 1)
+        )
         activations = max(activations, counted.peak - sum(held.values()))
     return cache_bytes, activations
 

@@ -70,6 +70,8 @@ class Llama(Training):
         offline: bool | None = None,
         seed: int | None = None,
         fresh_head: bool = False,
+        adapter: str | Path | None = None,
+        merge_adapter: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """Load a model by registry name, Hub repository id or local path.
@@ -94,6 +96,8 @@ class Llama(Training):
                 normal with standard deviation ``config.initializer_range``, biases 0. By default the settings' seed,
                 else 0.
             fresh_head: start a new head though the checkpoint has one, e.g. for another number of labels.
+            adapter: the folder of a LoRA adapter that PEFT saved; it runs beside the weights, quantized ones too.
+            merge_adapter: add it into the weights instead, which then are as fast as without.
             config_overrides: fields of :class:`LlamaConfig` to change, e.g. ``num_labels=3``; options of the `task`,
                 e.g. ``pooling="last"`` of ``"embedding"``.
 
@@ -118,6 +122,8 @@ class Llama(Training):
                 offline=offline,
                 seed=seed,
                 fresh_head=fresh_head,
+                adapter=adapter,
+                merge_adapter=merge_adapter,
                 config_overrides=config_overrides,
             )
         )

@@ -157,9 +157,7 @@ def plan(
         quantize=quantize,
         offline=offline,
     )
-    facts = find_facts(
-        source, task=task, revision=revision, overrides=dict(config_overrides or {}), settings=settings
-    )
+    facts = find_facts(source, task=task, revision=revision, overrides=dict(config_overrides or {}), settings=settings)
     asked = _asked(facts, settings, batch, context, prompt, prefill_chunk_size)
     devices = find_devices()
     planner = Planner(facts, asked, devices)
@@ -339,7 +337,9 @@ class Planner:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PolyllamaWarning)  # loading says it
                 group = asks_for_group(text)
-                return quantize_graph(self.facts.graph, plan_quantization(self.facts.graph, settings, group_is_asked_for=group))
+                return quantize_graph(
+                    self.facts.graph, plan_quantization(self.facts.graph, settings, group_is_asked_for=group)
+                )
         except PolyllamaError as error:
             return error.message
 
@@ -368,5 +368,3 @@ class Planner:
 def _first(backend: Backend) -> str:
     devices: Sequence[str] = backend.availability().devices
     return devices[0] if devices else "cpu"
-
-

@@ -91,4 +91,3 @@ def _devices(planner: Planner, name: str) -> tuple[str, ...]:
     except Exception:  # a broken plugin is no way out
         return ()
     return availability.devices if availability.usable else ()
-

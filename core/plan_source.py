@@ -131,9 +131,7 @@ def _named(
 
         try:
             remote = read_remote(meaning.repo_id, revision or meaning.revision)
-            config = LlamaConfig.from_dict(
-                remote.config, source=f"{meaning.repo_id}/config.json", **overrides
-            )
+            config = LlamaConfig.from_dict(remote.config, source=f"{meaning.repo_id}/config.json", **overrides)
             facts = _facts(name, "headers", config, remote.tensors, task, plugins, model_type=_type(remote.config))
             facts.notes.append(f"{remote.received:,} bytes of headers read from the Hub, nothing downloaded")
             return facts
@@ -153,7 +151,9 @@ def _named(
         {"dtype": REGISTRY_DTYPE, **fields}, source=f"the registry's entry {meaning.entry.name!r}", **overrides
     )
     facts = _facts(name, "registry", config, None, task, plugins)
-    facts.notes.append(f"from the registry's sizes alone ({reason}); weights are taken to be stored in {REGISTRY_DTYPE}")
+    facts.notes.append(
+        f"from the registry's sizes alone ({reason}); weights are taken to be stored in {REGISTRY_DTYPE}"
+    )
     return facts
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .checkpoint import save_safetensors
 from .checkpoint.locking import locked
 from .dtypes import is_float
-from .errors import CheckpointError
+from .errors import CheckpointError, UnsupportedError
 
 if TYPE_CHECKING:
     from .config import LlamaConfig
@@ -33,6 +33,11 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
     """
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
         raise CheckpointError(f"cannot save to {folder!r}", hint="give the path of a folder")
+    if any(p.role == "adapter" for p in loaded.graph.parameters()):
+        raise UnsupportedError(
+            "the model runs with an adapter beside its weights, which a Hugging Face folder cannot hold",
+            hint="load it with merge_adapter=True and save that",
+        )
     target = Path(folder).expanduser()
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -225,7 +225,8 @@ class Attention(Composite):
         heads, kv_heads, head_dim = node.num_heads, node.num_kv_heads, node.head_dim
         q_proj, k_proj, v_proj, o_proj = self.parts()
         asking = min(keep or length, length)
-        q, k, v = q_proj(x if asking == length else x[:, -asking:]), k_proj(x), v_proj(x)
+        q = ctx.child(q_proj, node.q, x if asking == length else x[:, -asking:])
+        k, v = ctx.child(k_proj, node.k, x), ctx.child(v_proj, node.v, x)
         rotation = ctx.rotation(node.rope)
         if length == 1:
             # A single token: no axes to exchange, and queries and keys turn together, for operations count, not sizes.
@@ -242,8 +243,7 @@ class Attention(Composite):
         y = ctx.attend(q, k, v, head_dim**-0.5)
         if asking > 1:
             y = y.transpose(0, 2, 1, 3)
-        projected: mx.array = o_proj(y.reshape(batch, asking, heads * head_dim))
-        return projected
+        return ctx.child(o_proj, node.o, y.reshape(batch, asking, heads * head_dim))
 
 
 class GatedMLP(Composite):

@@ -151,9 +151,9 @@ class Attention(Composite):
         batch, length, _ = x.shape
         num_heads, num_kv_heads, head_dim = self.heads
         q_proj, k_proj, v_proj, o_proj = (child(self, name) for name in self._children)
-        q = q_proj(x).view(batch, length, num_heads, head_dim)
-        k = k_proj(x).view(batch, length, num_kv_heads, head_dim)
-        v = v_proj(x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)  # [B, G, S, D]
+        q = ctx.child(q_proj, node.q, x).view(batch, length, num_heads, head_dim)
+        k = ctx.child(k_proj, node.k, x).view(batch, length, num_kv_heads, head_dim)
+        v = ctx.child(v_proj, node.v, x).view(batch, length, num_kv_heads, head_dim).transpose(1, 2)  # [B, G, S, D]
         rotation = ctx.rotation(node.rope)
         if length == 1:
             # Rotated together: for a single token the number of operations counts, not their size.
@@ -164,8 +164,7 @@ class Attention(Composite):
         if ctx.cache is not None:
             k, v = ctx.cache.update(node.name, k, v)
         y = attend(ctx, q, k, v, node.dropout if self.training else 0.0)
-        projected: Tensor = o_proj(y.transpose(1, 2).reshape(batch, length, num_heads * head_dim))
-        return projected
+        return ctx.child(o_proj, node.o, y.transpose(1, 2).reshape(batch, length, num_heads * head_dim))
 
 
 def attend(ctx: TorchContext, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:

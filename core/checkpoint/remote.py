@@ -151,5 +151,3 @@ def _token() -> str | None:
 
     found: str | None = get_token()
     return found
-
-

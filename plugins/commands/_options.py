@@ -64,6 +64,8 @@ _LOAD = [
     click.option("--quantize", metavar="HOW", help="Quantize weights while loading: int4, int8, int4-g32 ..."),
     click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default."),
     *_SOURCE,
+    click.option("--adapter", metavar="FOLDER", help="A LoRA adapter that PEFT saved, to run beside the weights."),
+    click.option("--merge-adapter", is_flag=True, default=None, help="Add the adapter into the weights instead."),
     click.option("--load-format", metavar="FORMAT", help="Format of the weights; dummy makes random ones."),
 ]
 _SET = click.option(
@@ -122,7 +124,18 @@ overrides_option = _SET
 generation_options = _all(_GENERATION)
 task_options = _all(_TASK)
 
-LOAD_NAMES = ("backend", "device", "dtype", "quantize", "task", "revision", "offline", "load_format")
+LOAD_NAMES = (
+    "backend",
+    "device",
+    "dtype",
+    "quantize",
+    "task",
+    "revision",
+    "offline",
+    "load_format",
+    "adapter",
+    "merge_adapter",
+)
 NO_FIELDS = frozenset({"self", "cls", "source", "raw", "path", "config_overrides", "seed", "fresh_head"})
 """Names that Python's own arguments have on the way to the configuration, so that they would never reach it.
 

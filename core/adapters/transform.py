@@ -1,0 +1,70 @@
+"""Graph to graph: linear layers that an adapter names get it beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..graph import Graph, Linear, Node
+from .files import Adapter, Pair
+from .nodes import LoraLinear
+
+if TYPE_CHECKING:
+    from ..config import LlamaConfig
+
+SUFFIX = "_adapter"
+"""What is added to a layer's name for what is beside it: a name of its own, so the layer keeps its place."""
+
+
+def adapt_graph(graph: Graph, adapter: Adapter) -> Graph:
+    """The graph with an adapter beside each layer that it adapts; every tensor of the plain graph keeps its name."""
+
+    def adapted(node: Any) -> Any:
+        pair = adapter.pairs.get(getattr(node, "name", ""))
+        return node if pair is None else beside(node, pair)
+
+    return map_nodes(untied(graph, adapter), adapted)
+
+
+def untied(graph: Graph, adapter: Adapter) -> Graph:
+    """The graph with a head of its own, where the adapter brings one."""
+    if not adapter.untied or graph.head is None:
+        return graph
+    head: Any = graph.head
+    own = Linear(head.name, head.in_features, head.out_features, head.bias, head.partition, None, head.role)
+    return dataclasses.replace(graph, head=own)
+
+
+def untied_config(config: LlamaConfig, adapter: Adapter) -> LlamaConfig:
+    """The config that goes with :func:`untied`."""
+    return config.replace(tie_word_embeddings=False) if adapter.untied else config
+
+
+def beside(node: Any, pair: Pair) -> LoraLinear:
+    """A layer with the two small ones beside it."""
+    name = f"{node.name}{SUFFIX}"
+    down = Linear(f"{name}.lora_A", node.in_features, pair.rank, role="adapter")
+    up = Linear(f"{name}.lora_B", pair.rank, node.out_features, pair.b_bias is not None, role="adapter")
+    return LoraLinear(name, node, down, up, pair.scale, pair.magnitude is not None)
+
+
+def map_nodes(graph: Graph, function: Callable[[Any], Any]) -> Graph:
+    """The graph with `function` applied to every node, children first; what does not change stays the same object."""
+
+    def mapped(node: Any) -> Any:
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            if isinstance(value, Node):
+                new: Any = mapped(value)
+                if new is not value:
+                    changes[field.name] = new
+            elif isinstance(value, tuple) and any(isinstance(item, Node) for item in value):
+                parts = tuple(mapped(item) if isinstance(item, Node) else item for item in value)
+                if any(a is not b for a, b in zip(parts, value, strict=True)):
+                    changes[field.name] = parts
+        return function(dataclasses.replace(node, **changes) if changes else node)
+
+    head = None if graph.head is None else mapped(graph.head)
+    return dataclasses.replace(graph, decoder=mapped(graph.decoder), head=head)
