@@ -3,8 +3,8 @@
 Memory is the kernel's own count of a process's resident peak, reset before each phase, above what the process had when
 everything was imported (and warmed up on a model of a few kilobytes). Linux only.
 
-glibc keeps freed memory of up to 32 MB a piece for itself, which is no need of the model's: so it is told to give pieces
-of 256 KB and more back at once. The last column is without that, by its defaults.
+glibc keeps freed memory of up to 32 MB a piece for itself, which is no need of the model's: so it is told to give
+pieces of 256 KB and more back at once. The last column is without that, by its defaults.
 
 python bench/plan_memory.py [--backend torch]
 """

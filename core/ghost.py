@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from .dtypes import itemsize
@@ -262,7 +263,7 @@ def _strides_of_view(shape: Sequence[int], strides: Sequence[int], wanted: Seque
                 count_old *= old[take_old][0]
                 take_old += 1
         run = old[position:take_old]
-        if any(s != following[0] * following[1] for (_, s), following in zip(run, run[1:], strict=False)):
+        if any(s != following[0] * following[1] for (_, s), following in pairwise(run)):
             return None
         step = run[-1][1]
         part: list[int] = []

@@ -33,8 +33,8 @@ class Parameter:
     """One tensor of a graph: its checkpoint name, its shape and what it is for.
 
     ``role`` is ``"embedding"``, ``"linear"``, ``"bias"``, ``"norm"``, ``"adapter"`` or ``"quantization"`` (scales and
-    biases of packed weights), with ``"head."`` in front for a task head's. ``bits`` is set for packed weights: 32-bit words of values of
-    so many bits each.
+    biases of packed weights), with ``"head."`` in front for a task head's. ``bits`` is set for packed weights: 32-bit
+    words of values of so many bits each.
     """
 
     name: str

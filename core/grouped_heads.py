@@ -41,7 +41,8 @@ def pool_key_value_heads(
     >>> from polyllama import LlamaConfig
     >>> from polyllama.core.llama import build_graph
     >>> from polyllama.core.checkpoint import dummy_weights
-    >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=4)
+    >>> config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+    ...                      num_attention_heads=4)
     >>> graph = build_graph(config)
     >>> pooled, changed = pool_key_value_heads(dummy_weights(graph.parameters()), graph, config, 2)
     >>> pooled["layers.0.self_attn.k_proj.weight"].shape, changed.num_key_value_heads
@@ -56,7 +57,7 @@ def pool_key_value_heads(
             hint=f"use one of {', '.join(str(n) for n in range(1, before + 1) if before % n == 0)}",
         )
     pooled = {
-        f"{child.name}.{part}"
+        f"{getattr(child, 'name', '')}.{part}"
         for node in graph.walk()
         if isinstance(node, Attention)
         for child in (node.k, node.v)
@@ -83,10 +84,10 @@ def _pooled(weights: Weights, name: str, groups: int, heads: int) -> Array:
     """Means over the heads of each group, ``[groups * heads * D, ...] -> [groups * D, ...]``."""
     import numpy as np
 
-    stored = weights[name]
+    stored: Any = weights[name]
     by_head = stored.reshape(groups, heads, -1, *stored.shape[1:])
-    wide = np.float64 if stored.dtype == np.float64 else np.float32
-    first = by_head[:, 0].astype(wide)
+    wide: Any = np.float64 if stored.dtype == np.float64 else np.float32
+    first: Any = by_head[:, 0].astype(wide)
     added = np.zeros_like(first)
     for head in range(1, heads):
         added += by_head[:, head].astype(wide) - first  # differences, so that equal heads stay what they are

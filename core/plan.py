@@ -276,7 +276,7 @@ class Planner:
     def _on(self, backend: Backend, device: str) -> list[Option]:
         asked, found, seen = self.asked, [], set()
         dtypes = (asked.dtype,) if asked.dtype != "auto" else ("auto", *DTYPES)
-        quantizations = (asked.quantize,) if asked.quantize is not None else QUANTIZATIONS
+        quantizations: tuple[str | None, ...] = (asked.quantize,) if asked.quantize is not None else QUANTIZATIONS
         if self.facts.config.quantization is not None:
             quantizations = (None,)
         for dtype in dtypes:

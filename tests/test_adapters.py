@@ -138,6 +138,7 @@ def test_beside_packed_weights(backend: str, base: Path, variants: Any) -> None:
     assert np.abs(_logits(base, quantize="int8-g32") - oracle).max() > 0.05 * np.abs(oracle).max()
 
 
+@pytest.mark.filterwarnings("ignore::polyllama.core.errors.PolyllamaWarning")
 def test_generating_with_an_adapter(base: Path, variants: Any) -> None:
     folder, _ = variants["dora"]
     texts = {

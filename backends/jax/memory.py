@@ -85,6 +85,7 @@ def _in_float32(workload: Workload, dtype: str, length: int, kept: int) -> int:
     """Matrices that XLA's CPU compiler writes out in float32 to multiply by."""
     total = 0
     in_head = set() if workload.graph.head is None else {id(n) for n in workload.graph.head.walk()}
+    node: Any
     for node in workload.graph.walk():
         rows = workload.batch * (kept if id(node) in in_head else length)
         packed = isinstance(node, QuantizedLinear)

@@ -1,4 +1,4 @@
-"""What the MLX backend takes: its modules' steps recorded on arrays without contents. Importing this does not import mlx.
+"""What the MLX backend takes: its modules' steps recorded on arrays without contents. Nothing here imports mlx.
 
 MLX records operations and computes them later. On a CPU it hands out the memory of an operation when it is queued, some
 way ahead of what is being computed, so that arrays of neighbouring layers are there at once.

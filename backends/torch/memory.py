@@ -130,8 +130,8 @@ def attend(q: Ghost, k: Ghost, v: Ghost, ctx: Any) -> Ghost:
     if length > 1 and keys != length and ctx.mask is None:
         ctx.mask = xp.empty((1, 1, length, keys), dtype="bool")
     if length == 1 and q.dtype in ("bfloat16", "float16") and ctx.overrides is CPU_OVERRIDES:
-        wide = [elementwise(part, dtype="float32") for part in (q, k, v)]
-        return elementwise(attend(*wide, ctx), dtype=q.dtype)
+        q32, k32, v32 = (elementwise(part, dtype="float32") for part in (q, k, v))
+        return elementwise(attend(q32, k32, v32, ctx), dtype=q.dtype)
     wide_mask = elementwise(ctx.mask, dtype=q.dtype) if ctx.mask is not None else None
     y = elementwise(q)
     del wide_mask
@@ -143,7 +143,8 @@ def gated_mlp(node: Any, x: Ghost, ctx: Context) -> Ghost:
     inner = ctx.activate(node.activation, ctx.run(node.gate, x))
     other = ctx.run(node.up, x)
     product = inner if node.activation in FUSED else inner * other
-    return ctx.run(node.down, product)
+    y: Ghost = ctx.run(node.down, product)
+    return y
 
 
 def quantized_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:

@@ -22,7 +22,7 @@ def adapted(
 ) -> tuple[Described, Mapping[str, Any]]:
     """What is loaded with an adapter instead: the model as described, and its weights.
 
-    Merged weights are quantized after merging, where that is asked for; beside packed weights an adapter stays as it is.
+    Merged weights are quantized after merging, where that is asked for; beside packed ones an adapter stays as it is.
 
     Args:
         head: ``seed`` and ``fresh_head``, how a head that the checkpoint lacks starts.

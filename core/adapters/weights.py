@@ -104,8 +104,8 @@ def _merged(plain: Weights, name: str, adapter: Adapter, pair: Pair) -> Array:
     import numpy as np
 
     weight = plain[name]
-    wide = np.float64 if weight.dtype == np.float64 else np.float32
-    a, b = adapter.read(pair.a).astype(wide), adapter.read(pair.b).astype(wide)
+    wide: Any = np.float64 if weight.dtype == np.float64 else np.float32
+    a, b = (np.asarray(adapter.read(name).astype(wide)) for name in (pair.a, pair.b))
     magnitude = None if pair.magnitude is None else adapter.read(pair.magnitude).astype(wide)
     result = np.empty_like(weight)
     step = max(1, ROWS // weight.shape[1])
@@ -122,7 +122,7 @@ def _merged_bias(plain: Weights, name: str, adapter: Adapter, pair: Pair) -> Arr
     import numpy as np
 
     bias = plain[name]
-    wide = np.float64 if bias.dtype == np.float64 else np.float32
+    wide: Any = np.float64 if bias.dtype == np.float64 else np.float32
     assert pair.b_bias is not None  # its caller has looked
     added = adapter.read(pair.b_bias).astype(wide) * wide(pair.scale)
     if pair.magnitude is not None:
