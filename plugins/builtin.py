@@ -24,6 +24,9 @@ def polyllama_backends() -> list[BackendDescriptor]:
         BackendDescriptor(
             "mlx", "polyllama.backends.mlx:MlxBackend", "MLX on Apple silicon's GPU or a CPU", requires=("mlx",)
         ),
+        BackendDescriptor(
+            "cpu", "polyllama.backends.cpu:CpuBackend", "native kernels for the processor at hand, without a framework"
+        ),
         BackendDescriptor("jax", "polyllama.backends.jax:JaxBackend", "JAX on CPU, GPU and TPU", requires=("jax",)),
     ]
 

@@ -1,0 +1,96 @@
+"""The cpu backend: native kernels for the processor at hand, and nothing else to install.
+
+Importing this module loads neither NumPy nor the kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...core.backend import Availability, RealizeOptions
+from ...core.errors import BackendUnavailableError, SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...core.config import LlamaConfig
+    from ...core.graph import Graph
+    from ...core.task import Task
+    from .model import CpuModel
+
+ISA_VARIABLE = "POLYLLAMA_CPU_ISA"
+"""Environment variable that names the instruction set to use instead of the best."""
+
+BUILD = "install a C++20 compiler (g++ 11, clang 14 or later), then: pip install --force-reinstall --no-deps polyllama"
+
+
+class CpuBackend:
+    """Kernels in C++ for AVX-512, AVX2, NEON, and any processor; float32, bfloat16, float16 and packed weights."""
+
+    name = "cpu"
+    dtypes = ("float32", "bfloat16", "float16")
+
+    def availability(self) -> Availability:
+        """Whether the kernels were built when polyllama was installed."""
+        return _availability()
+
+    def realize(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        options: RealizeOptions,
+        *,
+        config: LlamaConfig,
+        task: Task,
+    ) -> CpuModel:
+        """Pack the weights, one at a time, and lower the graph to a program.
+
+        Raises:
+            BackendUnavailableError: the kernels do not load here.
+            BackendError: a dtype it does not compute in.
+            SettingsError: ``POLYLLAMA_CPU_ISA`` names kernels that this machine cannot run.
+        """
+        instruction_set()
+        from .model import realize
+
+        return realize(graph, weights, options, config=config, task=task)
+
+
+@functools.cache
+def _availability() -> Availability:
+    if importlib.util.find_spec(f"{__name__}._kernels") is None:
+        return Availability(False, f"its kernels were not built; {BUILD}")
+    return Availability(True, None, ("cpu",))
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that kernels were built for and this machine has, best first.
+
+    Raises:
+        BackendUnavailableError: the kernels do not load.
+    """
+    try:
+        from . import _kernels
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise BackendUnavailableError(f"the cpu backend's kernels do not load: {reason}", hint=BUILD) from None
+    return tuple(_kernels.instruction_sets())
+
+
+def instruction_set() -> str:
+    """The instruction set to use: the best, or what ``POLYLLAMA_CPU_ISA`` says.
+
+    Raises:
+        SettingsError: the variable names one that this machine cannot run.
+    """
+    known = instruction_sets()
+    wanted = os.environ.get(ISA_VARIABLE, "").strip().lower().replace("-", "_")
+    if not wanted:
+        return known[0]
+    if wanted not in known:
+        raise SettingsError(f"{ISA_VARIABLE}={wanted}: no such kernels run here", hint=f"there are: {', '.join(known)}")
+    return wanted

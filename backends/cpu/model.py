@@ -1,0 +1,211 @@
+"""A realized graph on the native kernels: NumPy in and out, a whole pass in one call where the graph allows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...core.backend import RealizeOptions
+from ...core.cache import Cache
+from ...core.checkpoint.base import TensorInfo
+from ...core.errors import BackendError, InputError, PolyllamaWarning
+from ...core.forward import Engine
+from ...core.graph import Decoder, DecoderLayer, Embedding, Linear, RMSNorm
+from ...core.inputs import lay_out
+from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
+from ...core.spec_model import SpecModel
+from . import instruction_set
+from .cache import CpuCache
+from .program import Lowered, lower
+from .topology import physical_cores
+from .weights import CpuWeights, FloatView, pack
+
+if TYPE_CHECKING:
+    from ...core.config import LlamaConfig
+    from ...core.context import Context
+    from ...core.graph import Graph, Node
+    from ...core.outputs import ModelOutput
+    from ...core.task import Task
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+CHUNK = 512
+"""Rows that go through the program at a time: enough for the products, and bounded memory for long prompts."""
+
+
+class CpuModel(SpecModel):
+    """A graph lowered to a program. Arrays are float32 NumPy, whatever the weights are held in.
+
+    Attributes:
+        lowered: the program.
+        weights: what it reads.
+    """
+
+    def __init__(
+        self, graph: Graph, config: LlamaConfig, task: Task, weights: CpuWeights, lowered: Lowered, dtype: str
+    ) -> None:
+        self.weights, self.lowered = weights, lowered
+        engine = Engine(
+            np, FloatView(weights), as_frequencies=np.asarray, to_host=np.asarray, overrides=self._overrides()
+        )
+        super().__init__(
+            graph, config, task, engine, dtype=dtype, stored_dtype=dtype, device="cpu", as_array=_same, to_numpy=_same
+        )
+        self._frequencies = [np.ascontiguousarray(rope.row_frequencies()) for rope in lowered.ropes]
+        # One call from ids to logits, where nothing but the kernels' own nodes takes part.
+        self._whole = lowered.whole is not None and lowered.head is not None and not self._ropes and task.generates
+
+    @property
+    def threads(self) -> int:
+        """Threads that a pass runs on."""
+        return self.lowered.program.threads
+
+    @property
+    def instruction_set(self) -> str:
+        """Whose kernels run."""
+        return self.lowered.program.isa
+
+    def new_cache(self, batch: int | None = None, capacity: int | None = None) -> CpuCache:
+        """An empty cache with room for `capacity` tokens."""
+        return CpuCache(batch, capacity, self.lowered.cache)
+
+    def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
+        """Every parameter in the dtype it is held in, unpacked."""
+        return self.weights.state()
+
+    def forward(self, input_ids: Any = None, **arguments: Any) -> ModelOutput:
+        """See :meth:`polyllama.core.model.Llama.forward`."""
+        cache = arguments.get("past_key_values")
+        if isinstance(cache, Cache) and not isinstance(cache, CpuCache):
+            raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
+        return super().forward(input_ids, **arguments)
+
+    def _embeds(self, embeds: np.ndarray | None) -> np.ndarray | None:
+        return None if embeds is None else np.ascontiguousarray(embeds, np.float32)
+
+    def _overrides(self) -> Mapping[type, Callable[[Any, Any, Context], Any]]:
+        return {
+            Decoder: self._run_decoder,
+            DecoderLayer: self._run_layer,
+            Linear: self._run_linear,
+            QuantizedLinear: self._run_linear,
+            Embedding: self._run_embedding,
+            QuantizedEmbedding: self._run_embedding,
+        }
+
+    def _run_embedding(self, node: Embedding, ids: np.ndarray, ctx: Context) -> np.ndarray:
+        batch, length = ids.shape
+        out = np.empty((batch, length, node.dim), np.float32)
+        ids = np.ascontiguousarray(ids, np.int64)
+        frequencies = [np.zeros((1, f.shape[1]), np.float32) for f in self._frequencies]
+        self.lowered.program.run(0, 0, ids, np.zeros((1, length), np.int64), frequencies, None, 0, hidden=out)
+        return out
+
+    def _run_linear(self, node: Any, x: np.ndarray, ctx: Context) -> np.ndarray:
+        packed = self.weights.packed[node.tied_to or node.name]
+        rows = np.ascontiguousarray(x, np.float32).reshape(-1, x.shape[-1])
+        y = np.empty((len(rows), packed.matrix.padded_rows), np.float32)
+        self.lowered.program.product(packed.matrix, rows, y)
+        return y[:, : packed.layout.rows].reshape(*x.shape[:-1], packed.layout.rows)
+
+    def _run_decoder(self, node: Decoder, x: np.ndarray, ctx: Context) -> np.ndarray:
+        lowered = self.lowered
+        if lowered.whole is None or ctx.observe is not None or ctx.attentions is not None:
+            return node.apply(ctx.xp, ctx.weights, x, ctx)
+        captured = None
+        if ctx.hidden_states is not None:
+            captured = np.empty((len(lowered.layers) + 1, *x.shape), np.float32)
+        y = self._run_range(lowered.whole, x, ctx, lowered.hidden, captured)
+        for state in captured if captured is not None else ():
+            ctx.keep_hidden(state)
+        return y
+
+    def _run_layer(self, node: DecoderLayer, x: np.ndarray, ctx: Context) -> np.ndarray:
+        place = next((i for i, layer in enumerate(self.graph.decoder.layers) if layer is node), None)
+        found = None if place is None else self.lowered.layers[place]
+        if found is None or ctx.observe is not None or ctx.attentions is not None:
+            return node.apply(ctx.xp, ctx.weights, x, ctx)
+        return self._run_range(found, x, ctx, 0, None)
+
+    def _run_range(
+        self, operations: tuple[int, int], x: np.ndarray, ctx: Context, buffer: int, captured: np.ndarray | None
+    ) -> np.ndarray:
+        """Run operations on `x` ``[B, S, E]``, a chunk of positions at a time."""
+        batch, length, width = x.shape
+        cache = ctx.cache
+        if cache is None:
+            cache = self.new_cache(batch, length)
+        assert isinstance(cache, CpuCache)
+        past, step = cache.length, max(1, CHUNK // batch)
+        native = cache.reserve(past + length)
+        frequencies = [np.ascontiguousarray(ctx.frequencies(rope), np.float32) for rope in self.lowered.ropes]
+        positions = np.asarray(ctx.positions, np.int64)
+        out = np.empty((batch, length, width), np.float32)
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            here = slice(start, stop)
+            mask = None
+            if ctx.mask is not None:
+                mask = np.ascontiguousarray(ctx.mask[:, 0, here, : past + stop]).view(np.uint8)
+            kept = None if captured is None else np.empty((len(captured), batch, stop - start, width), np.float32)
+            some = np.empty((batch, stop - start, width), np.float32)
+            self.lowered.program.run(
+                *operations,
+                np.ascontiguousarray(x[:, here], np.float32),
+                np.ascontiguousarray(positions[:, here]),
+                frequencies,
+                native,
+                past + start,
+                mask=mask,
+                captured=kept,
+                hidden=some,
+                hidden_buffer=buffer,
+            )
+            out[:, here] = some
+            if captured is not None:
+                captured[:, :, here] = kept
+        return out
+
+
+def _same(array: Any) -> Any:
+    return array
+
+
+def realize(
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    options: RealizeOptions,
+    *,
+    config: LlamaConfig,
+    task: Task,
+) -> CpuModel:
+    """Pack the weights and lower the graph."""
+    dtype = _dtype(graph, weights, options.dtype, config)
+    packed = pack(graph, weights, dtype)
+    threads = options.threads or physical_cores()
+    lowered = lower(graph, packed, isa=instruction_set(), threads=threads, dtype=dtype, cache=dtype)
+    return CpuModel(graph, config, task, packed, lowered, dtype)
+
+
+def _dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, config: LlamaConfig) -> str:
+    """What to compute in: what was asked for, or the model's own; packed weights by themselves take int8 inputs."""
+    if asked != "auto":
+        if asked not in DTYPES:
+            raise BackendError(
+                f"the cpu backend computes in {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not in {asked}",
+                hint="leave dtype at 'auto', or take another backend",
+            )
+        return asked
+    if any(parameter.bits for parameter in graph.parameters()):
+        return "bfloat16"
+    own: str = config.dtype or getattr(weights, "dtype", None) or "float32"
+    if own == "float64":
+        message = "the model is in float64, which the cpu backend does not compute in: it runs in float32"
+        warnings.warn(message, PolyllamaWarning, stacklevel=2)
+    return own if own in DTYPES else "float32" if own == "float64" else "bfloat16"
+
+
+__all__ = ["CpuModel", "RMSNorm", "lay_out", "realize"]

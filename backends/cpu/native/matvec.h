@@ -1,0 +1,186 @@
+// One row of inputs: the matrix streams through once, panel after panel, and memory is what it waits for.
+#pragma once
+
+#include "unpack.h"
+
+namespace polyllama {
+namespace {
+
+constexpr size_t kAhead = 1536;  // bytes that are asked for before they are needed
+
+struct PanelSums {
+    Floats part[kParts];
+};
+
+inline PanelSums zero_sums() {
+    PanelSums y;
+    for (size_t p = 0; p < kParts; ++p) y.part[p] = Vector::zero();
+    return y;
+}
+
+inline PanelSums add_sums(PanelSums a, const PanelSums& b) {
+    for (size_t p = 0; p < kParts; ++p) a.part[p] = Vector::add(a.part[p], b.part[p]);
+    return a;
+}
+
+// Several sums side by side hide the latency of the additions.
+template <size_t Unroll, class Step>
+inline PanelSums unrolled(size_t n, Step step) {
+    PanelSums sums[Unroll];
+#pragma GCC unroll 8
+    for (size_t u = 0; u < Unroll; ++u) sums[u] = zero_sums();
+    size_t i = 0;
+    for (; i + Unroll <= n; i += Unroll) {
+#pragma GCC unroll 8
+        for (size_t u = 0; u < Unroll; ++u) step(i + u, sums[u]);
+    }
+    for (; i < n; ++i) step(i, sums[0]);
+    for (size_t u = 1; u < Unroll; ++u) sums[0] = add_sums(sums[0], sums[u]);
+    return sums[0];
+}
+
+constexpr size_t kUnroll = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
+
+inline PanelSums floats_times_row(const float* w, size_t n, const float* x) {
+    return unrolled<kUnroll>(n, [&](size_t k, PanelSums& sum) {
+        const Floats input = Vector::set1(x[k]);
+        prefetch(w + k * kPanel + kAhead / 4);
+        for (size_t p = 0; p < kParts; ++p) {
+            sum.part[p] = Vector::fma(Vector::load(w + k * kPanel + p * kLanes), input, sum.part[p]);
+        }
+    });
+}
+
+inline PanelSums halves_times_row(const uint16_t* w, size_t n, const float* x) {
+    return unrolled<kUnroll>(n, [&](size_t k, PanelSums& sum) {
+        const Floats input = Vector::set1(x[k]);
+        prefetch(w + k * kPanel + kAhead / 2);
+        for (size_t p = 0; p < kParts; ++p) {
+            sum.part[p] = Vector::fma(Vector::load_f16(w + k * kPanel + p * kLanes), input, sum.part[p]);
+        }
+    });
+}
+
+inline PanelSums pairs_times_row(const uint16_t* w, size_t n, const float* x) {
+    return unrolled<kUnroll>((n + 1) / 2, [&](size_t k, PanelSums& sum) {
+        const Floats first = Vector::set1(x[2 * k]), second = Vector::set1(2 * k + 1 < n ? x[2 * k + 1] : 0.0f);
+        prefetch(w + 2 * k * kPanel + kAhead / 2);
+        for (size_t p = 0; p < kParts; ++p) {
+            Floats even, odd;
+            Vector::load_pairs(w + 2 * k * kPanel + 2 * p * kLanes, even, odd);
+            sum.part[p] = Vector::fma(odd, second, Vector::fma(even, first, sum.part[p]));
+        }
+    });
+}
+
+template <class V>
+inline PanelSums pairs_times_pairs(const uint16_t* w, size_t n, const uint16_t* x) {
+    return unrolled<kUnroll>((n + 1) / 2, [&](size_t k, PanelSums& sum) {
+        prefetch(w + 2 * k * kPanel + kAhead / 2);
+        for (size_t p = 0; p < kParts; ++p) {
+            sum.part[p] = V::dot_bf16(sum.part[p], w + 2 * k * kPanel + 2 * p * kLanes, x + 2 * k);
+        }
+    });
+}
+
+// A group's integer sums, scaled: s_w s_x sum(q_w q_x) + bias_w sum(x).
+template <Element Scale>
+inline void add_group(PanelSums& y, const Vector::Ints* sums, const uint8_t* scales, float scale, float sum) {
+    for (size_t p = 0; p < kParts; ++p) {
+        const Floats s = load_as(Scale, scales, p * kLanes), b = load_as(Scale, scales, kPanel + p * kLanes);
+        y.part[p] = Vector::fma(Vector::to_floats(sums[p]), Vector::mul(s, Vector::set1(scale)), y.part[p]);
+        y.part[p] = Vector::fma(b, Vector::set1(sum), y.part[p]);
+    }
+}
+
+template <Format F, size_t Group, Element Scale>
+PanelSums bytes_times_row(const Matrix& m, const uint8_t* group, const int8_t* x, const float* scale, const float* sum) {
+    using V = Vector;
+    constexpr size_t step = F == Format::q4 ? 8 : 4;  // inputs of a line
+    constexpr size_t values = Group * kPanel / (F == Format::q4 ? 2 : 1);
+    constexpr size_t bytes = values + 2 * kPanel * (Scale == Element::f32 ? 4 : 2);
+    PanelSums y = zero_sums();
+    const size_t groups = m.columns / Group;
+    for (size_t g = 0; g < groups; ++g, group += bytes, x += Group) {
+        V::Ints low[kParts], high[kParts];
+        for (size_t p = 0; p < kParts; ++p) low[p] = high[p] = V::int_zero();
+        for (size_t line = bytes / kLine; line-- > values / kLine;) prefetch(group + line * kLine + kAhead);
+#pragma GCC unroll 16
+        for (size_t k = 0; k < Group; k += step) {
+            const uint8_t* at = group + k / step * kLine;
+            prefetch(at + kAhead);
+            if constexpr (F == Format::q4) {
+                const auto first = V::broadcast4(x + k), second = V::broadcast4(x + k + 4);
+                for (size_t p = 0; p < kParts; ++p) {
+                    V::Bytes a, b;
+                    V::split(V::load_bytes(at + p * 4 * kLanes), a, b);
+                    low[p] = V::dot_small(low[p], a, first);
+                    high[p] = V::dot_small(high[p], b, second);
+                }
+            } else {
+                const auto inputs = V::broadcast4(x + k);
+                for (size_t p = 0; p < kParts; ++p) {
+                    auto& sums = k / step % 2 ? high[p] : low[p];
+                    sums = V::dot(sums, V::load_bytes(at + p * 4 * kLanes), inputs);
+                }
+            }
+        }
+        for (size_t p = 0; p < kParts; ++p) low[p] = V::int_add(low[p], high[p]);
+        add_group<Scale>(y, low, group + values, scale[g], sum[g]);
+    }
+    return y;
+}
+
+using BytesTimesRow = PanelSums (*)(const Matrix&, const uint8_t*, const int8_t*, const float*, const float*);
+
+template <Format F, size_t Group>
+BytesTimesRow by_scale(Element e) {
+    return e == Element::f32    ? bytes_times_row<F, Group, Element::f32>
+           : e == Element::bf16 ? bytes_times_row<F, Group, Element::bf16>
+                                : bytes_times_row<F, Group, Element::f16>;
+}
+
+template <Format F>
+BytesTimesRow by_group(const Matrix& m) {
+    return m.group == 32 ? by_scale<F, 32>(m.scale) : m.group == 64 ? by_scale<F, 64>(m.scale) : by_scale<F, 128>(m.scale);
+}
+
+inline PanelSums panel_times_row(const Matrix& m, const Inputs& x, const uint8_t* data, BytesTimesRow bytes,
+                                 float* scratch) {
+    if (bytes) return bytes(m, data, x.q8, x.scale, x.sum);
+    switch (m.format) {
+        case Format::f32: return floats_times_row(reinterpret_cast<const float*>(data), m.columns, x.f32);
+        case Format::f16: return halves_times_row(reinterpret_cast<const uint16_t*>(data), m.columns, x.f32);
+        case Format::bf16:
+            if constexpr (Vector::bf16_dot) {
+                if (x.bf16) return pairs_times_pairs<Vector>(reinterpret_cast<const uint16_t*>(data), m.columns, x.bf16);
+            }
+            return pairs_times_row(reinterpret_cast<const uint16_t*>(data), m.columns, x.f32);
+        default: break;
+    }
+    PanelSums y = zero_sums();  // packed weights times float inputs
+    for (size_t k = 0; k < m.columns; k += kFloatInputs) {
+        const size_t n = m.columns - k < kFloatInputs ? m.columns - k : kFloatInputs;
+        y = add_sums(y, floats_times_row(unpack_floats(m, data, k, n, scratch), n, x.f32 + k));
+    }
+    return y;
+}
+
+void matvec(const Matrix& m, const Inputs& x, size_t panel, size_t panel_end, float* y, Start start, float* scratch) {
+    const bool integers = x.q8 && m.group;
+    const BytesTimesRow bytes = !integers                  ? nullptr
+                                : m.format == Format::q4 ? by_group<Format::q4>(m)
+                                                           : by_group<Format::q8>(m);
+    for (; panel < panel_end; ++panel, y += kPanel) {
+        const PanelSums sums = panel_times_row(m, x, m.data + panel * m.bytes_panel, bytes, scratch);
+        for (size_t p = 0; p < kParts; ++p) {
+            Floats out = sums.part[p];
+            if (m.bias) out = Vector::add(out, Vector::load(m.bias + panel * kPanel + p * kLanes));
+            if (start == Start::add) out = Vector::add(out, Vector::load(y + p * kLanes));
+            Vector::store(y + p * kLanes, out);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace polyllama

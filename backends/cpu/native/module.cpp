@@ -1,0 +1,395 @@
+// What Python sees: matrices over buffers that it keeps, programs over matrices, passes over arrays. Every array's
+// shape and element type is checked here; the memory a pass touches follows from what was checked.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "detect.h"
+#include "packing.h"
+#include "program.h"
+
+namespace py = pybind11;
+using namespace polyllama;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+[[noreturn]] void refuse(const std::string& what) { throw py::value_error(what); }
+
+Element element_of(const std::string& name) {
+    if (name == "float32") return Element::f32;
+    if (name == "bfloat16") return Element::bf16;
+    if (name == "float16") return Element::f16;
+    if (name == "int8") return Element::i8;
+    refuse("no element type is called " + name);
+}
+
+Format format_of(const std::string& name) {
+    if (name == "float32") return Format::f32;
+    if (name == "bfloat16") return Format::bf16;
+    if (name == "float16") return Format::f16;
+    if (name == "q4") return Format::q4;
+    if (name == "q8") return Format::q8;
+    refuse("no format is called " + name);
+}
+
+Matrix shape_of(const std::string& format, size_t rows, size_t columns, size_t group, const std::string& scale) {
+    Matrix m{};
+    m.format = format_of(format), m.rows = rows, m.columns = columns;
+    m.panels = (rows + kPanel - 1) / kPanel;
+    const bool grouped = m.format == Format::q4 || m.format == Format::q8;
+    m.scale = grouped ? element_of(scale) : Element::f32;
+    m.group = grouped ? group : 0;
+    constexpr size_t most = size_t{1} << 31;
+    if (!rows || !columns || rows > most || columns > most) refuse("a matrix of no rows or columns, or of too many");
+    if (grouped && ((group != 32 && group != 64 && group != 128) || columns % group || m.scale == Element::i8)) {
+        refuse("groups that do not divide the inputs");
+    }
+    m.bytes_group = grouped ? group_bytes(m.format, group, m.scale) : 0;
+    m.bytes_panel = panel_bytes(m.format, columns, group, m.scale);
+    return m;
+}
+
+struct PyMatrix {
+    Matrix m;
+    py::object data, bias;  // kept alive
+};
+
+std::unique_ptr<PyMatrix> make_matrix(const std::string& format, size_t rows, size_t columns, size_t group,
+                                      const std::string& scale, Array<uint8_t> data,
+                                      std::optional<Array<float>> bias) {
+    auto made = std::make_unique<PyMatrix>();
+    made->m = shape_of(format, rows, columns, group, scale);
+    if (data.ndim() != 1 || static_cast<size_t>(data.nbytes()) != made->m.panels * made->m.bytes_panel) {
+        refuse("a matrix's bytes are not as many as its shape says");
+    }
+    if (reinterpret_cast<uintptr_t>(data.data()) % kLine) refuse("a matrix does not begin on a cache line");
+    made->m.data = data.data(), made->data = data;
+    if (bias) {
+        if (static_cast<size_t>(bias->size()) != made->m.panels * kPanel) refuse("a bias is not padded to whole panels");
+        made->m.bias = bias->data(), made->bias = *bias;
+    }
+    return made;
+}
+
+size_t packed_bytes(const std::string& format, size_t rows, size_t columns, size_t group, const std::string& scale) {
+    const Matrix m = shape_of(format, rows, columns, group, scale);
+    return m.panels * m.bytes_panel;
+}
+
+void pack_floats_into(const std::string& format, py::array source, Array<uint8_t> out) {
+    if (source.ndim() != 2 || !(source.flags() & py::array::c_style)) refuse("a matrix is wanted, in C order");
+    const size_t rows = static_cast<size_t>(source.shape(0)), columns = static_cast<size_t>(source.shape(1));
+    const Matrix m = shape_of(format, rows, columns, 0, "float32");
+    if (m.group || source.itemsize() != (m.format == Format::f32 ? 4 : 2)) refuse("elements of another size");
+    if (static_cast<size_t>(out.nbytes()) != m.panels * m.bytes_panel) refuse("an output of another size");
+    const auto* from = static_cast<const uint8_t*>(source.data());
+    uint8_t* to = out.mutable_data();
+    py::gil_scoped_release release;
+    pack_floats(from, m.format, rows, columns, to);
+}
+
+void unpack_floats_into(const PyMatrix& matrix, py::array out) {
+    const Matrix& m = matrix.m;
+    if (m.group || out.ndim() != 2 || !(out.flags() & py::array::c_style) || !out.writeable() ||
+        static_cast<size_t>(out.shape(0)) != m.rows || static_cast<size_t>(out.shape(1)) != m.columns ||
+        out.itemsize() != (m.format == Format::f32 ? 4 : 2)) {
+        refuse("an output of another shape");
+    }
+    auto* to = static_cast<uint8_t*>(out.mutable_data());
+    py::gil_scoped_release release;
+    unpack_floats(m.data, m.format, m.rows, m.columns, to);
+}
+
+// Words, scales and biases against a shape.
+void check_parts(const Matrix& m, size_t bits, const py::array& words, const py::array& scales, const py::array& biases) {
+    const bool width = bits && bits <= (m.format == Format::q4 ? 4u : 8u);
+    auto is = [&](const py::array& a, size_t columns, size_t size) {
+        return a.ndim() == 2 && (a.flags() & py::array::c_style) && static_cast<size_t>(a.shape(0)) == m.rows &&
+               static_cast<size_t>(a.shape(1)) == columns && static_cast<size_t>(a.itemsize()) == size;
+    };
+    const size_t element = element_size(m.scale);
+    if (!m.group || !width || !is(words, m.columns * bits / 32, 4) || !is(scales, m.columns / m.group, element) ||
+        !is(biases, m.columns / m.group, element)) {
+        refuse("words, scales and biases do not fit the shape");
+    }
+}
+
+void pack_quantized_into(const std::string& format, size_t columns, size_t group, const std::string& scale, size_t bits,
+                         py::array words, py::array scales, py::array biases, Array<uint8_t> out) {
+    const Matrix m = shape_of(format, static_cast<size_t>(words.shape(0)), columns, group, scale);
+    check_parts(m, bits, words, scales, biases);
+    if (static_cast<size_t>(out.nbytes()) != m.panels * m.bytes_panel) refuse("an output of another size");
+    const Packed from{static_cast<const uint32_t*>(words.data()), static_cast<const uint8_t*>(scales.data()),
+                      static_cast<const uint8_t*>(biases.data())};
+    uint8_t* to = out.mutable_data();
+    py::gil_scoped_release release;
+    pack_quantized(from, bits, m, to);
+}
+
+void unpack_quantized_into(const PyMatrix& matrix, size_t bits, py::array words, py::array scales, py::array biases) {
+    check_parts(matrix.m, bits, words, scales, biases);
+    auto* w = static_cast<uint32_t*>(words.mutable_data());
+    auto *s = static_cast<uint8_t*>(scales.mutable_data()), *b = static_cast<uint8_t*>(biases.mutable_data());
+    py::gil_scoped_release release;
+    unpack_quantized(matrix.m, bits, w, s, b);
+}
+
+// A program and everything it points at.
+struct PyProgram {
+    Program program;
+    std::vector<py::object> kept;
+
+    PyProgram(const Kernels& kernels, size_t threads, bool integer_inputs) : program(kernels, threads, integer_inputs) {}
+
+    const float* vector(const std::optional<Array<float>>& array, size_t width) {
+        if (!array) return nullptr;
+        if (array->ndim() != 1 || static_cast<size_t>(array->shape(0)) != width) refuse("a vector of another width");
+        kept.push_back(*array);
+        return array->data();
+    }
+
+    const Matrix* matrix(py::object object) {
+        const PyMatrix& m = object.cast<const PyMatrix&>();
+        kept.push_back(object);
+        return &m.m;
+    }
+};
+
+std::unique_ptr<PyProgram> make_program(const std::string& isa, size_t threads, bool integer_inputs) {
+    const Kernels* kernels = find_kernels(isa);
+    if (!kernels) refuse("no kernels for " + isa);
+    if (!threads || threads > 4096) refuse("no threads, or too many");
+    return std::make_unique<PyProgram>(*kernels, threads, integer_inputs);
+}
+
+void set_table(PyProgram& p, py::object table) {
+    Table t;
+    if (py::isinstance<PyMatrix>(table)) {
+        t.panels = p.matrix(table);
+        t.rows = t.panels->rows, t.width = t.panels->columns;
+    } else {
+        const auto array = table.cast<std::tuple<std::string, py::array>>();
+        const py::array& floats = std::get<1>(array);
+        t.element = element_of(std::get<0>(array));
+        if (floats.ndim() != 2 || !(floats.flags() & py::array::c_style) || t.element == Element::i8 ||
+            static_cast<size_t>(floats.itemsize()) != element_size(t.element)) {
+            refuse("an embedding of another kind");
+        }
+        t.rows = static_cast<size_t>(floats.shape(0)), t.width = static_cast<size_t>(floats.shape(1));
+        t.floats = floats.data();
+        p.kept.push_back(floats);
+    }
+    p.program.set_table(t);
+}
+
+void set_packed_table(PyProgram& p, size_t bits, const std::string& scale, py::array words, py::array scales,
+                      py::array biases) {
+    if (words.ndim() != 2 || scales.ndim() != 2 || !bits || bits > 8 || !scales.shape(1)) refuse("an embedding of another kind");
+    const size_t columns = static_cast<size_t>(words.shape(1)) * 32 / bits, groups = static_cast<size_t>(scales.shape(1));
+    Matrix m = shape_of("q8", static_cast<size_t>(words.shape(0)), columns, columns / groups, scale);
+    check_parts(m, bits, words, scales, biases);
+    Table t;
+    t.rows = m.rows, t.width = columns, t.element = m.scale, t.bits = bits, t.group = m.group;
+    t.words = static_cast<const uint32_t*>(words.data()), t.scales = scales.data(), t.biases = biases.data();
+    for (const py::array& part : {words, scales, biases}) p.kept.push_back(part);
+    p.program.set_table(t);
+}
+
+struct PyCache {
+    CacheStorage storage;
+    std::vector<py::object> kept;
+};
+
+std::unique_ptr<PyCache> make_cache(const std::string& element, py::array keys, py::array values,
+                                    std::optional<Array<float>> key_scales, std::optional<Array<float>> value_scales) {
+    // keys [layers][batch][heads][capacity / 16][D][16], values [layers][batch][heads][capacity][Dv]
+    auto made = std::make_unique<PyCache>();
+    CacheStorage& c = made->storage;
+    c.element = element_of(element);
+    auto fits = [&](const py::array& a, int dimensions) {
+        return a.ndim() == dimensions && (a.flags() & py::array::c_style) && a.writeable() &&
+               static_cast<size_t>(a.itemsize()) == element_size(c.element);
+    };
+    if (!fits(keys, 6) || !fits(values, 5)) refuse("cache arrays of another kind");
+    c.layers = static_cast<size_t>(keys.shape(0)), c.batch = static_cast<size_t>(keys.shape(1));
+    c.heads = static_cast<size_t>(keys.shape(2)), c.capacity = static_cast<size_t>(keys.shape(3)) * kKeys;
+    c.head_dim = static_cast<size_t>(keys.shape(4));
+    for (int i = 0; i < 3; ++i) {
+        if (keys.shape(i) != values.shape(i)) refuse("keys and values of different shapes");
+    }
+    if (keys.shape(5) != kKeys || static_cast<size_t>(values.shape(3)) != c.capacity ||
+        static_cast<size_t>(values.shape(4)) != round_up(c.head_dim, kKeys)) {
+        refuse("keys and values of different shapes");
+    }
+    c.keys = static_cast<uint8_t*>(keys.mutable_data()), c.values = static_cast<uint8_t*>(values.mutable_data());
+    made->kept = {keys, values};
+    if (c.element == Element::i8) {
+        const size_t count = c.layers * c.batch * c.heads * c.capacity;
+        if (!key_scales || !value_scales || static_cast<size_t>(key_scales->size()) != count ||
+            static_cast<size_t>(value_scales->size()) != count) {
+            refuse("scales of another shape");
+        }
+        c.key_scales = key_scales->mutable_data(), c.value_scales = value_scales->mutable_data();
+        made->kept.insert(made->kept.end(), {*key_scales, *value_scales});
+    }
+    return made;
+}
+
+bool interrupted() {
+    py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+}
+
+bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64_t> positions,
+         const std::vector<Array<float>>& frequencies, const PyCache* cache, size_t past, std::optional<Array<uint8_t>> mask,
+         std::optional<Array<float>> captured, std::optional<Array<float>> hidden, size_t hidden_buffer,
+         std::optional<Array<int64_t>> kept, std::optional<Array<float>> logits) {
+    Pass pass;
+    pass.first = first, pass.last = last, pass.past = past;
+    const size_t width = p.program.width(0);
+    py::array inputs = tokens.cast<py::array>();
+    if (!(inputs.flags() & py::array::c_style)) refuse("inputs must be in C order");
+    if (inputs.ndim() == 2 && inputs.dtype().is(py::dtype::of<int64_t>())) {
+        pass.ids = static_cast<const int64_t*>(inputs.data());
+    } else if (inputs.ndim() == 3 && inputs.dtype().is(py::dtype::of<float>()) &&
+               static_cast<size_t>(inputs.shape(2)) == width) {
+        pass.embeds = static_cast<const float*>(inputs.data());
+    } else {
+        refuse("inputs are neither int64 ids [batch, length] nor float32 embeddings of the model's width");
+    }
+    pass.batch = static_cast<size_t>(inputs.shape(0)), pass.length = static_cast<size_t>(inputs.shape(1));
+    const size_t rows = pass.batch * pass.length;
+    if (positions.ndim() != 2 || static_cast<size_t>(positions.shape(1)) != pass.length) refuse("positions of another length");
+    pass.positions = positions.data(), pass.positions_rows = static_cast<size_t>(positions.shape(0));
+    for (size_t i = 0; i < frequencies.size(); ++i) {
+        if (frequencies[i].ndim() != 2 || static_cast<size_t>(frequencies[i].shape(1)) != p.program.rope_half(i)) {
+            refuse("frequencies of another width");
+        }
+        pass.frequencies.push_back(frequencies[i].data());
+        pass.frequency_rows.push_back(static_cast<size_t>(frequencies[i].shape(0)));
+    }
+    if (mask) {
+        if (mask->ndim() != 3 || static_cast<size_t>(mask->shape(1)) != pass.length ||
+            static_cast<size_t>(mask->shape(2)) != past + pass.length) {
+            refuse("a mask of another shape");
+        }
+        pass.mask = mask->data(), pass.mask_rows = static_cast<size_t>(mask->shape(0));
+    }
+    if (cache) pass.cache = cache->storage;
+    if (captured) {
+        if (static_cast<size_t>(captured->size()) < p.program.captures() * rows * width) refuse("no room for hidden states");
+        pass.captured = captured->mutable_data();
+    }
+    if (hidden) {
+        if (static_cast<size_t>(hidden->size()) != rows * p.program.width(hidden_buffer)) refuse("no room for the output");
+        pass.hidden = hidden->mutable_data(), pass.hidden_buffer = hidden_buffer;
+    }
+    if (logits) {
+        if (!kept || logits->ndim() != 2 || logits->shape(0) != kept->size()) refuse("one row of logits for each kept row");
+        pass.kept = kept->data(), pass.kept_count = static_cast<size_t>(kept->size());
+        pass.logits = logits->mutable_data(), pass.logits_stride = static_cast<size_t>(logits->shape(1));
+    }
+    pass.interrupted = interrupted;
+    bool finished;
+    {
+        py::gil_scoped_release release;
+        finished = p.program.run(pass);
+    }
+    if (!finished) throw py::error_already_set();  // what the signal handler raised
+    return true;
+}
+
+void product(PyProgram& p, const PyMatrix& m, Array<float> x, Array<float> y) {
+    if (x.ndim() != 2 || y.ndim() != 2 || x.shape(0) != y.shape(0) || static_cast<size_t>(x.shape(1)) != m.m.columns ||
+        static_cast<size_t>(y.shape(1)) != m.m.panels * kPanel) {
+        refuse("rows of another shape");
+    }
+    const float* from = x.data();
+    float* to = y.mutable_data();
+    const size_t rows = static_cast<size_t>(x.shape(0));
+    py::gil_scoped_release release;
+    p.program.product(m.m, from, rows, to, m.m.panels * kPanel);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_kernels, module) {
+    module.doc() = "Native kernels of the cpu backend; see backends/cpu/native.";
+    module.def("instruction_sets", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : usable_kernels()) names.emplace_back(kernels->name);
+        return names;
+    });
+    module.def("packed_bytes", &packed_bytes);
+    module.def("pack_floats", &pack_floats_into);
+    module.def("pack_quantized", &pack_quantized_into);
+    py::class_<PyMatrix>(module, "Matrix")
+        .def(py::init(&make_matrix), py::arg("format"), py::arg("rows"), py::arg("columns"), py::arg("group"),
+             py::arg("scale"), py::arg("data").noconvert(), py::arg("bias").noconvert() = py::none())
+        .def("unpack_floats", &unpack_floats_into)
+        .def("unpack_quantized", &unpack_quantized_into)
+        .def_property_readonly("nbytes", [](const PyMatrix& m) { return m.m.panels * m.m.bytes_panel; })
+        .def_property_readonly("padded_rows", [](const PyMatrix& m) { return m.m.panels * kPanel; });
+    py::class_<PyCache>(module, "Cache")
+        .def(py::init(&make_cache), py::arg("element"), py::arg("keys"), py::arg("values"),
+             py::arg("key_scales").noconvert() = py::none(), py::arg("value_scales").noconvert() = py::none());
+    py::class_<PyProgram>(module, "Program")
+        .def(py::init(&make_program), py::arg("isa"), py::arg("threads"), py::arg("integer_inputs"))
+        .def("buffer", [](PyProgram& p, size_t width) { return p.program.buffer(width); })
+        .def("rope", [](PyProgram& p, size_t half, float factor) { return p.program.rope(half, factor); })
+        .def("table", &set_table)
+        .def("packed_table", &set_packed_table)
+        .def("linear",
+             [](PyProgram& p, size_t input, std::optional<Array<float>> norm, float eps, std::vector<py::object> matrices,
+                std::vector<size_t> outputs, bool add) {
+                 std::vector<const Matrix*> found;
+                 for (const py::object& m : matrices) found.push_back(p.matrix(m));
+                 const float* weight = p.vector(norm, p.program.width(input));
+                 return p.program.linear(input, weight, eps, std::move(found), std::move(outputs), add);
+             },
+             py::arg("input"), py::arg("norm").noconvert(), py::arg("eps"), py::arg("matrices"), py::arg("outputs"),
+             py::arg("add"))
+        .def("gated",
+             [](PyProgram& p, size_t input, std::optional<Array<float>> norm, float eps, py::object gate, py::object up,
+                size_t output, int activation) {
+                 if (activation < 0 || activation > static_cast<int>(Activation::linear)) refuse("no such activation");
+                 const float* weight = p.vector(norm, p.program.width(input));
+                 return p.program.gated(input, weight, eps, p.matrix(gate), p.matrix(up), output,
+                                        static_cast<Activation>(activation));
+             },
+             py::arg("input"), py::arg("norm").noconvert(), py::arg("eps"), py::arg("gate"), py::arg("up"),
+             py::arg("output"), py::arg("activation"))
+        .def("attention",
+             [](PyProgram& p, size_t q, size_t k, size_t v, size_t output, size_t layer, size_t heads, size_t kv_heads,
+                size_t head_dim, size_t rope) {
+                 return p.program.attention(q, k, v, output, layer, heads, kv_heads, head_dim, rope);
+             },
+             py::arg("q"), py::arg("k"), py::arg("v"), py::arg("output"), py::arg("layer"), py::arg("heads"),
+             py::arg("kv_heads"), py::arg("head_dim"), py::arg("rope"))
+        .def("norm",
+             [](PyProgram& p, size_t input, size_t output, Array<float> weight, float eps, bool round) {
+                 return p.program.norm(input, output, p.vector(weight, p.program.width(input)), eps, round);
+             },
+             py::arg("input"), py::arg("output"), py::arg("weight").noconvert(), py::arg("eps"), py::arg("round"))
+        .def("capture", [](PyProgram& p, size_t input) { return p.program.capture(input); })
+        .def("head", [](PyProgram& p, size_t input, py::object m) { return p.program.head(input, p.matrix(m)); })
+        .def("run", &run, py::arg("first"), py::arg("last"), py::arg("tokens"), py::arg("positions").noconvert(),
+             py::arg("frequencies"), py::arg("cache"), py::arg("past"), py::arg("mask").noconvert() = py::none(),
+             py::arg("captured").noconvert() = py::none(), py::arg("hidden").noconvert() = py::none(),
+             py::arg("hidden_buffer") = 0, py::arg("kept").noconvert() = py::none(),
+             py::arg("logits").noconvert() = py::none())
+        .def("product", &product, py::arg("matrix"), py::arg("x").noconvert(), py::arg("y").noconvert())
+        .def("read_weights",
+             [](PyProgram& p) {
+                 py::gil_scoped_release release;
+                 return p.program.read_weights();
+             })
+        .def_property_readonly("operations", [](const PyProgram& p) { return p.program.operations(); })
+        .def_property_readonly("threads", [](const PyProgram& p) { return p.program.threads(); })
+        .def_property_readonly("isa", [](const PyProgram& p) { return std::string(p.program.kernels().name); })
+        .def_property_readonly("weight_bytes", [](const PyProgram& p) { return p.program.weight_bytes(); });
+}
