@@ -134,5 +134,5 @@ class CpuCache(Cache):
 
     def _select(self, source: Self, rows: Sequence[int]) -> None:
         self.shape = source.shape
-        self.parts = [part[:, np.asarray(rows)] for part in source.parts]
+        self.parts = [np.take(part, np.asarray(rows), axis=1) for part in source.parts]
         self.others = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.others.items()}

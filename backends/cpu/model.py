@@ -36,6 +36,10 @@ CHUNK = 512
 """Rows that go through the program at a time: enough for the products, and bounded memory for long prompts."""
 
 
+BYTES_PER_THREAD = 8 << 20
+"""Weights that are worth a further thread: what takes one thread less long than waiting for the others does."""
+
+
 class CpuModel(SpecModel):
     """A graph lowered to a program. Arrays are float32 NumPy, whatever the weights are held in.
 
@@ -185,7 +189,7 @@ def realize(
     """Pack the weights and lower the graph."""
     dtype = _dtype(graph, weights, options.dtype, config)
     packed = pack(graph, weights, dtype)
-    threads = options.threads or physical_cores()
+    threads = options.threads or min(physical_cores(), 1 + packed.nbytes // BYTES_PER_THREAD)
     lowered = lower(graph, packed, isa=instruction_set(), threads=threads, dtype=dtype, cache=dtype)
     return CpuModel(graph, config, task, packed, lowered, dtype)
 

@@ -13,7 +13,6 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.dtypes import dtype_name, numpy_dtype
 from ...core.errors import BackendError
 from ...core.graph import Embedding, Graph, Linear, Node
-from ...core.quantization.affine import dequantize
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from . import _kernels
 
@@ -149,6 +148,11 @@ class CpuWeights(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.graph.parameters())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices in panels."""
+        return sum(packed.data.nbytes for packed in self.packed.values())
+
     def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
         """Every parameter in the dtype it is held in."""
         for parameter in self.graph.parameters():
@@ -243,4 +247,4 @@ def embedding_rows(node: Embedding, weights: CpuWeights) -> Any:
     return dtype_name(table.dtype), raw_view(table)
 
 
-__all__ = ["CpuWeights", "FloatView", "Layout", "Packed", "dequantize", "embedding_rows", "pack"]
+__all__ = ["CpuWeights", "FloatView", "Layout", "Packed", "embedding_rows", "pack"]
