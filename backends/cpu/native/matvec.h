@@ -1,12 +1,11 @@
-// One row of inputs: the matrix streams through once, panel after panel, and memory is what it waits for.
+// One row of inputs: the matrix streams through once, panel after panel, and memory is what it waits for. Processors
+// foresee so plain a stream by themselves: asking for lines ahead of time made it slower.
 #pragma once
 
 #include "unpack.h"
 
 namespace polyllama {
 namespace {
-
-constexpr size_t kAhead = 1536;  // bytes that are asked for before they are needed
 
 struct PanelSums {
     Floats part[kParts];
@@ -44,7 +43,6 @@ constexpr size_t kUnroll = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
 inline PanelSums floats_times_row(const float* w, size_t n, const float* x) {
     return unrolled<kUnroll>(n, [&](size_t k, PanelSums& sum) {
         const Floats input = Vector::set1(x[k]);
-        prefetch(w + k * kPanel + kAhead / 4);
         for (size_t p = 0; p < kParts; ++p) {
             sum.part[p] = Vector::fma(Vector::load(w + k * kPanel + p * kLanes), input, sum.part[p]);
         }
@@ -54,7 +52,6 @@ inline PanelSums floats_times_row(const float* w, size_t n, const float* x) {
 inline PanelSums halves_times_row(const uint16_t* w, size_t n, const float* x) {
     return unrolled<kUnroll>(n, [&](size_t k, PanelSums& sum) {
         const Floats input = Vector::set1(x[k]);
-        prefetch(w + k * kPanel + kAhead / 2);
         for (size_t p = 0; p < kParts; ++p) {
             sum.part[p] = Vector::fma(Vector::load_f16(w + k * kPanel + p * kLanes), input, sum.part[p]);
         }
@@ -64,7 +61,6 @@ inline PanelSums halves_times_row(const uint16_t* w, size_t n, const float* x) {
 inline PanelSums pairs_times_row(const uint16_t* w, size_t n, const float* x) {
     return unrolled<kUnroll>((n + 1) / 2, [&](size_t k, PanelSums& sum) {
         const Floats first = Vector::set1(x[2 * k]), second = Vector::set1(2 * k + 1 < n ? x[2 * k + 1] : 0.0f);
-        prefetch(w + 2 * k * kPanel + kAhead / 2);
         for (size_t p = 0; p < kParts; ++p) {
             Floats even, odd;
             Vector::load_pairs(w + 2 * k * kPanel + 2 * p * kLanes, even, odd);
@@ -76,7 +72,6 @@ inline PanelSums pairs_times_row(const uint16_t* w, size_t n, const float* x) {
 template <class V>
 inline PanelSums pairs_times_pairs(const uint16_t* w, size_t n, const uint16_t* x) {
     return unrolled<kUnroll>((n + 1) / 2, [&](size_t k, PanelSums& sum) {
-        prefetch(w + 2 * k * kPanel + kAhead / 2);
         for (size_t p = 0; p < kParts; ++p) {
             sum.part[p] = V::dot_bf16(sum.part[p], w + 2 * k * kPanel + 2 * p * kLanes, x + 2 * k);
         }
@@ -104,11 +99,9 @@ PanelSums bytes_times_row(const Matrix& m, const uint8_t* group, const int8_t* x
     for (size_t g = 0; g < groups; ++g, group += bytes, x += Group) {
         V::Ints low[kParts], high[kParts];
         for (size_t p = 0; p < kParts; ++p) low[p] = high[p] = V::int_zero();
-        for (size_t line = bytes / kLine; line-- > values / kLine;) prefetch(group + line * kLine + kAhead);
 #pragma GCC unroll 16
         for (size_t k = 0; k < Group; k += step) {
             const uint8_t* at = group + k / step * kLine;
-            prefetch(at + kAhead);
             if constexpr (F == Format::q4) {
                 const auto first = V::broadcast4(x + k), second = V::broadcast4(x + k + 4);
                 for (size_t p = 0; p < kParts; ++p) {

@@ -113,7 +113,5 @@ struct Vector {
     }
 };
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-
 }  // namespace
 }  // namespace polyllama

@@ -110,7 +110,5 @@ struct Vector {
     }
 };
 
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
-
 }  // namespace
 }  // namespace polyllama

@@ -140,7 +140,5 @@ struct Vector {
     }
 };
 
-inline void prefetch(const void*) {}
-
 }  // namespace
 }  // namespace polyllama
