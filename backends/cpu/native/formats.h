@@ -94,10 +94,9 @@ constexpr size_t kTileRows = 16;
 constexpr size_t kTileKeys = 64;
 constexpr size_t kAttentionScratch = kTileRows * kTileKeys;
 
-// Floats of scratch a thread needs for a product: an unpacked tile, its scales and biases.
-constexpr size_t kTileInputs = 512;  // inputs of an unpacked tile of bytes
-constexpr size_t kFloatInputs = 128;  // inputs of an unpacked tile of floats
-constexpr size_t kMatmulScratch = 2 * kPanel * kTileInputs / 4 + 2 * 2 * kPanel * (kTileInputs / 32) + 64;
+constexpr size_t kTileBytes = 18 * 1024;  // of packed weights that blocks of rows pass by
+constexpr size_t kFloatInputs = 128;      // inputs of a tile that is unpacked to floats
+constexpr size_t kMatmulScratch = 2 * kPanel * kFloatInputs;  // floats of scratch that a thread needs for it
 
 enum class Start : int32_t { zero = 0, add = 1 };  // what a product is added to: the bias, or what is there (and the bias)
 

@@ -1,5 +1,5 @@
-// Several rows of inputs: a tile of weights is unpacked once into the first-level cache, and blocks of rows pass by it
-// with their sums in registers.
+// Several rows of inputs: a tile of weights stays in the first-level cache while blocks of rows pass by it with their
+// sums in registers.
 #pragma once
 
 #include "matvec.h"
@@ -82,17 +82,22 @@ void tile_pairs(const uint16_t* const* w, size_t n, const uint16_t* x, size_t x_
             }
 }
 
-// Bytes of whole groups. Integer sums live for one group, then its scales take them into the float sums.
-struct ByteTile {
-    const uint8_t* values[2];
-    const float* scales[2];  // [groups][2][16]
-    size_t stride;           // from one group's values to the next's
-    size_t group, groups;
+// Bytes that are asked for before they are needed. Rows make a line last longer than processors look ahead; a single
+// row is faster without.
+constexpr size_t kAhead = 2048;
+
+// Whole groups of packed weights, read where they lie: their integer sums live for one group, then its scales take them
+// into the float sums.
+struct PackedTile {
+    const Matrix& m;
+    const uint8_t* groups;  // the first group of the first panel
+    size_t count;
 };
 
-template <size_t Rows, size_t Panels, bool Small>
-void tile_bytes(const ByteTile& w, const Inputs& x, Output y) {
+template <Format F, size_t Rows, size_t Panels>
+void tile_packed(const PackedTile& w, const Inputs& x, Output y) {
     using V = Vector;
+    constexpr size_t step = F == Format::q4 ? 8 : 4;  // inputs of a line
     Floats sums[Rows][Panels][kParts];
 #pragma GCC unroll 16
     for (size_t r = 0; r < Rows; ++r)
@@ -100,7 +105,10 @@ void tile_bytes(const ByteTile& w, const Inputs& x, Output y) {
         for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
             for (size_t i = 0; i < kParts; ++i) sums[r][p][i] = V::zero();
-    for (size_t g = 0; g < w.groups; ++g) {
+    const size_t group = w.m.group, values = group_values_bytes(F, group);
+    const int8_t* inputs = x.q8;
+    const uint8_t* at = w.groups;
+    for (size_t g = 0; g < w.count; ++g, inputs += group, at += w.m.bytes_group) {
         V::Ints whole[Rows][Panels][kParts];
 #pragma GCC unroll 16
         for (size_t r = 0; r < Rows; ++r)
@@ -108,15 +116,17 @@ void tile_bytes(const ByteTile& w, const Inputs& x, Output y) {
             for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
                 for (size_t i = 0; i < kParts; ++i) whole[r][p][i] = V::int_zero();
-        const int8_t* inputs = x.q8 + g * w.group;
-        const uint8_t* values[Panels];
-        for (size_t p = 0; p < Panels; ++p) values[p] = w.values[p] + g * w.stride;
-        for (size_t k = 0; k < w.group; k += 4) {
-            V::Bytes weights[Panels][kParts];
+        for (size_t k = 0; k < group; k += step) {
+            V::Bytes first[Panels][kParts], second[Panels][kParts];
 #pragma GCC unroll 16
             for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
-                for (size_t i = 0; i < kParts; ++i) weights[p][i] = V::load_bytes(values[p] + k * kPanel + i * 4 * kLanes);
+                for (size_t i = 0; i < kParts; ++i) {
+                    const uint8_t* line = at + p * w.m.bytes_panel + k / step * kLine + i * 4 * kLanes;
+                    if (i == 0) __builtin_prefetch(line + kAhead);
+                    first[p][i] = V::load_bytes(line);
+                    if constexpr (F == Format::q4) V::split(first[p][i], first[p][i], second[p][i]);
+                }
 #pragma GCC unroll 16
             for (size_t r = 0; r < Rows; ++r) {
                 const auto four = V::broadcast4(inputs + r * x.q8_stride + k);
@@ -124,17 +134,27 @@ void tile_bytes(const ByteTile& w, const Inputs& x, Output y) {
                 for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
                     for (size_t i = 0; i < kParts; ++i) {
-                        whole[r][p][i] = Small ? V::dot_small(whole[r][p][i], weights[p][i], four)
-                                               : V::dot(whole[r][p][i], weights[p][i], four);
+                        whole[r][p][i] = F == Format::q4 ? V::dot_small(whole[r][p][i], first[p][i], four)
+                                                         : V::dot(whole[r][p][i], first[p][i], four);
                     }
+                if constexpr (F == Format::q4) {
+                    const auto other = V::broadcast4(inputs + r * x.q8_stride + k + 4);
+#pragma GCC unroll 16
+                    for (size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 16
+                        for (size_t i = 0; i < kParts; ++i) {
+                            whole[r][p][i] = V::dot_small(whole[r][p][i], second[p][i], other);
+                        }
+                }
             }
         }
 #pragma GCC unroll 16
         for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
             for (size_t i = 0; i < kParts; ++i) {
-                const float* scales = w.scales[p] + g * 2 * kPanel + i * kLanes;
-                const Floats scale = V::load(scales), bias = V::load(scales + kPanel);
+                const uint8_t* scales = at + p * w.m.bytes_panel + values;
+                const Floats scale = load_as(w.m.scale, scales, i * kLanes);
+                const Floats bias = load_as(w.m.scale, scales, kPanel + i * kLanes);
 #pragma GCC unroll 16
                 for (size_t r = 0; r < Rows; ++r) {
                     const Floats scaled = V::mul(V::to_floats(whole[r][p][i]), scale);
@@ -150,8 +170,8 @@ void tile_bytes(const ByteTile& w, const Inputs& x, Output y) {
         for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
             for (size_t i = 0; i < kParts; ++i) {
-                float* at = y.at + r * y.stride + p * kPanel + i * kLanes;
-                V::store(at, V::add(V::load(at), sums[r][p][i]));
+                float* to = y.at + r * y.stride + p * kPanel + i * kLanes;
+                V::store(to, V::add(V::load(to), sums[r][p][i]));
             }
 }
 
@@ -199,13 +219,13 @@ struct PairRows {
     void advance(size_t rows) { x += rows * stride, y.at += rows * y.stride; }
 };
 
-template <size_t Panels, bool Small>
-struct ByteRows {
-    const ByteTile& w;
+template <Format F, size_t Panels>
+struct PackedRows {
+    PackedTile w;
     Inputs x;
     Output y;
     template <size_t Rows>
-    void run() { tile_bytes<Rows, Panels, Small>(w, x, y); }
+    void run() { tile_packed<F, Rows, Panels>(w, x, y); }
     void advance(size_t rows) {
         x.q8 += rows * x.q8_stride, x.scale += rows * x.group_stride, x.sum += rows * x.group_stride;
         y.at += rows * y.stride;
@@ -235,57 +255,43 @@ void panels_times_pairs(const Matrix& m, const Inputs& x, size_t rows, const uin
             w[p] = reinterpret_cast<const uint16_t*>(data + p * m.bytes_panel) + k * kPanel;
         }
         PairRows<Panels> block{w, (n + 1) / 2, x.bf16 + k, x.bf16_stride, y};
-        over_rows<Vector::float_rows>(rows, block);
+        over_rows<Vector::pair_rows>(rows, block);
+    }
+}
+
+// A block of `Most` rows at a time goes by; of more than one block, so many groups that they stay in the first-level
+// cache meanwhile.
+template <Format F, size_t Most, size_t Panels>
+void panels_times_packed(const Matrix& m, const Inputs& x, size_t rows, const uint8_t* data, Output y) {
+    const size_t all = m.columns / m.group, step = rows <= Most ? all : kTileBytes / (Panels * m.bytes_group);
+    for (size_t first = 0; first < all; first += step) {
+        Inputs here = x;
+        here.q8 += first * m.group, here.scale += first, here.sum += first;
+        const size_t count = all - first < step ? all - first : step;
+        PackedRows<F, Panels> block{{m, data + first * m.bytes_group, count}, here, y};
+        over_rows<Most>(rows, block);
+    }
+}
+
+template <Format F>
+void matmul_packed(const Matrix& m, const Inputs& x, size_t rows, size_t panel, size_t panel_end, Output y) {
+    constexpr size_t wide = Vector::int_panels;
+    while (panel < panel_end) {
+        const uint8_t* data = m.data + panel * m.bytes_panel;
+        // Rows that fit beside a single panel pass in one go, and the matrix streams through once.
+        const bool narrow = panel_end - panel < wide || rows <= Vector::single_rows;
+        narrow ? panels_times_packed<F, Vector::single_rows, 1>(m, x, rows, data, y)
+               : panels_times_packed<F, Vector::int_rows, wide>(m, x, rows, data, y);
+        panel += narrow ? 1 : wide, y.at += (narrow ? 1 : wide) * kPanel;
     }
 }
 
 template <size_t Panels>
-void panels_times_bytes(const Matrix& m, const Inputs& x, size_t rows, const uint8_t* data, Output y, float* scratch) {
-    uint8_t* bytes = reinterpret_cast<uint8_t*>(scratch);
-    float* scales = scratch + 2 * kPanel * kTileInputs / 4;
-    const size_t all = m.columns / m.group, step = kTileInputs / m.group;
-    for (size_t first = 0; first < all; first += step) {
-        ByteTile w;
-        w.group = m.group;
-        w.groups = all - first < step ? all - first : step;
-        w.stride = m.format == Format::q4 ? m.group * kPanel : m.bytes_group;
-        for (size_t p = 0; p < Panels; ++p) {
-            const uint8_t* groups = data + p * m.bytes_panel + first * m.bytes_group;
-            uint8_t* unpacked = bytes + p * kPanel * kTileInputs;
-            float* panel_scales = scales + p * 2 * kPanel * step;
-            for (size_t g = 0; g < w.groups; ++g) {
-                unpack_scales(m, groups + g * m.bytes_group, panel_scales + g * 2 * kPanel);
-                if (m.format == Format::q4) unpack_nibbles(groups + g * m.bytes_group, m.group, unpacked + g * w.stride);
-            }
-            w.values[p] = m.format == Format::q4 ? unpacked : groups;
-            w.scales[p] = panel_scales;
-        }
-        Inputs here = x;
-        here.q8 += first * m.group, here.scale += first, here.sum += first;
-        if (m.format == Format::q4) {
-            ByteRows<Panels, true> block{w, here, y};
-            over_rows<Vector::int_rows>(rows, block);
-        } else {
-            ByteRows<Panels, false> block{w, here, y};
-            over_rows<Vector::int_rows>(rows, block);
-        }
-    }
-}
-
-template <size_t FloatPanels, size_t IntPanels>
-size_t some_panels(const Matrix& m, const Inputs& x, size_t rows, const uint8_t* data, Output y, float* scratch) {
-    if (m.group && x.q8) {
-        panels_times_bytes<IntPanels>(m, x, rows, data, y, scratch);
-        return IntPanels;
-    }
+void panels_times_some(const Matrix& m, const Inputs& x, size_t rows, const uint8_t* data, Output y, float* scratch) {
     if constexpr (Vector::bf16_dot) {
-        if (m.format == Format::bf16 && x.bf16) {
-            panels_times_pairs<FloatPanels>(m, x, rows, data, y);
-            return FloatPanels;
-        }
+        if (m.format == Format::bf16 && x.bf16) return panels_times_pairs<Panels>(m, x, rows, data, y);
     }
-    panels_times_floats<FloatPanels>(m, x, rows, data, y, scratch);
-    return FloatPanels;
+    panels_times_floats<Panels>(m, x, rows, data, y, scratch);
 }
 
 // What the sums start from.
@@ -305,14 +311,17 @@ void matmul(const Matrix& m, const Inputs& x, size_t rows, size_t panel, size_t 
     if (rows == 1) return matvec(m, x, panel, panel_end, y, start, scratch);
     Output out{y, y_stride};
     begin(m, rows, panel, panel_end, out, start);
+    if (m.group && x.q8) {
+        return m.format == Format::q4 ? matmul_packed<Format::q4>(m, x, rows, panel, panel_end, out)
+                                      : matmul_packed<Format::q8>(m, x, rows, panel, panel_end, out);
+    }
+    constexpr size_t wide = Vector::float_panels;
     while (panel < panel_end) {
-        constexpr size_t widest =
-            Vector::float_panels > Vector::int_panels ? Vector::float_panels : Vector::int_panels;
+        const bool narrow = panel_end - panel < wide;
         const uint8_t* data = m.data + panel * m.bytes_panel;
-        const size_t done = panel_end - panel >= widest
-                                ? some_panels<Vector::float_panels, Vector::int_panels>(m, x, rows, data, out, scratch)
-                                : some_panels<1, 1>(m, x, rows, data, out, scratch);
-        panel += done, out.at += done * kPanel;
+        narrow ? panels_times_some<1>(m, x, rows, data, out, scratch)
+               : panels_times_some<wide>(m, x, rows, data, out, scratch);
+        panel += narrow ? 1 : wide, out.at += (narrow ? 1 : wide) * kPanel;
     }
 }
 

@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kPrivateRows = 2;  // so few rows are prepared by every thread for itself, which saves a barrier
 constexpr size_t kRowBlock = 256;   // rows of a task of a product
+constexpr size_t kFewRows = 32;     // up to here a thread takes panels that lie side by side, so that they stream
 constexpr size_t kGatedRows = 128;
 constexpr size_t kPanels = 2;       // panels of a task of a product of many rows
 constexpr size_t kRunPanels = 8;    // panels of a gated product of one row between two activations
@@ -57,9 +58,9 @@ bool Program::run(const Pass& pass) {
         r.cos[i] = r.cosines[i].get<float>(rows * ropes_[i].half);
         r.sin[i] = r.sines[i].get<float>(rows * ropes_[i].half);
     }
-    r.forms.reserve(std::max(rows, pass.kept_count), widest);
+    r.forms.reserve(std::max(rows, pass.kept_count), widest, uses_);
     for (auto& thread : r.threads) {
-        thread.forms.reserve(kPrivateRows, widest);
+        thread.forms.reserve(kPrivateRows, widest, uses_);
         thread.products = thread.scratch.get<float>(kMatmulScratch + 2 * kGatedRows * kPanels * kPanel);
         thread.tile = thread.attention.get<float>(kAttentionScratch + kTileRows * (round_up(head_dim, kPanel) + head_dim));
     }
@@ -158,12 +159,12 @@ void Program::prepare(const Operation& op, const float* x, Forms& forms, size_t 
     bool pairs = false, grouped[3] = {};
     for (const Matrix* m : op.matrices) {
         if (m->format == Format::bf16 && kernels_.bf16_dot && !pairs) {
-            kernels_.to_bf16(x, width, forms.bf16 + row * forms.stride);
+            kernels_.to_bf16(x, width, forms.bf16 + row * forms.bf16_stride);
             pairs = true;
         }
         const size_t i = group_index(m->group);
         if (m->group && integer_inputs_ && !grouped[i]) {
-            kernels_.quantize(x, width, m->group, forms.q8[i] + row * forms.stride,
+            kernels_.quantize(x, width, m->group, forms.q8[i] + row * forms.q8_stride,
                               forms.scale[i] + row * forms.group_stride[i], forms.sum[i] + row * forms.group_stride[i]);
             grouped[i] = true;
         }
@@ -188,10 +189,10 @@ Inputs Program::inputs(const Running& r, const Operation& op, const Matrix& m, c
     const bool copied = op.norm || op.kind == Kind::head;
     x.f32 = copied ? forms.normed : at(r, op.input, 0);
     x.f32_stride = copied ? forms.stride : stride(op.input);
-    if (m.format == Format::bf16 && kernels_.bf16_dot) x.bf16 = forms.bf16, x.bf16_stride = forms.stride;
+    if (m.format == Format::bf16 && kernels_.bf16_dot) x.bf16 = forms.bf16, x.bf16_stride = forms.bf16_stride;
     if (m.group && integer_inputs_) {
         const size_t i = group_index(m.group);
-        x.q8 = forms.q8[i], x.q8_stride = forms.stride;
+        x.q8 = forms.q8[i], x.q8_stride = forms.q8_stride;
         x.scale = forms.scale[i], x.sum = forms.sum[i], x.group_stride = forms.group_stride[i];
     }
     return x;
@@ -234,6 +235,20 @@ bool Program::linear(Running& r, const Operation& op, size_t thread) const {
         }
         return r.team->barrier();
     }
+    if (rows <= kFewRows) {
+        size_t all = 0, begin, end;
+        for (const Matrix* m : op.matrices) all += blocks(m->panels, kPanels);
+        while (r.team->next_run(all, begin, end)) {
+            size_t before = 0;
+            for (size_t i = 0; i < op.matrices.size(); before += blocks(op.matrices[i++]->panels, kPanels)) {
+                const size_t pairs = blocks(op.matrices[i]->panels, kPanels);
+                const size_t from = std::max(begin, before), to = std::min(end, before + pairs);
+                if (from >= to) continue;
+                product(i, 0, rows, (from - before) * kPanels, std::min((to - before) * kPanels, op.matrices[i]->panels));
+            }
+        }
+        return r.team->barrier();
+    }
     size_t all = 0;
     const size_t row_blocks = blocks(rows, kRowBlock);
     for (const Matrix* m : op.matrices) all += blocks(m->panels, kPanels) * row_blocks;
@@ -272,7 +287,7 @@ bool Program::gated(Running& r, const Operation& op, size_t thread) const {
         return r.team->barrier();
     }
     const size_t row_blocks = blocks(r.rows, kGatedRows), all = blocks(gate.panels, kPanels) * row_blocks;
-    for (size_t task; (task = r.team->next(all)) < all;) {
+    auto task_of = [&](size_t task) {
         const size_t panel = task / row_blocks * kPanels, stop = std::min(panel + kPanels, gate.panels);
         const size_t first = task % row_blocks * kGatedRows, rows = std::min(first + kGatedRows, r.rows) - first;
         const size_t width = (stop - panel) * kPanel;
@@ -281,6 +296,13 @@ bool Program::gated(Running& r, const Operation& op, size_t thread) const {
         for (size_t row = 0; row < rows; ++row) {
             activate(gates + row * width, ups + row * width, width, at(r, op.output, first + row) + panel * kPanel);
         }
+    };
+    if (r.rows <= kFewRows) {
+        for (size_t begin, end; r.team->next_run(all, begin, end);) {
+            for (size_t task = begin; task < end; ++task) task_of(task);
+        }
+    } else {
+        for (size_t task; (task = r.team->next(all)) < all;) task_of(task);
     }
     return r.team->barrier();
 }

@@ -33,6 +33,10 @@ void Program::want(size_t buffer, size_t width, const char* what) const {
 }
 
 size_t Program::add(Operation operation) {
+    for (const Matrix* m : operation.matrices) {
+        uses_.bf16 |= m->format == Format::bf16 && kernels_.bf16_dot;
+        if (m->group && integer_inputs_) uses_.q8[group_index(m->group)] = true;
+    }
     operations_.push_back(std::move(operation));
     memory_.reset();
     return operations_.size() - 1;

@@ -122,6 +122,10 @@ class Program {
         size_t half;
         float factor;
     };
+    // Which forms of inputs the program's matrices take.
+    struct Uses {
+        bool bf16 = false, q8[3] = {};
+    };
     struct Forms;
     struct Running;
 
@@ -142,7 +146,7 @@ class Program {
     void attend_tile(Running& r, const Operation& op, size_t b, size_t head, size_t first, size_t last,
                      size_t thread) const;
     float* at(const Running& r, size_t buffer, size_t row) const;
-    size_t stride(size_t buffer) const { return round_up(widths_[buffer], kPanel); }
+    size_t stride(size_t buffer) const { return round_up(widths_[buffer], kPanel) + kPanel; }  // see Forms
 
     const Kernels& kernels_;
     const size_t threads_;
@@ -152,6 +156,7 @@ class Program {
     std::vector<Operation> operations_;
     Table table_;
     size_t captures_ = 0;
+    Uses uses_;
     std::mutex one_;                   // a program runs one pass at a time
     std::unique_ptr<Running> memory_;  // of the last pass, kept for the next
 };

@@ -48,15 +48,19 @@ struct Program::Forms {
     int8_t* q8[3] = {};
     float* scale[3] = {};
     float* sum[3] = {};
-    size_t stride = 0, group_stride[3] = {};
+    size_t stride = 0, bf16_stride = 0, q8_stride = 0, group_stride[3] = {};
 
-    void reserve(size_t rows, size_t width) {
-        stride = round_up(width, 2 * kPanel);
+    // Each row ends in an empty line: rows a power of two apart would fall on the same few places of the cache.
+    void reserve(size_t rows, size_t width, const Uses& uses) {
+        stride = round_up(width, kPanel) + kPanel;
+        bf16_stride = round_up(width, 2 * kPanel) + 2 * kPanel;
+        q8_stride = round_up(width, 4 * kPanel) + 4 * kPanel;
         normed = blocks[0].get<float>(rows * stride);
-        bf16 = blocks[1].get<uint16_t>(rows * stride);
+        if (uses.bf16) bf16 = blocks[1].get<uint16_t>(rows * bf16_stride);
         for (size_t i = 0; i < 3; ++i) {
-            group_stride[i] = stride / kGroups[i] + 1;
-            q8[i] = blocks[2 + 3 * i].get<int8_t>(rows * stride);
+            if (!uses.q8[i]) continue;
+            group_stride[i] = width / kGroups[i] + 1;
+            q8[i] = blocks[2 + 3 * i].get<int8_t>(rows * q8_stride);
             scale[i] = blocks[3 + 3 * i].get<float>(rows * group_stride[i]);
             sum[i] = blocks[4 + 3 * i].get<float>(rows * group_stride[i]);
         }

@@ -1,4 +1,4 @@
-// From a matrix's storage to what the register tiles read: floats [K][16], or bytes [K / 4][16][4] with float scales.
+// From a matrix's storage to floats [K][16], for products in float32 and on machines without a product of bf16 pairs.
 #pragma once
 
 #include "elementwise.h"
@@ -21,18 +21,6 @@ inline Floats load_as(Element e, const void* p, size_t index) {
 inline void unpack_scales(const Matrix& m, const uint8_t* group, float* out) {
     const uint8_t* scales = group + group_values_bytes(m.format, m.group);
     for (size_t i = 0; i < 2 * kPanel; i += kLanes) Vector::store(out + i, load_as(m.scale, scales, i));
-}
-
-// Nibbles of a group as bytes [group / 4][16][4].
-inline void unpack_nibbles(const uint8_t* group, size_t inputs, uint8_t* out) {
-    for (size_t k = 0; k < inputs; k += 8, group += 4 * kPanel, out += 8 * kPanel) {
-        for (size_t part = 0; part < kParts; ++part) {
-            Vector::Bytes low, high;
-            Vector::split(Vector::load_bytes(group + part * 4 * kLanes), low, high);
-            Vector::store_bytes(out + part * 4 * kLanes, low);
-            Vector::store_bytes(out + 4 * kPanel + part * 4 * kLanes, high);
-        }
-    }
 }
 
 inline void unpack_group_floats(const Matrix& m, const uint8_t* group, float* out) {

@@ -16,7 +16,8 @@ struct Vector {
     static constexpr size_t lanes = 8;
     // Sixteen registers: twelve accumulators of floats; six of integers beside the six floats they end up in.
     static constexpr size_t float_rows = 6, float_panels = 1;
-    static constexpr size_t int_rows = 3, int_panels = 1;
+    static constexpr size_t pair_rows = 1;  // it has no product of pairs
+    static constexpr size_t int_rows = 3, int_panels = 1, single_rows = 3;
     static constexpr size_t attention_rows = 8;
     static constexpr bool bf16_dot = false;
 

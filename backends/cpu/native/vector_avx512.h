@@ -16,7 +16,8 @@ struct Vector {
     static constexpr size_t lanes = 16;
     // Rows and panels of the register tiles: their accumulators, one set of weights and a few more fill 32 registers.
     static constexpr size_t float_rows = 12, float_panels = 2;
-    static constexpr size_t int_rows = 6, int_panels = 2;
+    static constexpr size_t pair_rows = 6;
+    static constexpr size_t int_rows = 6, int_panels = 2, single_rows = 12;
     static constexpr size_t attention_rows = 16;
 #ifdef __AVX512BF16__
     static constexpr bool bf16_dot = true;

@@ -17,7 +17,8 @@ struct Vector {
     static constexpr size_t lanes = 4;
     // 32 registers: 24 accumulators of floats; 12 of integers beside the 12 floats they end up in.
     static constexpr size_t float_rows = 6, float_panels = 1;
-    static constexpr size_t int_rows = 3, int_panels = 1;
+    static constexpr size_t pair_rows = 6;
+    static constexpr size_t int_rows = 3, int_panels = 1, single_rows = 3;
     static constexpr size_t attention_rows = 8;
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
     static constexpr bool bf16_dot = true;

@@ -16,7 +16,8 @@ struct Vector {
     struct Bytes { uint8_t v[4 * lanes]; };
     struct Broadcast { int8_t v[4]; };
     static constexpr size_t float_rows = 2, float_panels = 1;
-    static constexpr size_t int_rows = 2, int_panels = 1;
+    static constexpr size_t pair_rows = 1;  // it has no product of pairs
+    static constexpr size_t int_rows = 2, int_panels = 1, single_rows = 2;
     static constexpr size_t attention_rows = 4;
     static constexpr bool bf16_dot = false;
 
