@@ -292,7 +292,9 @@ def load(
     if adapter is not None:
         from .adapters.loading import adapted
 
-        described, weights = adapted(described, settings, adapter, merge=merge_adapter, seed=seed, fresh_head=fresh_head)
+        described, weights = adapted(
+            described, settings, adapter, merge=merge_adapter, seed=seed, fresh_head=fresh_head
+        )
     elif merge_adapter:
         raise InputError("merge_adapter goes with adapter", hint="give adapter=folder")
     else:
