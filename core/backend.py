@@ -38,11 +38,13 @@ class RealizeOptions:
         dtype: ``"auto"`` (the backend decides, as a rule the checkpoint's own) or a dtype name.
         device: one of the backend's devices, or ``None`` for its best.
         threads: how many a CPU backend may use, or ``None`` for its own choice.
+        kv_cache: element type of keys and values, or ``"auto"``; only for backends that list it in ``kv_caches``.
     """
 
     dtype: str = "auto"
     device: str | None = None
     threads: int | None = None
+    kv_cache: str = "auto"
 
 
 @runtime_checkable

@@ -288,7 +288,8 @@ def load(
         settings=settings,
     )
     choice = choose_backend(settings.backend, described.plugins.backends(), settings.device)
-    options = RealizeOptions(dtype=settings.dtype, device=choice.device, threads=settings.threads)
+    _check_kv_cache(settings, choice.backend)
+    options = RealizeOptions(settings.dtype, choice.device, settings.threads, settings.kv_cache)
     if adapter is not None:
         from .adapters.loading import adapted
 
@@ -311,6 +312,22 @@ def load(
         model,
         described.checkpoint,
     )
+
+
+def _check_kv_cache(settings: Settings, backend: Any) -> None:
+    """A cache's element type is obeyed or refused, never passed over."""
+    known = getattr(backend, "kv_caches", ())
+    if settings.kv_cache != "auto" and settings.kv_cache not in known:
+        offered = f"it offers {', '.join(known)}" if known else "it offers no choice"
+        hint = "leave kv_cache at auto, or take backend cpu"
+        raise UnsupportedError(f"kv_cache={settings.kv_cache}: not on backend {backend.name!r}; {offered}", hint=hint)
+
+
+def described_weights(folder: Path) -> tuple[Described, Mapping[str, np.ndarray]]:
+    """What lies in a folder, and its weights as they are stored, for those who prepare them ahead of loading."""
+    settings = load_settings().model_copy(update={"quantize": None})
+    described = describe(folder, settings=settings)
+    return described, _weights(described, settings)
 
 
 def _weights(

@@ -195,6 +195,6 @@ def _rows(before: int, wanted: Any, multiple: Any) -> int:
 
 def _anew(loaded: Loaded, graph: Graph, config: LlamaConfig, weights: Weights) -> Model:
     """The model realized once more, where and in what the old one is."""
-    model = loaded.model
-    options = RealizeOptions(dtype=model.dtype, device=loaded.choice.device, threads=loaded.settings.threads)
+    model, settings = loaded.model, loaded.settings
+    options = RealizeOptions(model.dtype, loaded.choice.device, settings.threads, settings.kv_cache)
     return loaded.choice.backend.realize(graph, weights, options, config=config, task=loaded.task)

@@ -113,6 +113,11 @@ class Settings(BaseModel):
         "int4, int8, int4-g32, int4-g128 ... (int2, int3, int5 and int6 too)",
         pattern=r"^int[234568](-g(32|64|128))?$",
     )
+    kv_cache: Literal["auto", "float32", "bfloat16", "float16", "int8"] = _setting(
+        "auto",
+        "element type of cached keys and values, where the backend offers a choice; auto takes what it computes in",
+        "auto, float32, bfloat16, float16 or int8",
+    )
     load_format: str = _setting(
         "auto",
         "format of the weights; dummy makes random ones from a config alone",
@@ -132,7 +137,7 @@ class Settings(BaseModel):
     )
     threads: _WholeNumber | None = _setting(
         None,
-        "threads torch may use on the CPU; its own choice when not set",
+        "threads the cpu and torch backends may use on the CPU; their own choice when not set",
         "a whole number of at least 1",
         ge=1,
         le=65536,

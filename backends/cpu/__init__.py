@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.backend import Availability, RealizeOptions
@@ -33,6 +34,11 @@ class CpuBackend:
 
     name = "cpu"
     dtypes = ("float32", "bfloat16", "float16")
+    kv_caches = ("float32", "bfloat16", "float16", "int8")
+
+    def __init__(self, isa: str | None = None) -> None:
+        """Use the kernels for `isa`; by default the best that this machine has, or ``POLYLLAMA_CPU_ISA``."""
+        self.isa = isa
 
     def availability(self) -> Availability:
         """Whether the kernels were built when polyllama was installed."""
@@ -54,10 +60,25 @@ class CpuBackend:
             BackendError: a dtype it does not compute in.
             SettingsError: ``POLYLLAMA_CPU_ISA`` names kernels that this machine cannot run.
         """
-        instruction_set()
+        isa = instruction_set(self.isa)
         from .model import realize
 
-        return realize(graph, weights, options, config=config, task=task)
+        return realize(graph, weights, options, config=config, task=task, isa=isa)
+
+    def pack(self, folder: Path) -> Path:
+        """Write a checkpoint's matrices as the kernels read them beside it, so that loading maps them and is done.
+
+        Raises:
+            BackendUnavailableError: the kernels do not load here.
+            CheckpointError: no checkpoint, or a folder that cannot be written.
+        """
+        instruction_set()
+        from ...core.loading import described_weights
+        from .model import own_dtype
+        from .packed_file import write
+
+        described, weights = described_weights(folder)
+        return write(folder, described.graph, weights, own_dtype(described.graph, weights, "auto", described.config))
 
 
 @functools.cache
@@ -81,16 +102,15 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(_kernels.instruction_sets())
 
 
-def instruction_set() -> str:
-    """The instruction set to use: the best, or what ``POLYLLAMA_CPU_ISA`` says.
+def instruction_set(asked: str | None = None) -> str:
+    """The instruction set to use: what was asked for, else what ``POLYLLAMA_CPU_ISA`` says, else the best.
 
     Raises:
-        SettingsError: the variable names one that this machine cannot run.
+        SettingsError: one that was not built or that this machine cannot run.
     """
     known = instruction_sets()
-    wanted = os.environ.get(ISA_VARIABLE, "").strip().lower().replace("-", "_")
-    if not wanted:
-        return known[0]
-    if wanted not in known:
-        raise SettingsError(f"{ISA_VARIABLE}={wanted}: no such kernels run here", hint=f"there are: {', '.join(known)}")
-    return wanted
+    wanted = (asked or os.environ.get(ISA_VARIABLE, "")).strip().lower().replace("-", "_")
+    if wanted and wanted not in known:
+        source = "instruction set" if asked else f"{ISA_VARIABLE}:"
+        raise SettingsError(f"{source} {wanted!r} has no kernels that run here", hint=f"there are: {', '.join(known)}")
+    return wanted or known[0]

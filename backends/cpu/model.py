@@ -13,11 +13,10 @@ from ...core.cache import Cache
 from ...core.checkpoint.base import TensorInfo
 from ...core.errors import BackendError, InputError, PolyllamaWarning
 from ...core.forward import Engine
-from ...core.graph import Decoder, DecoderLayer, Embedding, Linear, RMSNorm
-from ...core.inputs import lay_out
+from ...core.graph import Decoder, DecoderLayer, Embedding, Linear
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.spec_model import SpecModel
-from . import instruction_set
+from . import packed_file
 from .cache import CpuCache
 from .program import Lowered, lower
 from .topology import physical_cores
@@ -59,8 +58,6 @@ class CpuModel(SpecModel):
             graph, config, task, engine, dtype=dtype, stored_dtype=dtype, device="cpu", as_array=_same, to_numpy=_same
         )
         self._frequencies = [np.ascontiguousarray(rope.row_frequencies()) for rope in lowered.ropes]
-        # One call from ids to logits, where nothing but the kernels' own nodes takes part.
-        self._whole = lowered.whole is not None and lowered.head is not None and not self._ropes and task.generates
 
     @property
     def threads(self) -> int:
@@ -185,16 +182,18 @@ def realize(
     *,
     config: LlamaConfig,
     task: Task,
+    isa: str,
 ) -> CpuModel:
     """Pack the weights and lower the graph."""
-    dtype = _dtype(graph, weights, options.dtype, config)
-    packed = pack(graph, weights, dtype)
+    dtype = own_dtype(graph, weights, options.dtype, config)
+    packed = pack(graph, weights, dtype, packed_file.find(graph, weights, dtype))
+    cache = dtype if options.kv_cache == "auto" else options.kv_cache
     threads = options.threads or min(physical_cores(), 1 + packed.nbytes // BYTES_PER_THREAD)
-    lowered = lower(graph, packed, isa=instruction_set(), threads=threads, dtype=dtype, cache=dtype)
+    lowered = lower(graph, packed, isa=isa, threads=threads, dtype=dtype, cache=cache)
     return CpuModel(graph, config, task, packed, lowered, dtype)
 
 
-def _dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, config: LlamaConfig) -> str:
+def own_dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, config: LlamaConfig) -> str:
     """What to compute in: what was asked for, or the model's own; packed weights by themselves take int8 inputs."""
     if asked != "auto":
         if asked not in DTYPES:
@@ -211,5 +210,3 @@ def _dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, config: 
         warnings.warn(message, PolyllamaWarning, stacklevel=2)
     return own if own in DTYPES else "float32" if own == "float64" else "bfloat16"
 
-
-__all__ = ["CpuModel", "RMSNorm", "lay_out", "realize"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.command(
     "quantize",
     epilog=examples(
-        "polyllama quantize tiny ./tiny-int4 --group-size 32",
+        "polyllama quantize tiny ./tiny-int4 --group-size 32 --pack cpu",
         "polyllama quantize llama-3.2-1b ./small --embeddings int8 --module '*.down_proj=int8'",
         "polyllama quantize ./my-model ./small --method calibrated --calibration texts.jsonl",
     ),
@@ -46,10 +47,13 @@ if TYPE_CHECKING:
     help="Plain rounding, or by what each matrix is given on the text of --calibration (GPTQ).",
 )
 @click.option("--calibration", metavar="FILE", help="Text to calibrate by: a .jsonl with text in each line, or plain.")
+@click.option("--pack", metavar="BACKEND", help="Also write the weights as this backend reads them (cpu), to load at once.")
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
 @source_options
 @json_option
-def quantize(source: str, target: str, modules: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def quantize(
+    source: str, target: str, modules: tuple[str, ...], pack: str | None, as_json: bool, **options: Any
+) -> None:
     """Write SOURCE with quantized weights into the new folder TARGET, and say what each matrix lost.
 
     One matrix is in memory at a time. The layout is MLX's, so every backend here and mlx-lm read the result. With
@@ -58,12 +62,29 @@ def quantize(source: str, target: str, modules: tuple[str, ...], as_json: bool, 
     from ...core.quantization.convert import quantize_checkpoint
 
     given = {name: value for name, value in options.items() if value is not None}
+    packer = None if pack is None else _packer(pack)
     with _progress(not as_json) as progress:
         report = quantize_checkpoint(source, target, modules=_patterns(modules), progress=progress, **given)
+    packed = None if packer is None else packer(report.folder)
     if as_json:
-        print_json(report.to_dict())
-    else:
-        _show(report)
+        print_json(report.to_dict() | ({} if packed is None else {"packed": str(packed)}))
+        return
+    _show(report)
+    if packed is not None:
+        click.echo(f"{packed}: as backend {pack} reads it")
+
+
+def _packer(name: str) -> Callable[[Path], Path]:
+    """What writes weights as a backend reads them."""
+    from ...core.backend import choose_backend
+    from ...core.errors import BackendError
+    from ...core.plugins import plugin_manager
+
+    backend = choose_backend(name, plugin_manager().backends()).backend
+    found: Callable[[Path], Path] | None = getattr(backend, "pack", None)
+    if found is None:
+        raise BackendError(f"backend {name!r} has no format of its own to pack into", hint="use --pack cpu")
+    return found
 
 
 def _patterns(modules: tuple[str, ...]) -> dict[str, str]:

@@ -1,0 +1,145 @@
+"""Weights in panels in a file of their own, beside the checkpoint they were made from: mapped, they load at once.
+
+The file is safetensors: one tensor of bytes for each matrix, each beginning on a cache line, and in the metadata how each
+lies and what the checkpoint looked like. The layout is the same for every processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...core.checkpoint.safetensors import SafetensorsFile
+from ...core.errors import CheckpointError, PolyllamaWarning
+from .weights import Layout, Packed, _packed, matrices
+
+if TYPE_CHECKING:
+    from ...core.graph import Graph
+
+NAME = "polyllama-cpu.safetensors"
+VERSION = "1"
+PAGE = 4096
+SAMPLES = 64
+HEADER_PER_MATRIX = 256
+"""Bytes of header that the entry of a matrix and its layout may take."""
+
+
+def fingerprint(files: list[Path]) -> str:
+    """What weights look like without reading them all: sizes, and some pages spread over each file.
+
+    Raises:
+        OSError: a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for place in range(SAMPLES):
+                file.seek(place * max(0, size - PAGE) // (SAMPLES - 1))
+                digest.update(file.read(PAGE))
+    return digest.hexdigest()
+
+
+def weight_files(weights: Any, graph: Graph) -> list[Path]:
+    """The files a graph's matrices come from; empty where some are made while loading."""
+    info = getattr(weights, "info", None)
+    if info is None:
+        return []
+    names = [p.name for p in graph.parameters() if p.name.rpartition(".")[0] in matrices(graph)]
+    files = [info(name).file for name in names]
+    return [] if None in files else sorted(set(files))
+
+
+def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Path:
+    """Pack a checkpoint's matrices into ``polyllama-cpu.safetensors`` in `folder`, one at a time.
+
+    Raises:
+        CheckpointError: weights that do not come from files, or a folder that cannot be written.
+    """
+    files = weight_files(weights, graph)
+    if not files:
+        raise CheckpointError(f"{folder}: only weights that lie in files can be packed", hint="quantize them first")
+    target, partial = folder / NAME, folder / f".{NAME}.{secrets.token_hex(4)}.partial"
+    modules = matrices(graph)
+    room = -(-(HEADER_PER_MATRIX * 2 * (len(modules) + 2)) // PAGE) * PAGE
+    entries: dict[str, Any] = {}
+    layouts: dict[str, Any] = {}
+    position = 0
+    try:
+        with partial.open("wb") as file:
+            file.seek(room)
+            for name, node in modules.items():
+                packed = _packed(node, name, weights, dtype, None)
+                file.write(packed.data)
+                end = position + packed.data.nbytes
+                entries[name] = {"dtype": "U8", "shape": [packed.data.nbytes], "data_offsets": [position, end]}
+                layouts[name], position = asdict(packed.layout), end
+            made_from = fingerprint(files)
+            metadata = {"version": VERSION, "dtype": dtype, "layouts": json.dumps(layouts), "made_from": made_from}
+            header = json.dumps({"__metadata__": metadata, **entries}).encode().ljust(room - 8)
+            if len(header) != room - 8:
+                raise CheckpointError(f"{target}: names of modules are too long to be packed")
+            file.seek(0)
+            file.write(len(header).to_bytes(8, "little") + header)
+        os.replace(partial, target)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def find(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Mapping[str, Packed] | None:
+    """The matrices of a packed file beside the checkpoint; ``None`` where there is none for `dtype`.
+
+    Warns:
+        PolyllamaWarning: there is one that was made from other weights, or that is broken; it is not used.
+    """
+    files = weight_files(weights, graph)
+    path = files[0].parent / NAME if files else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        file = SafetensorsFile(path)
+        if file.metadata.get("version") == VERSION and file.metadata.get("dtype") != dtype:
+            return None
+        return _read(file, graph, fingerprint(files))
+    except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
+        warnings.warn(
+            f"{path} is not used ({error}): weights are packed anew; "
+            f"make it again with `polyllama quantize` and --pack cpu, or remove it",
+            PolyllamaWarning,
+            stacklevel=4,
+        )
+        return None
+
+
+def _read(file: SafetensorsFile, graph: Graph, made_from: str) -> Mapping[str, Packed]:
+    if file.metadata.get("version") != VERSION:
+        raise CheckpointError("it is of another version")
+    if file.metadata.get("made_from") != made_from:
+        raise CheckpointError("it was made from other weights")
+    layouts = json.loads(file.metadata["layouts"])
+    found = {}
+    for name, node in matrices(graph).items():
+        layout = Layout(**layouts[name])
+        _check(layout, node, name)
+        found[name] = Packed.of(layout, file.read(name))
+    return found
+
+
+def _check(layout: Layout, node: Any, name: str) -> None:
+    """Refuse a matrix of another shape or width than the graph's."""
+    wanted = node.out_features, node.in_features, getattr(node, "group_size", 0), getattr(node, "bits", 0)
+    if (layout.rows, layout.columns, layout.group, layout.bits) != wanted:
+        raise CheckpointError(f"{name} is of another shape")

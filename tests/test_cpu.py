@@ -1,0 +1,380 @@
+"""The cpu backend: products of every format on every instruction set, whole models, caches, threads, interruption."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from polyllama import Llama, LlamaConfig, PolyllamaError
+from polyllama.backends.cpu import CpuBackend, instruction_set
+from polyllama.core.backend import RealizeOptions, choose_backend
+from polyllama.core.errors import BackendError, InputError, SettingsError, UnsupportedError
+from polyllama.core.plugins import plugin_manager
+from polyllama.testing import ConformanceSuite
+from polyllama.testing.probes import probe
+from support import SIZES, relative_error
+
+if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
+    pytest.skip("the native kernels were not built", allow_module_level=True)
+
+from polyllama.backends.cpu import _kernels
+from polyllama.backends.cpu.weights import Packed, pack_floats, pack_quantized
+from polyllama.core.quantization.affine import dequantize, quantize
+
+ISAS = tuple(_kernels.instruction_sets())
+ROWS = (1, 2, 5, 7, 12, 13, 40)
+
+
+class TestConformance(ConformanceSuite):
+    """Everything, on the best instruction set."""
+
+    backend = CpuBackend()
+
+
+class TestPortable(ConformanceSuite):
+    """What differs between instruction sets, on the one that every machine has."""
+
+    backend = CpuBackend("portable")
+    only = ("node", "attention", "quantized", "cache.chunked", "padding.mixed")
+
+
+if "avx2" in ISAS[1:]:
+
+    class TestAvx2(ConformanceSuite):
+        """The same on 256-bit registers."""
+
+        backend = CpuBackend("avx2")
+        only = TestPortable.only
+
+
+def product(isa: str, packed: Packed, x: np.ndarray, *, integers: bool = False, threads: int = 2) -> np.ndarray:
+    program = _kernels.Program(isa, threads, integers)
+    y = np.full((len(x), packed.matrix.padded_rows), np.nan, np.float32)
+    program.product(packed.matrix, np.ascontiguousarray(x, np.float32), y)
+    return y[:, : packed.layout.rows]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_products_of_floats(isa: str, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    for outputs, inputs in ((40, 96), (97, 301), (16, 1)):
+        w = rng.standard_normal((outputs, inputs)).astype(np.float32)
+        bias = rng.standard_normal(outputs).astype(np.float32)
+        layout, data = pack_floats(w, dtype)
+        packed = Packed.of(layout, data, bias)
+        exact = packed.tensor("weight").astype(np.float64)
+        for rows in ROWS:
+            x = rng.standard_normal((rows, inputs)).astype(np.float32)
+            # A product of bf16 pairs rounds its inputs to bf16 first: 2^-9 of each.
+            tolerance = 2e-2 if dtype == "bfloat16" else 2e-6
+            wanted = x.astype(np.float64) @ exact.T + bias
+            assert relative_error(product(isa, packed, x), wanted) < tolerance, (outputs, inputs, rows)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128), (2, 64), (6, 32)])
+def test_products_of_packed_weights(isa: str, bits: int, group: int) -> None:
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((83, 640)).astype(np.float16)
+    quantized = quantize(w, group, bits)
+    layout, data = pack_quantized(*quantized, bits=bits, group=group, dtype="bfloat16")
+    packed = Packed.of(layout, data, rng.standard_normal(83).astype(np.float32))
+    for kind in quantized._fields:
+        np.testing.assert_array_equal(packed.tensor(kind), getattr(quantized, kind))
+    bias = product(isa, packed, np.zeros((1, 640), np.float32))[0]
+    exact = dequantize(*quantized, bits=bits, dtype=np.float64)
+    for rows in ROWS:
+        x = rng.standard_normal((rows, 640)).astype(np.float32)
+        wanted = x.astype(np.float64) @ exact.T + bias
+        assert relative_error(product(isa, packed, x), wanted) < 2e-6
+            # Rounding to int8 is off by half a step, 1/254 of a group's largest value, and over many inputs by less.
+        assert relative_error(product(isa, packed, x, integers=True), wanted) < 2.5e-2
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rounded_inputs_give_exact_integers(isa: str) -> None:
+    """Inputs that int8 holds exactly give the exact result, whatever the kernel: nothing saturates or wraps."""
+    rng = np.random.default_rng(3)
+    for bits in (4, 8):
+        words = np.full((32, 256 * bits // 32), 0xFFFFFFFF, np.uint32)  # every value the largest
+        words[16:] = rng.integers(0, 2**32, words[16:].shape, dtype=np.uint32)
+        scales, biases = np.ones((32, 4), np.float32), np.zeros((32, 4), np.float32)
+        layout, data = pack_quantized(words, scales, biases, bits=bits, group=64, dtype="float32")
+        exact = dequantize(words, scales, biases, bits=bits, dtype=np.float64)
+        for rows in (1, 3, 9):
+            x = rng.integers(-127, 128, (rows, 256)).astype(np.float32)
+            x[:, ::64], x[0] = 127, -127
+            found = product(isa, Packed.of(layout, data), x, integers=True)
+            np.testing.assert_allclose(found, x.astype(np.float64) @ exact.T, rtol=1e-6, atol=0.5)
+
+
+def test_threads_do_not_change_results() -> None:
+    rng = np.random.default_rng(4)
+    layout, data = pack_floats(rng.standard_normal((200, 128)).astype(np.float32), "float32")
+    packed = Packed.of(layout, data)
+    for rows in (1, 9, 300):
+        x = rng.standard_normal((rows, 128)).astype(np.float32)
+        one = product(ISAS[0], packed, x, threads=1)
+        for threads in (2, 3, 5):
+            np.testing.assert_array_equal(product(ISAS[0], packed, x, threads=threads), one)
+
+
+# whole models --------------------------------------------------------------------------------------------------------
+
+
+def config(**fields: Any) -> LlamaConfig:
+    return LlamaConfig(**{**SIZES, "dtype": "float32", **fields})
+
+
+def load(backend: str = "cpu", **fields: Any) -> Llama:
+    options = {name: fields.pop(name) for name in ("dtype", "quantize") if name in fields}
+    return Llama.load(config(**fields), load_format="dummy", backend=backend, **options)
+
+
+IDS = np.random.default_rng(5).integers(0, 97, (3, 40))
+
+
+@pytest.mark.parametrize("length", [1, 17, 40])
+def test_a_cache_gives_what_a_whole_pass_gives_however_it_is_cut(length: int) -> None:
+    llm = load()
+    whole = llm.forward(IDS).logits
+    cache: Any = None
+    for start in range(0, 40, length):
+        y = llm.forward(IDS[:, start : start + length], past_key_values=cache, use_cache=True)
+        cache = y.past_key_values
+        assert relative_error(y.logits, whole[:, start : start + length]) < 1e-5
+
+
+def test_long_prompts_go_through_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = load()
+    mask = np.ones_like(IDS)
+    mask[1, :7], mask[2, 33:] = 0, 0
+    whole = llm.forward(IDS, attention_mask=mask, output_hidden_states=True)
+    monkeypatch.setattr("polyllama.backends.cpu.model.CHUNK", 12)
+    chunked = llm.forward(IDS, attention_mask=mask, output_hidden_states=True)
+    assert relative_error(chunked.logits, whole.logits) < 1e-5
+    for ours, theirs in zip(chunked.hidden_states, whole.hidden_states, strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize(("element", "tolerance"), [("bfloat16", 2e-2), ("float16", 3e-3), ("int8", 3e-2)])
+def test_caches_of_fewer_bits(element: str, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = load().forward(IDS).logits
+    monkeypatch.setenv("POLYLLAMA_KV_CACHE", element)
+    llm = load()
+    y = llm.forward(IDS[:, :30], use_cache=True)
+    cache: Any = y.past_key_values
+    assert cache.nbytes < 0.6 * load_cache_bytes()
+    picked = cache.select_rows([2, 0])
+    for ids, rows, held in ((IDS[:, 30:], [0, 1, 2], cache), (IDS[[2, 0], 30:], [2, 0], picked)):
+        found = llm.forward(ids, past_key_values=held).logits
+        error = relative_error(found, wanted[rows, 30:])
+        assert 1e-6 < error < tolerance  # some, or the setting did nothing
+
+
+def load_cache_bytes() -> int:
+    model: Any = load().model
+    cache = model.new_cache(3, 64)
+    cache.batch = 3
+    cache.reserve(64)
+    return int(cache.nbytes)
+
+
+def test_attentions_see_the_same_cache_as_the_kernels() -> None:
+    """Probabilities are computed by the node's own definition, over keys that kernels wrote."""
+    for element in ("float32", "int8"):
+        model = CpuBackend().realize(
+            probe("plain").graph,
+            probe("plain").stored("float32"),
+            RealizeOptions(dtype="float32", kv_cache=element),
+            config=probe("plain").config,
+            task=probe("plain").task,
+        )
+        first = model.forward(IDS[:, :21], use_cache=True)
+        asked = model.forward(IDS[:, 21:30], past_key_values=first.past_key_values, output_attentions=True)
+        again = model.forward(IDS[:, :21], use_cache=True)
+        plain = model.forward(IDS[:, 21:30], past_key_values=again.past_key_values)
+        assert relative_error(asked.logits, plain.logits) < (1e-5 if element == "float32" else 2e-2)
+        assert asked.attentions[0].shape == (3, 6, 9, 30)
+
+
+def test_another_backends_cache_is_refused() -> None:
+    cache = load("reference").forward([[1]], use_cache=True).past_key_values
+    with pytest.raises(InputError, match="of another backend"):
+        load().forward([[1]], past_key_values=cache)
+
+
+@pytest.mark.parametrize("how", ["int4-g32", "int8-g32"])
+def test_int8_inputs_cost_little(how: str) -> None:
+    """Less than 0.5% of tiny's loss, beside the same packed weights and float32 inputs."""
+    text = (
+        "Once upon a time, a small girl named Bean found a red kite. She gave it to her friend, and they ran to the hill. "
+        "The wind was strong. The kite flew high, and the two friends laughed until the sun went down."
+    )
+    ids = np.array([Llama.load("tiny", backend="cpu").tokenizer.encode(text)])
+    loss = {}
+    for dtype in ("float32", "bfloat16"):
+        llm = Llama.load("tiny", backend="cpu", quantize=how, dtype=dtype)
+        loss[dtype] = float(llm.forward(ids, labels=ids).loss)
+    assert loss["bfloat16"] != loss["float32"]
+    assert abs(loss["bfloat16"] / loss["float32"] - 1) < 0.005
+
+
+def test_packed_weights_take_int8_inputs_by_themselves() -> None:
+    llm = load(quantize="int8-g32", hidden_size=64, intermediate_size=96, num_attention_heads=4, dtype="auto")
+    assert llm.dtype == "bfloat16"
+    assert load().dtype == "float32"
+
+
+# threads, signals, processes -----------------------------------------------------------------------------------------
+
+
+def test_two_models_in_two_threads() -> None:
+    models = [load(), load(num_hidden_layers=2)]
+    wanted = [llm.forward(IDS).logits for llm in models]
+    wrong: list[Any] = []
+
+    def work(place: int) -> None:
+        for _ in range(20):
+            found = models[place % 2].forward(IDS).logits
+            if not np.array_equal(found, wanted[place % 2]):
+                wrong.append(place)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    code = (
+        "import os, sys\nimport numpy as np\nfrom polyllama import Llama, LlamaConfig\n"
+        "c = LlamaConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_attention_heads=6, num_hidden_layers=2)\n"
+        "llm = Llama.load(c, load_format='dummy', backend='cpu', dtype='float32')\n"
+        "before = llm.forward([[1, 2, 3]]).logits\n"
+        "child = os.fork()\n"
+        "same = np.array_equal(llm.forward([[1, 2, 3]]).logits, before)\n"
+        "if child == 0: os._exit(0 if same else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ | {"POLYLLAMA_THREADS": "2"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+def test_an_interrupt_ends_a_long_pass_at_once() -> None:
+    code = (
+        "import time\nfrom polyllama import Llama, LlamaConfig\n"
+        "c = LlamaConfig(vocab_size=99, hidden_size=512, intermediate_size=4096, num_attention_heads=8, num_hidden_layers=8)\n"
+        "llm = Llama.load(c, load_format='dummy', backend='cpu', dtype='float32')\n"
+        "y = llm.forward([[1, 2]], use_cache=True)\n"
+        "wanted = llm.forward([[3]], past_key_values=y.past_key_values.select_rows([0])).logits\n"
+        "print('ready', flush=True)\n"
+        "try:\n"
+        "    while True: llm.forward([[5] * 4000], past_key_values=y.past_key_values.select_rows([0]))\n"
+        "except KeyboardInterrupt:\n"
+        "    found = llm.forward([[3]], past_key_values=y.past_key_values).logits\n"
+        "    print('interrupted', bool((found == wanted).all()), flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert process.stdout.readline() == "interrupted True\n"
+    assert time.monotonic() - began < 5  # the pass takes much longer than that; an operation does not
+    assert process.wait(30) == 0
+
+
+# what is asked for ---------------------------------------------------------------------------------------------------
+
+
+def test_the_instruction_set_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert instruction_set() == ISAS[0] and ISAS[-1] == "portable"
+    monkeypatch.setenv("POLYLLAMA_CPU_ISA", "portable")
+    model: Any = load().model
+    assert model.instruction_set == "portable"
+    monkeypatch.setenv("POLYLLAMA_CPU_ISA", "mmx")
+    with pytest.raises(SettingsError, match=r"POLYLLAMA_CPU_ISA: 'mmx' has no kernels .*there are: .*portable"):
+        load()
+
+
+def test_threads_come_from_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = load().model
+    assert model.threads == 1  # so small a model would only wait
+    monkeypatch.setenv("POLYLLAMA_THREADS", "3")
+    model = load().model
+    assert model.threads == 3
+
+
+def test_wrong_wishes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match="computes in float32, bfloat16 or float16, not in float64"):
+        load(dtype="float64")
+    monkeypatch.setenv("POLYLLAMA_KV_CACHE", "int8")
+    with pytest.raises(UnsupportedError, match="kv_cache=int8: not on backend 'reference'"):
+        load("reference")
+
+
+def test_auto_takes_cpu_before_torch() -> None:
+    choice = choose_backend("auto", {k: v for k, v in plugin_manager().backends().items() if k != "mlx"})
+    names = [row.name for row in choice.considered]
+    assert names.index("cpu") < names.index("torch:cpu")
+    if not any(row.taken for row in choice.considered if row.name == "torch:cuda"):
+        assert choice.backend.name == "cpu"
+
+
+def test_without_kernels_it_says_how_to_get_them(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util as u, polyllama.backends.cpu as b\nreal = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n.endswith('_kernels') else real(n, *a)\n"
+        "a = b.CpuBackend().availability()\nprint(a.usable, a.reason)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False its kernels were not built") and "compiler" in done.stdout
+
+
+def test_native_code_refuses_what_does_not_fit() -> None:
+    layout, data = pack_floats(np.ones((16, 32), np.float32), "float32")
+    with pytest.raises(ValueError, match="bytes are not as many"):
+        _kernels.Matrix("float32", 16, 33, 0, "float32", data)
+    with pytest.raises(ValueError, match="groups that do not divide"):
+        _kernels.Matrix("q4", 16, 33, 32, "float32", data)
+    packed = Packed.of(layout, data)
+    program = _kernels.Program(ISAS[0], 1, False)
+    with pytest.raises(ValueError, match="rows of another shape"):
+        program.product(packed.matrix, np.ones((1, 31), np.float32), np.ones((1, 16), np.float32))
+    with pytest.raises(TypeError):
+        program.product(packed.matrix, np.ones((1, 32)), np.ones((1, 16), np.float32))
+    with pytest.raises(ValueError, match="no kernels for"):
+        _kernels.Program("mmx", 1, False)
+    model: Any = load().model
+    run, frequencies = model.lowered.program.run, model._frequencies
+    positions = np.zeros((1, 2), np.int64)
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        run(0, 0, np.array([[1, 97]]), positions, frequencies, None, 0)
+    with pytest.raises(ValueError, match="a cache of another shape"):
+        run(*model.lowered.whole, np.array([[1, 2]]), positions, frequencies, None, 0)
+    cache = model.new_cache(1, 64)
+    cache.batch = 1
+    with pytest.raises(ValueError, match="a cache of another shape"):
+        run(*model.lowered.whole, np.array([[1, 2]]), positions, frequencies, cache.reserve(64), 63)
+    with pytest.raises(ValueError, match="positions of another length"):
+        run(0, 0, np.array([[1]]), positions, frequencies, None, 0)
+
+
+def test_errors_are_the_projects_own() -> None:
+    with pytest.raises(PolyllamaError, match="outside the vocabulary"):
+        load().forward([[97]])
