@@ -1,6 +1,6 @@
 """Weights in panels in a file of their own, beside the checkpoint they were made from: mapped, they load at once.
 
-The file is safetensors: one tensor of bytes for each matrix, each beginning on a cache line, and in the metadata how each
+The file is safetensors in format, under a name of its own: one tensor of bytes for each matrix, each beginning on a cache line, and in the metadata how each
 lies and what the checkpoint looked like. The layout is the same for every processor.
 """
 
@@ -25,7 +25,7 @@ from .weights import Layout, Packed, _packed, matrices
 if TYPE_CHECKING:
     from ...core.graph import Graph
 
-NAME = "polyllama-cpu.safetensors"
+NAME = "polyllama-cpu.packed"
 VERSION = "1"
 PAGE = 4096
 SAMPLES = 64
@@ -61,7 +61,7 @@ def weight_files(weights: Any, graph: Graph) -> list[Path]:
 
 
 def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Path:
-    """Pack a checkpoint's matrices into ``polyllama-cpu.safetensors`` in `folder`, one at a time.
+    """Pack a checkpoint's matrices into ``polyllama-cpu.packed`` in `folder`, one at a time.
 
     Raises:
         CheckpointError: weights that do not come from files, or a folder that cannot be written.
