@@ -151,6 +151,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor(
             "compare", f"{commands}.compare:compare", "Say whether two backends differ by a bug or by rounding."
         ),
+        CommandDescriptor("bench", f"{commands}.bench:bench", "Measure backend cpu beside llama.cpp and transformers."),
         CommandDescriptor("plugins", f"{commands}.plugins:plugins", "List the plugins and what each offers."),
         CommandDescriptor(
             "config",

@@ -1,0 +1,75 @@
+"""``polyllama bench``: backend cpu beside llama.cpp and transformers, on random models of a shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._console import examples, print_json, print_table
+from ._options import ModelName
+
+
+@click.command(
+    "bench",
+    epilog=examples(
+        "polyllama bench",
+        "polyllama bench llama-3.2-1b --weights int4 --vs llama-cpp",
+        "polyllama bench --weights bfloat16 --vs transformers,llama-cpp --json speed.json --plot speed.png",
+    ),
+)
+@click.argument("model", type=ModelName(), required=False)
+@click.option("--weights", default="int4", show_default=True, metavar="KINDS", help="int4, int8, bfloat16 ..., by commas.")
+@click.option("--vs", "peers", default="", metavar="NAMES", help="Contenders by commas: llama-cpp, transformers.")
+@click.option("--threads", type=int, metavar="N", help="For every contender; by default the physical cores.")
+@click.option("--rounds", type=int, default=3, show_default=True, metavar="N", help="Turns that are counted.")
+@click.option("--long", "with_long", is_flag=True, help="Also decode after 2048 tokens.")
+@click.option("--json", "file", metavar="FILE", help="Write every round; - for stdout.")
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw the medians.")
+def bench(
+    model: str | None,
+    weights: str,
+    peers: str,
+    threads: int | None,
+    rounds: int,
+    with_long: bool,
+    file: str | None,
+    plot: Path | None,
+) -> None:
+    """Measure backend cpu and its peers in turns, on random weights in the shape of MODEL (TinyLlama-1.1B by default).
+
+    Prints tokens per second, ratios round by round, and how much of the memory's own speed decoding reaches.
+    """
+    from ...backends.cpu.topology import physical_cores
+    from ...benchmark.run import draw, rows, run
+
+    measures = ["prefill", "decode", "batch decode", *(["long decode"] if with_long else [])]
+    result = run(
+        _config(model),
+        [kind.strip() for kind in weights.split(",")],
+        [peer.strip() for peer in peers.split(",") if peer.strip()],
+        threads=threads or physical_cores(),
+        rounds=max(1, rounds),
+        measures=measures,
+        report=lambda text: click.echo(text, err=True),
+    )
+    if file == "-":
+        print_json(result)
+    else:
+        print_table(["weights", "what", "median", "ratio"], rows(result))
+    if file is not None and file != "-":
+        Path(file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        click.echo(f"written: {file}")
+    if plot is not None:
+        draw(result, plot)
+        click.echo(f"drawn: {plot}")
+
+
+def _config(model: str | None) -> Any:
+    from ...benchmark.models import TINYLLAMA
+    from ...core.config import LlamaConfig
+    from ...core.loading import describe
+
+    return LlamaConfig(**TINYLLAMA) if model is None else describe(model, load_format="dummy").config
