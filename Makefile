@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip makes PEP 517 builds in an environment of their own; the constraints hold there too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test lint typecheck check install install-test bench clean
+.PHONY: demo test lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
 	@$(BIN)/polyllama run tiny "Once upon a time" --echo --backend reference --dtype float32 --temperature 0.8 --seed 7
@@ -30,6 +30,24 @@ install-test: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test ## polyllama beside transformers, in one run
 	$(PIP) install -q -e '.[bench]'
 	$(BIN)/python bench/run.py
+
+sanitize: sanitize-address sanitize-thread ## the native kernels under sanitizers: addresses and undefined behaviour, then threads
+
+sanitize-address: $(VENV)/.installed-test
+	$(PIP) install -q pybind11
+	POLYLLAMA_BUILD_KERNELS=1 POLYLLAMA_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext \
+	  --build-lib .cache/sanitize-address --build-temp .cache/sanitize-address/temp
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/python tools/exercise_kernels.py .cache/sanitize-address/polyllama/backends/cpu/_kernels*.so
+
+# The pool's threads and the layout of this machine's addresses: setarch -R keeps them where the sanitizer expects them.
+sanitize-thread: $(VENV)/.installed-test
+	$(PIP) install -q pybind11
+	POLYLLAMA_BUILD_KERNELS=1 POLYLLAMA_SANITIZE=thread $(BIN)/python setup.py -q build_ext \
+	  --build-lib .cache/sanitize-thread --build-temp .cache/sanitize-thread/temp
+	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  setarch -R $(BIN)/python tools/exercise_kernels.py .cache/sanitize-thread/polyllama/backends/cpu/_kernels*.so
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "polyllama needs Python 3.11 or later, this is " + sys.version.split()[0])'

@@ -20,7 +20,12 @@ FOLDER = Path("backends/cpu/native")
 COMMON = ("activations", "detect", "module", "packing", "pass", "pool", "program")
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake; GCC and Clang differ in the rest.
-QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-missing-field-initializers", "-Wno-unknown-warning-option"]
+QUIET = [
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+    "-Wno-missing-field-initializers",
+    "-Wno-unknown-warning-option",
+]
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]

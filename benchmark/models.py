@@ -1,4 +1,4 @@
-"""Random models of a given shape on disk: as checkpoints, packed or not, and as GGUF. Speed does not depend on values."""
+"""Random models of a given shape on disk: as checkpoints, packed or not, and as GGUF."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def write_gguf(path: Path, config: LlamaConfig, kind: str) -> None:
     try:
         import gguf
     except ImportError:
-        raise UnsupportedError("llama.cpp's models need the gguf package", hint="pip install 'polyllama[bench]'") from None
+        raise UnsupportedError(
+            "llama.cpp's models need the gguf package", hint="pip install 'polyllama[bench]'"
+        ) from None
     if kind not in GGUF_TYPES:
         raise UnsupportedError(f"GGUF has no type for {kind}", hint=f"use one of {', '.join(GGUF_TYPES)}")
     writer = gguf.GGUFWriter(path, "llama")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -64,7 +65,9 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise PolyllamaError(f"{self.name} ended with exit code {self.process.wait()}", hint="its own message is above")
+            raise PolyllamaError(
+                f"{self.name} ended with exit code {self.process.wait()}", hint="its own message is above"
+            )
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -128,7 +131,9 @@ def _workers(
     return workers
 
 
-def _measure(workers: list[Worker], measures: list[Measure], rounds: int, report: Callable[[str], None]) -> dict[str, Any]:
+def _measure(
+    workers: list[Worker], measures: list[Measure], rounds: int, report: Callable[[str], None]
+) -> dict[str, Any]:
     names = [worker.name for worker in workers]
     ours = workers[0]
     found: dict[str, Any] = {
@@ -170,7 +175,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The table: a row for each kind and measure, a column for each contender's median, and our ratios."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for kind, measured in result["kinds"].items():
         for measure, rates in measured["rates"].items():
             names = list(rates)
@@ -186,7 +191,14 @@ def rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             found.append((kind, "decode, of reading", f"{text} of {read / 1e9:.1f} GB/s", ""))
         for name, ready in measured["ready"].items():
             peak = measured["peak"].get(name, 0) / 1e9
-            found.append((kind, "loading", f"{name} {ready['load']:.2f} s, first token {ready['first_token']:.2f} s, peak {peak:.2f} GB", ""))
+            found.append(
+                (
+                    kind,
+                    "loading",
+                    f"{name} {ready['load']:.2f} s, first token {ready['first_token']:.2f} s, peak {peak:.2f} GB",
+                    "",
+                )
+            )
     return found
 
 
@@ -194,7 +206,9 @@ def machine(peers: Iterable[str]) -> dict[str, Any]:
     """What figures were measured on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
     packages = {}
     for name in ("polyllama", "numpy", *(PACKAGES[peer] for peer in peers)):
         try:
@@ -211,10 +225,8 @@ def _shape(config: LlamaConfig) -> dict[str, Any]:
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Grouped bars of medians, a group for each kind and measure."""
-    import matplotlib
-
+    matplotlib, pyplot = (importlib.import_module(name) for name in ("matplotlib", "matplotlib.pyplot"))
     matplotlib.use("Agg")
-    from matplotlib import pyplot
 
     groups = [(kind, measure) for kind, found in result["kinds"].items() for measure in found["rates"]]
     names = sorted({name for found in result["kinds"].values() for rates in found["rates"].values() for name in rates})
@@ -228,7 +240,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                 places.append(place + number * width)
                 heights.append(statistics.median(rates))
         axes.bar_label(axes.bar(places, heights, width, label=name), fmt="%.0f", fontsize=7)
-    axes.set_xticks([i + 0.3 for i in range(len(groups))], [f"{kind}\n{measure}" for kind, measure in groups], fontsize=8)
+    axes.set_xticks(
+        [i + 0.3 for i in range(len(groups))], [f"{kind}\n{measure}" for kind, measure in groups], fontsize=8
+    )
     axes.set_ylabel("tokens per second")
     axes.set_yscale("log")
     axes.legend()

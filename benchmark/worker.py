@@ -133,8 +133,8 @@ class Transformers:
         self.torch = torch
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=AutoConfig.from_pretrained(model).dtype)
-        self.model.eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=AutoConfig.from_pretrained(model).dtype)
+        self.model.train(False)
 
     def start(self, batch: int, context: int) -> None:
         self.cache: Any = None

@@ -218,8 +218,8 @@ def test_another_backends_cache_is_refused() -> None:
 def test_int8_inputs_cost_little(how: str) -> None:
     """Less than 0.5% of tiny's loss, beside the same packed weights and float32 inputs."""
     text = (
-        "Once upon a time, a small girl named Bean found a red kite. She gave it to her friend, and they ran to the hill. "
-        "The wind was strong. The kite flew high, and the two friends laughed until the sun went down."
+        "Once upon a time, a small girl named Bean found a red kite. She gave it to her friend, and they ran to the "
+        "hill. The wind was strong. The kite flew high, and the two friends laughed until the sun went down."
     )
     ids = np.array([Llama.load("tiny", backend="cpu").tokenizer.encode(text)])
     loss = {}
@@ -262,7 +262,7 @@ def test_two_models_in_two_threads() -> None:
 def test_a_forked_child_has_threads_of_its_own() -> None:
     code = (
         "import os, sys\nimport numpy as np\nfrom polyllama import Llama, LlamaConfig\n"
-        "c = LlamaConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_attention_heads=6, num_hidden_layers=2)\n"
+        "c = LlamaConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_attention_heads=6)\n"
         "llm = Llama.load(c, load_format='dummy', backend='cpu', dtype='float32')\n"
         "before = llm.forward([[1, 2, 3]]).logits\n"
         "child = os.fork()\n"
@@ -277,7 +277,8 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 def test_an_interrupt_ends_a_long_pass_at_once() -> None:
     code = (
         "import time\nfrom polyllama import Llama, LlamaConfig\n"
-        "c = LlamaConfig(vocab_size=99, hidden_size=512, intermediate_size=4096, num_attention_heads=8, num_hidden_layers=8)\n"
+        "c = LlamaConfig(vocab_size=99, hidden_size=512, intermediate_size=4096, num_attention_heads=8,\n"
+        "                num_hidden_layers=8)\n"
         "llm = Llama.load(c, load_format='dummy', backend='cpu', dtype='float32')\n"
         "y = llm.forward([[1, 2]], use_cache=True)\n"
         "wanted = llm.forward([[3]], past_key_values=y.past_key_values.select_rows([0])).logits\n"

@@ -1,4 +1,4 @@
-"""Keys and values in the layout the kernels read: one block of memory for all layers, made once and grown by doubling."""
+"""Keys and values in the layout the kernels read: one block of memory for all layers, which grows by doubling."""
 
 from __future__ import annotations
 
@@ -117,14 +117,16 @@ class CpuCache(Cache):
         scale = np.abs(array).max(axis=-1) / np.float32(127)
         self.parts[part][layer][:, :, slots] = scale
         whole = array / np.where(scale > 0, scale, np.float32(1))[..., None]
-        return np.rint(whole).astype(np.int8)
+        rounded: np.ndarray = np.rint(whole).astype(np.int8)
+        return rounded
 
     def _read(self, layer: int, part: int, stored: np.ndarray) -> np.ndarray:
         assert self.shape is not None
         if self.shape.element == "int8":
             scale = self.parts[part][layer][:, :, : stored.shape[2]]
             return np.asarray(stored.astype(np.float32) * scale[..., None])
-        return np.ascontiguousarray(stored).view(numpy_dtype(self.shape.element)).astype(np.float32)
+        floats: np.ndarray = np.ascontiguousarray(stored).view(numpy_dtype(self.shape.element)).astype(np.float32)
+        return floats
 
     def reset(self) -> None:
         self.length, self.mask = 0, None

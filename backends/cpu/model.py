@@ -25,7 +25,7 @@ from .weights import CpuWeights, FloatView, pack
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
     from ...core.context import Context
-    from ...core.graph import Graph, Node
+    from ...core.graph import Graph
     from ...core.outputs import ModelOutput
     from ...core.task import Task
 
@@ -115,7 +115,7 @@ class CpuModel(SpecModel):
     def _run_decoder(self, node: Decoder, x: np.ndarray, ctx: Context) -> np.ndarray:
         lowered = self.lowered
         if lowered.whole is None or ctx.observe is not None or ctx.attentions is not None:
-            return node.apply(ctx.xp, ctx.weights, x, ctx)
+            return np.asarray(node.apply(ctx.xp, ctx.weights, x, ctx))
         captured = None
         if ctx.hidden_states is not None:
             captured = np.empty((len(lowered.layers) + 1, *x.shape), np.float32)
@@ -128,7 +128,7 @@ class CpuModel(SpecModel):
         place = next((i for i, layer in enumerate(self.graph.decoder.layers) if layer is node), None)
         found = None if place is None else self.lowered.layers[place]
         if found is None or ctx.observe is not None or ctx.attentions is not None:
-            return node.apply(ctx.xp, ctx.weights, x, ctx)
+            return np.asarray(node.apply(ctx.xp, ctx.weights, x, ctx))
         return self._run_range(found, x, ctx, 0, None)
 
     def _run_range(
@@ -209,4 +209,3 @@ def own_dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, confi
         message = "the model is in float64, which the cpu backend does not compute in: it runs in float32"
         warnings.warn(message, PolyllamaWarning, stacklevel=2)
     return own if own in DTYPES else "float32" if own == "float64" else "bfloat16"
-

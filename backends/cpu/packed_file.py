@@ -1,7 +1,8 @@
 """Weights in panels in a file of their own, beside the checkpoint they were made from: mapped, they load at once.
 
-The file is safetensors in format, under a name of its own: one tensor of bytes for each matrix, each beginning on a cache line, and in the metadata how each
-lies and what the checkpoint looked like. The layout is the same for every processor.
+The file is safetensors in format, under a name of its own: one tensor of bytes for each matrix, each beginning on a
+cache line, and in the metadata how each lies and what the checkpoint looked like. The layout is the same for every
+processor.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
             file.seek(room)
             for name, node in modules.items():
                 packed = _packed(node, name, weights, dtype, None)
-                file.write(packed.data)
+                packed.data.tofile(file)
                 end = position + packed.data.nbytes
                 entries[name] = {"dtype": "U8", "shape": [packed.data.nbytes], "data_offsets": [position, end]}
                 layouts[name], position = asdict(packed.layout), end

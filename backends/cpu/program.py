@@ -121,6 +121,8 @@ class _Lowering:
         mlp: Any = layer.mlp
         first = self.program.operations
         self._attention(attention, layer.attention_norm)
+        number = activation_number(mlp.activation)
+        assert number is not None
         inner = self._buffer("inner", mlp.gate.out_features)
         self.program.gated(
             self.residual,
@@ -128,7 +130,7 @@ class _Lowering:
             self._matrix(mlp.gate),
             self._matrix(mlp.up),
             inner,
-            activation_number(mlp.activation),
+            number,
         )
         self.program.linear(inner, None, 0.0, [self._matrix(mlp.down)], [self.residual], True)
         return first, self.program.operations
@@ -158,8 +160,9 @@ class _Lowering:
         self.program.linear(self.residual, *self._norm(norm), matrices, outputs, False)
         mixed, place = self._buffer("mixed", queries), len(self.attentions)
         self.attentions[node.name] = place
-        shape = place, node.num_heads, node.num_kv_heads, node.head_dim, self._rope(node.rope)
-        self.program.attention(*outputs, mixed, *shape)
+        q, k, v = outputs
+        shape = node.num_heads, node.num_kv_heads, node.head_dim
+        self.program.attention(q, k, v, mixed, place, *shape, self._rope(node.rope))
         self.program.linear(mixed, None, 0.0, [self._matrix(node.o)], [self.residual], True)
 
     def _buffer(self, use: str, width: int) -> int:

@@ -103,9 +103,10 @@ def pack_quantized(
     held = _scale_dtype(scales, biases, dtype)
     layout = Layout("q4" if bits <= 4 else "q8", words.shape[0], scales.shape[1] * group, group, bits, held)
     data = aligned(layout.nbytes)
-    parts = [raw_view(part.astype(numpy_dtype(held), copy=False)) for part in (scales, biases)]
+    held_scales, held_biases = (raw_view(part.astype(numpy_dtype(held), copy=False)) for part in (scales, biases))
     words = np.ascontiguousarray(words, np.uint32)
-    _kernels.pack_quantized(layout.format, layout.columns, group, held, bits, words, *parts, data)
+    shape = layout.columns, group, held, bits
+    _kernels.pack_quantized(layout.format, *shape, words, held_scales, held_biases, data)
     return layout, data
 
 
@@ -156,7 +157,10 @@ class CpuWeights(Mapping[str, np.ndarray]):
     def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
         """Every parameter in the dtype it is held in."""
         for parameter in self.graph.parameters():
-            yield TensorInfo(parameter.name, self._held(parameter.name), parameter.shape), partial(self._read, parameter.name)
+            yield (
+                TensorInfo(parameter.name, self._held(parameter.name), parameter.shape),
+                partial(self._read, parameter.name),
+            )
 
     def _read(self, name: str) -> np.ndarray:
         array = self[name]
@@ -198,7 +202,9 @@ def matrices(graph: Graph) -> dict[str, Node]:
     return found
 
 
-def pack(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str, ready: Mapping[str, Packed] | None = None) -> CpuWeights:
+def pack(
+    graph: Graph, weights: Mapping[str, np.ndarray], dtype: str, ready: Mapping[str, Packed] | None = None
+) -> CpuWeights:
     """Pack every matrix that is multiplied by, one at a time; the rest is held as it comes.
 
     Args:
@@ -241,7 +247,9 @@ def embedding_rows(node: Embedding, weights: CpuWeights) -> Any:
     if node.name in weights.packed:
         return weights.packed[node.name].matrix
     if isinstance(node, QuantizedEmbedding):
-        words, scales, biases = (np.ascontiguousarray(weights[f"{node.name}.{kind}"]) for kind in ("weight", "scales", "biases"))
+        words, scales, biases = (
+            np.ascontiguousarray(weights[f"{node.name}.{kind}"]) for kind in ("weight", "scales", "biases")
+        )
         return node.bits, dtype_name(scales.dtype), words, raw_view(scales), raw_view(biases)
     table = weights[f"{node.name}.weight"]
     return dtype_name(table.dtype), raw_view(table)

@@ -21,7 +21,9 @@ from ._options import ModelName
     ),
 )
 @click.argument("model", type=ModelName(), required=False)
-@click.option("--weights", default="int4", show_default=True, metavar="KINDS", help="int4, int8, bfloat16 ..., by commas.")
+@click.option(
+    "--weights", default="int4", show_default=True, metavar="KINDS", help="int4, int8, bfloat16 ..., by commas."
+)
 @click.option("--vs", "peers", default="", metavar="NAMES", help="Contenders by commas: llama-cpp, transformers.")
 @click.option("--threads", type=int, metavar="N", help="For every contender; by default the physical cores.")
 @click.option("--rounds", type=int, default=3, show_default=True, metavar="N", help="Turns that are counted.")

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     help="Plain rounding, or by what each matrix is given on the text of --calibration (GPTQ).",
 )
 @click.option("--calibration", metavar="FILE", help="Text to calibrate by: a .jsonl with text in each line, or plain.")
-@click.option("--pack", metavar="BACKEND", help="Also write the weights as this backend reads them (cpu), to load at once.")
+@click.option(
+    "--pack", metavar="BACKEND", help="Also write the weights as this backend reads them (cpu), to load at once."
+)
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
 @source_options
 @json_option
