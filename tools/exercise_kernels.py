@@ -40,7 +40,8 @@ def products(isa: str) -> None:
     for bits, group in ((2, 64), (4, 32), (4, 128), (6, 64), (8, 32), (8, 128)):
         quantized = quantize(rng.standard_normal((35, 256)).astype(np.float32), group, bits)
         packed += [
-            Packed.of(*pack_quantized(*quantized, bits=bits, group=group, dtype=dtype)) for dtype in ("float32", "bfloat16")
+            Packed.of(*pack_quantized(*quantized, bits=bits, group=group, dtype=dtype))
+            for dtype in ("float32", "bfloat16")
         ]
     for matrix in packed:
         layout = matrix.layout

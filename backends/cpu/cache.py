@@ -132,7 +132,8 @@ class CpuCache(Cache):
         self.length, self.mask = 0, None
 
     def _take(self, array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-        return array[np.asarray(rows)]
+        taken: np.ndarray = array[np.asarray(rows)]
+        return taken
 
     def _select(self, source: Self, rows: Sequence[int]) -> None:
         self.shape = source.shape
