@@ -44,6 +44,7 @@ COMMANDS = [
     "backends",
     "certify",
     "compare",
+    "bench",
     "plugins",
     "config",
     "completion",

@@ -82,6 +82,7 @@ def test_every_setting_can_come_from_every_layer(world: Path, monkeypatch: pytes
         "device": ("cuda:0", "cuda:0"),
         "dtype": ("bfloat16", "bfloat16"),
         "quantize": ("int4-g32", "int4-g32"),
+        "kv_cache": ("int8", "int8"),
         "load_format": ("dummy", "dummy"),
         "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
         "offline": ("true", True),
