@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 .PHONY: demo test lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
-	@$(BIN)/polyllama run tiny "Once upon a time" --echo --backend reference --dtype float32 --temperature 0.8 --seed 7
+	@$(BIN)/polyllama run tiny "Once upon a time" --echo --dtype float32 --temperature 0.8 --seed 7
 
 test: lint typecheck ## everything: linting, types, the whole test suite
 	$(BIN)/python -m pytest -n 2
