@@ -42,6 +42,7 @@ class Cache:
     def __init__(
         self,
         element: str,
+        head_dim: int,
         keys: NDArray[Any],
         values: NDArray[Any],
         key_scales: NDArray[np.float32] | None = None,

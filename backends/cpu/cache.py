@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from ...core.cache import Cache
 from ...core.dtypes import numpy_dtype
 from . import _kernels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 KEYS = 16
 """Keys that lie side by side, so that a register holds one component of so many of them."""
@@ -32,6 +29,11 @@ class CacheShape:
     element: str = "float32"
 
     @property
+    def key_stride(self) -> int:
+        """Components of a key as stored: in bfloat16 whole pairs."""
+        return self.head_dim + self.head_dim % 2 if self.element == "bfloat16" else self.head_dim
+
+    @property
     def storage(self) -> np.dtype[Any]:
         """The array element that holds :attr:`element`: 16-bit floats as unsigned integers."""
         if self.element in ("bfloat16", "float16"):
@@ -42,7 +44,8 @@ class CacheShape:
 class CpuCache(Cache):
     """Keys ``[layers, B, G, capacity / 16, D, 16]`` and values ``[layers, B, G, capacity, D up to 16]``.
 
-    In int8 every key and value has a scale of its own ``[layers, B, G, capacity]``.
+    In bfloat16 two components of a key lie side by side ``[D / 2, 16, 2]``, and so do two values ``[capacity / 2, D, 2]``
+    (D up to 16): see native/formats.h. In int8 every key and value has a scale of its own ``[layers, B, G, capacity]``.
     """
 
     def __init__(self, batch: int | None = None, capacity: int | None = None, shape: CacheShape | None = None) -> None:
@@ -69,7 +72,7 @@ class CpuCache(Cache):
             wanted = max(slots, self.capacity or 0, 2 * self.slots)
             self._allocate(-(-wanted // STEP) * STEP)
         if self._native is None:
-            self._native = _kernels.Cache(self.shape.element, *self.parts)
+            self._native = _kernels.Cache(self.shape.element, self.shape.head_dim, *self.parts)
         return self._native
 
     def _allocate(self, slots: int) -> None:
@@ -78,13 +81,14 @@ class CpuCache(Cache):
         lead = (len(shape.layers), self.batch or 0, shape.heads)
         width = -(-shape.head_dim // KEYS) * KEYS
         parts = [
-            np.zeros((*lead, slots // KEYS, shape.head_dim, KEYS), shape.storage),
+            np.zeros((*lead, slots // KEYS, shape.key_stride, KEYS), shape.storage),
             np.zeros((*lead, slots, width), shape.storage),
         ]
         if shape.element == "int8":
             parts += [np.zeros((*lead, slots), np.float32) for _ in range(2)]
         for old, new in zip(self.parts, parts, strict=bool(self.parts)):
-            blocks = -(-self.length // KEYS) if new is parts[0] else self.length
+            # Whole blocks of keys, and values to the end of theirs, as pairs may reach beyond the length.
+            blocks = -(-self.length // KEYS) * (1 if new is parts[0] else KEYS)
             new[:, :, :, :blocks] = old[:, :, :, :blocks]
         self.parts, self._native = parts, None
 
@@ -99,17 +103,28 @@ class CpuCache(Cache):
             self.others[name] = keys, values
             return keys, values
         self.reserve(stop)
-        layer, dim = self.shape.layers[name], self.shape.head_dim
-        all_keys, all_values = self.parts[0][layer], self.parts[1][layer]
-        slots = np.arange(start, stop)
-        stored_keys, stored_values = self._stored(layer, 2, keys, slots), self._stored(layer, 3, values, slots)
-        all_keys[:, :, slots // KEYS, :, slots % KEYS] = stored_keys.transpose(2, 0, 1, 3)
-        all_values[:, :, start:stop, :dim] = stored_values
-        batch, heads, blocks = all_keys.shape[:3]
-        flat = all_keys.transpose(0, 1, 2, 4, 3).reshape(batch, heads, blocks * KEYS, dim)[:, :, :stop]
-        return self._read(layer, 2, flat), self._read(layer, 3, all_values[:, :, :stop, :dim])
+        layer = self.shape.layers[name]
+        slots, found = slice(start, stop), []
+        for place, (view, new) in enumerate(zip(self._views(layer), (keys, values), strict=True)):
+            batch, heads, size = *view.shape[:2], self.slots
+            by_slot = np.array(view).reshape(batch, heads, size, -1)
+            by_slot[:, :, slots, : new.shape[3]] = self._stored(layer, 2 + place, new, slots)
+            view[...] = by_slot.reshape(view.shape)
+            found.append(self._read(layer, 2 + place, by_slot[:, :, :stop, : new.shape[3]]))
+        return found[0], found[1]
 
-    def _stored(self, layer: int, part: int, array: np.ndarray, slots: NDArray[np.int64]) -> np.ndarray:
+    def _views(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """A layer's keys and values with their axes in the order of slots and components."""
+        assert self.shape is not None
+        keys, values = self.parts[0][layer], self.parts[1][layer]
+        if self.shape.element != "bfloat16":
+            return keys.transpose(0, 1, 2, 4, 3), values
+        batch, heads, blocks, width, _ = keys.shape
+        pairs = keys.reshape(batch, heads, blocks, width // 2, KEYS, 2).transpose(0, 1, 2, 4, 3, 5)
+        rows = values.reshape(batch, heads, values.shape[2] // 2, values.shape[3], 2).transpose(0, 1, 2, 4, 3)
+        return pairs, rows
+
+    def _stored(self, layer: int, part: int, array: np.ndarray, slots: slice) -> np.ndarray:
         assert self.shape is not None
         element = self.shape.element
         if element != "int8":

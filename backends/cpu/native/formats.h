@@ -68,15 +68,16 @@ struct Inputs {
     size_t group_stride = 0;
 };
 
-// Keys and values of one attention. Keys lie in blocks [capacity / 16][D][16]: a lane is a key. Values are [capacity][Dv]
-// with Dv = D rounded up to 16. In int8 every key and value has a scale of its own.
+// Keys and values of one attention. Keys lie in blocks [capacity / 16][Dk][16]: a lane is a key. Values are [capacity][Dv]
+// with Dv = D rounded up to 16. In bf16 both lie in pairs for products of pairs: keys [Dk / 2][16][2] in a block, with Dk
+// = D rounded up to even, and values [capacity / 2][Dv][2]. In int8 every key and value has a scale of its own.
 struct CacheRow {
     Element element;
     uint8_t* keys;
     uint8_t* values;
     float* key_scales;
     float* value_scales;
-    size_t head_dim, value_stride;
+    size_t head_dim, key_stride, value_stride;  // D, Dk, Dv
 };
 
 // One tile of attention: rows that share keys and values, each with its own reach.
@@ -84,15 +85,17 @@ struct AttentionTile {
     CacheRow cache;
     size_t rows;             // at most kTileRows
     size_t keys;             // slots 0 .. keys-1 may be looked at by the row that sees most
-    const float* queries;    // [rows][D], rotated and scaled
+    const float* queries;    // [rows][Dk], rotated and scaled; what pads a row is 0
     const size_t* reach;     // per row: slots it may look at, when there is no mask
     const uint8_t* const* mask;  // per row: bytes [keys], 1 where it may look; null for causal
     float* const* out;       // per row: D floats
-    float* scratch;          // kAttentionScratch floats and rows * Dv
+    float* scratch;          // kAttentionScratch floats and rows * (Dv + Dk)
 };
 constexpr size_t kTileRows = 16;
 constexpr size_t kTileKeys = 64;
-constexpr size_t kAttentionScratch = kTileRows * kTileKeys;
+constexpr size_t kAttentionScratch = 2 * kTileRows * kTileKeys;
+
+inline size_t key_stride(Element e, size_t head_dim) { return e == Element::bf16 ? round_up(head_dim, 2) : head_dim; }
 
 constexpr size_t kTileBytes = 18 * 1024;  // of packed weights that blocks of rows pass by
 constexpr size_t kFloatInputs = 128;      // inputs of a tile that is unpacked to floats

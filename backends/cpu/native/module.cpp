@@ -204,9 +204,9 @@ struct PyCache {
     std::vector<py::object> kept;
 };
 
-std::unique_ptr<PyCache> make_cache(const std::string& element, py::array keys, py::array values,
+std::unique_ptr<PyCache> make_cache(const std::string& element, size_t head_dim, py::array keys, py::array values,
                                     std::optional<Array<float>> key_scales, std::optional<Array<float>> value_scales) {
-    // keys [layers][batch][heads][capacity / 16][D][16], values [layers][batch][heads][capacity][Dv]
+    // keys [layers][batch][heads][capacity / 16][Dk][16], values [layers][batch][heads][capacity][Dv]
     auto made = std::make_unique<PyCache>();
     CacheStorage& c = made->storage;
     c.element = element_of(element);
@@ -217,7 +217,8 @@ std::unique_ptr<PyCache> make_cache(const std::string& element, py::array keys, 
     if (!fits(keys, 6) || !fits(values, 5)) refuse("cache arrays of another kind");
     c.layers = static_cast<size_t>(keys.shape(0)), c.batch = static_cast<size_t>(keys.shape(1));
     c.heads = static_cast<size_t>(keys.shape(2)), c.capacity = static_cast<size_t>(keys.shape(3)) * kKeys;
-    c.head_dim = static_cast<size_t>(keys.shape(4));
+    c.head_dim = head_dim;
+    if (!head_dim || static_cast<size_t>(keys.shape(4)) != key_stride(c.element, head_dim)) refuse("keys of another width");
     for (int i = 0; i < 3; ++i) {
         if (keys.shape(i) != values.shape(i)) refuse("keys and values of different shapes");
     }
@@ -335,7 +336,7 @@ PYBIND11_MODULE(_kernels, module) {
         .def_property_readonly("nbytes", [](const PyMatrix& m) { return m.m.panels * m.m.bytes_panel; })
         .def_property_readonly("padded_rows", [](const PyMatrix& m) { return m.m.panels * kPanel; });
     py::class_<PyCache>(module, "Cache")
-        .def(py::init(&make_cache), py::arg("element"), py::arg("keys"), py::arg("values"),
+        .def(py::init(&make_cache), py::arg("element"), py::arg("head_dim"), py::arg("keys"), py::arg("values"),
              py::arg("key_scales").noconvert() = py::none(), py::arg("value_scales").noconvert() = py::none());
     py::class_<PyProgram>(module, "Program")
         .def(py::init(&make_program), py::arg("isa"), py::arg("threads"), py::arg("integer_inputs"))

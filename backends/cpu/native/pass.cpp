@@ -62,7 +62,7 @@ bool Program::run(const Pass& pass) {
     for (auto& thread : r.threads) {
         thread.forms.reserve(kPrivateRows, widest, uses_);
         thread.products = thread.scratch.get<float>(kMatmulScratch + 2 * kGatedRows * kPanels * kPanel);
-        thread.tile = thread.attention.get<float>(kAttentionScratch + kTileRows * (round_up(head_dim, kPanel) + head_dim));
+        thread.tile = thread.attention.get<float>(kAttentionScratch + 3 * kTileRows * round_up(head_dim, kPanel));
     }
     run_on_pool(threads_, [this, &r](size_t thread) { execute(r, thread); });
     return r.finished;
@@ -335,13 +335,16 @@ void Program::attend_tile(Running& r, const Operation& op, size_t b, size_t head
                           size_t thread) const {
     const Pass& pass = *r.pass;
     const size_t group = op.heads / op.kv_heads, dim = op.head_dim, keys = pass.past + pass.length;
+    const size_t keys_width = key_stride(pass.cache.element, dim);
     float* queries = r.threads[thread].tile;
     size_t reach[kTileRows];
     const uint8_t* mask[kTileRows];
     float* out[kTileRows];
     for (size_t i = first; i < last; ++i) {
         const size_t s = i / group, row = b * pass.length + s, column = (head * group + i % group) * dim;
-        std::copy_n(at(r, op.input, row) + column, dim, queries + (i - first) * dim);
+        float* query = queries + (i - first) * keys_width;
+        std::copy_n(at(r, op.input, row) + column, dim, query);
+        std::fill(query + dim, query + keys_width, 0.0f);
         reach[i - first] = pass.past + s + 1;
         mask[i - first] = pass.mask ? pass.mask + ((pass.mask_rows == 1 ? 0 : b) * pass.length + s) * keys : nullptr;
         out[i - first] = at(r, op.output, row) + column;
@@ -351,7 +354,7 @@ void Program::attend_tile(Running& r, const Operation& op, size_t b, size_t head
     tile.rows = last - first;
     tile.keys = pass.mask ? keys : reach[tile.rows - 1];
     tile.queries = queries, tile.reach = reach, tile.mask = pass.mask ? mask : nullptr, tile.out = out;
-    tile.scratch = queries + kTileRows * dim;
+    tile.scratch = queries + kTileRows * keys_width;
     kernels_.attention(tile);
 }
 

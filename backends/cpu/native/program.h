@@ -37,10 +37,10 @@ struct CacheStorage {
 
     CacheRow row(size_t layer, size_t b, size_t head) const {
         const size_t at = (layer * batch + b) * heads + head, size = element_size(element);
-        const size_t stride = round_up(head_dim, kKeys);
-        return {element, keys + at * capacity * head_dim * size, values + at * capacity * stride * size,
+        const size_t key = key_stride(element, head_dim), stride = round_up(head_dim, kKeys);
+        return {element, keys + at * capacity * key * size, values + at * capacity * stride * size,
                 key_scales ? key_scales + at * capacity : nullptr, value_scales ? value_scales + at * capacity : nullptr,
-                head_dim, stride};
+                head_dim, key, stride};
     }
 };
 
