@@ -159,11 +159,21 @@ def test_a_head_of_its_own_for_a_tied_model(tmp_path: Path) -> None:
     llm = Llama.load(base, backend="torch:cpu", adapter=tmp_path / "a")
     _close(llm.forward(IDS).numpy()["logits"], theirs, 5e-5)
     assert not llm.config.tie_word_embeddings
-    # A head that stays tied is adapted beside, and cannot be merged into.
+    # PEFT stores the weights of an adapted head too. Without them it stays tied, and cannot be merged into.
     theirs = _made(base, tmp_path / "b", target_modules=["lm_head", "q_proj"])
     _close(_logits(base, adapter=tmp_path / "b"), theirs)
+    _close(_logits(base, adapter=tmp_path / "b", merge_adapter=True), theirs)
+
+    def without_weights(tensors: dict[str, Any]) -> None:
+        whole = [name for name in tensors if "lora_" not in name]
+        assert whole
+        for name in whole:
+            del tensors[name]
+
+    changed = _changed(tmp_path / "b", tmp_path / "c", without_weights)
+    _close(_logits(base, adapter=changed), theirs)
     with pytest.raises(UnsupportedError, match="tied to the embedding"):
-        _logits(base, adapter=tmp_path / "b", merge_adapter=True)
+        _logits(base, adapter=changed, merge_adapter=True)
 
 
 def _changed(folder: Path, target: Path, tensors: Any = None, **settings: Any) -> Path:

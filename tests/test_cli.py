@@ -35,6 +35,7 @@ COMMANDS = [
     "embed",
     "chat",
     "show",
+    "plan",
     "quantize",
     "tokenize",
     "mask",

@@ -942,6 +942,7 @@ def hf_greedy(hf, prompt, count, **asked):
     import torch
     from transformers import GenerationConfig
 
+    hf.generation_config.eos_token_id = None  # it fills what the config of the call leaves out
     config = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None, **asked)
     return hf.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
 

@@ -166,7 +166,7 @@ class TestRun:
             ),
             ("feelings", ["x", "--no-stream"], 2, "is for models that write text"),
             ("feelings", [""], 1, "text is empty"),
-            ("feelings", ["x", "--top-k", "0"], 1, "top_k is 0, wanted a whole number from 1 up"),
+            ("feelings", ["x", "--top-k", "0"], 1, "--top-k is 0, wanted a whole number from 1 up"),
             ("feelings", ["x", "--top-k", "2", "--option", "top_k=2"], 2, "top_k is given twice"),
             ("feelings", ["x", "--option", "topk=2"], 1, "no option 'topk'; did you mean 'top_k'?"),
             ("feelings", ["x", "--option", "text=2"], 2, "--option text: the text is given already"),
@@ -231,9 +231,9 @@ class TestEmbed:
             (["a", "--output", "x.txt"], 2, "--output 'x.txt' must end in .npy"),
             (["a", "--output", "nowhere/x.npy"], 1, "nowhere"),
             ([""], 1, "text 0 is empty"),
-            (["so " * 300], 1, "the text has 302 tokens, the model's context is 256; truncation=True cuts it"),
+            (["so " * 300], 1, "the text has 302 tokens, the model's context is 256; --truncation cuts it"),
             (["a", "--task", "base"], 1, "task 'base' does not turn a text into a vector; leave --task out"),
-            (["a", "--batch-size", "0"], 1, "batch_size is 0"),
+            (["a", "--batch-size", "0"], 1, "--batch-size is 0"),
         ],
     )
     def test_mistakes(self, call: Any, folders: Any, arguments: list[str], code: int, said: str) -> None:

@@ -40,7 +40,8 @@ def as_typed(message: str, names: Mapping[str, str]) -> str:
         message,
     )
     message = re.sub(rf"^(?:argument: )?({any_name})(?= (?:is|must|and)\b)", lambda match: names[match[1]], message)
-    message = re.sub(rf"\bdid you mean '({any_name})'", lambda match: f"did you mean {names[match[1]]}", message)
+    if " has no option '" not in message:  # what is given as --option NAME=VALUE is called so there
+        message = re.sub(rf"\bdid you mean '({any_name})'", lambda match: f"did you mean {names[match[1]]}", message)
     message = re.sub(rf"\b(leave (?:out )?)({any_name})\b", lambda match: f"{match[1]}{names[match[2]]}", message)
     underscored = "|".join(re.escape(name) for name in names if "_" in name)
     if underscored:
@@ -53,6 +54,8 @@ def as_typed(message: str, names: Mapping[str, str]) -> str:
 def _with_value(option: str, value: str) -> str:
     if value == "None":
         return f"no {option}"
+    if value == "True":
+        return option
     if value[0] in "'\"" and len(value) > 2 and not re.search(r"\s", value):
         value = value[1:-1]
     return f"{option} {value}"
