@@ -97,7 +97,8 @@ if backend.startswith("jax"):  # compiling takes memory of its own, which is the
     settle()
     base += max(0, status("VmRSS") - before)
 reset()
-run(llm, batch, context, chunk)
+for _ in "ab":  # what is made for the first tokens is there with the second prompt
+    run(llm, batch, context, chunk)
 running = status("VmHWM") - base
 print(json.dumps({"loading": loading, "running": running}))
 """

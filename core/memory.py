@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .context import Override
     from .task import Task
 
-QUANTIZING = 21
+QUANTIZING = 13
 """Bytes that quantizing takes for each value of the block it is at, beside the matrix and the result."""
 
 
@@ -45,6 +45,7 @@ class Workload:
         stored: name -> bytes of each tensor as it is stored.
         mapped: whether stored tensors are mapped from files, so that reading them takes no memory of its own.
         quantized_while_loading: the weights are stored plain, and the graph is quantized.
+        parameters: the graph's, which whoever has them need not have listed again.
     """
 
     graph: Graph
@@ -60,6 +61,11 @@ class Workload:
     stored: Mapping[str, int] = field(default_factory=dict)
     mapped: bool = True
     quantized_while_loading: bool = False
+    parameters: tuple[Parameter, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parameters:
+            object.__setattr__(self, "parameters", self.graph.parameters())
 
     @property
     def on_cpu(self) -> bool:
@@ -72,7 +78,7 @@ class Workload:
 
     def held_bytes(self, dtype: str) -> dict[str, int]:
         """Name -> bytes of each tensor where floats are held in `dtype`; packed words are what they are."""
-        return {p.name: tensor_bytes(p, dtype) for p in self.graph.parameters()}
+        return {p.name: tensor_bytes(p, dtype) for p in self.parameters}
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,23 @@ def spec_estimate(workload: Workload, dtype: str, overrides: Mapping[type, Overr
     return MemoryEstimate(dtype, sum(held.values()), cache, activations, loading)
 
 
+def tiled_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:
+    """As ``QuantizedLinear.apply_in_tiles``; two tiles are enough to know what the others take."""
+    from .quantization.nodes import TILE, values
+
+    xp, (words, scales, biases) = ctx.xp, node.tensors(ctx.weights)
+    step, wide = max(1, TILE // node.in_features), ctx.widen(x)
+    parts = []
+    for start in range(0, min(node.out_features, 2 * step), step):
+        rows = slice(start, start + step)
+        w = values(xp, words[rows, :], scales[rows, :], biases[rows, :], node.bits, ctx)
+        parts.append(xp.matmul(wide, xp.permute_dims(w, (1, 0))))
+    if node.out_features > 2 * step:
+        parts.append(new(x.memory, (*x.shape[:-1], node.out_features - 2 * step), wide.dtype, (wide,)))
+    y = xp.astype(parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1), x.dtype)
+    return y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+
+
 def load_peak(workload: Workload, held: Mapping[str, int], extra: Callable[[str, int], int]) -> int:
     """The most while weights are taken over one by one: what is held, what is read, and what a backend adds.
 
@@ -177,7 +200,7 @@ def loading_steps(workload: Workload, held: Mapping[str, int]) -> Iterator[tuple
 
 def _packed_modules(workload: Workload) -> dict[str, int]:
     """Modules that are quantized while loading, and how many values each has."""
-    return {p.name.rpartition(".")[0]: p.size for p in workload.graph.parameters() if p.bits is not None}
+    return {p.name.rpartition(".")[0]: p.size for p in workload.parameters if p.bits is not None}
 
 
 class GhostCache(Cache):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .backend import Backend, Considered, choose_backend, load_backend
 from .devices import DeviceMemory, find_devices, memory_for
 from .errors import InputError, PolyllamaError, PolyllamaWarning
-from .graph import Graph
+from .graph import Graph, Parameter
 from .memory import MemoryEstimate, Workload, estimate, tensor_bytes
 from .plan_source import Facts, find_facts
 
@@ -243,6 +243,7 @@ class Planner:
         self.facts, self.asked, self.devices = facts, asked, devices
         self.notes: list[str] = []
         self._graphs: dict[str | None, Graph | str] = {None: facts.graph}
+        self._parameters: dict[str | None, tuple[Parameter, ...]] = {None: facts.graph.parameters()}
         self._stored = self._stored_bytes()
 
     def chosen(self) -> tuple[Option | None, tuple[Considered, ...]]:
@@ -310,6 +311,7 @@ class Planner:
             stored=self._stored_as(dtype),
             mapped=self.facts.mapped,
             quantized_while_loading=quantize is not None,
+            parameters=self._parameters[quantize],
         )
         try:
             needed = estimate(backend, workload)
@@ -321,7 +323,8 @@ class Planner:
     def graph(self, quantize: str | None) -> Graph | str:
         """The graph, quantized; a sentence where it cannot be."""
         if quantize not in self._graphs:
-            self._graphs[quantize] = self._quantized(str(quantize))
+            found = self._graphs[quantize] = self._quantized(str(quantize))
+            self._parameters[quantize] = () if isinstance(found, str) else found.parameters()
         return self._graphs[quantize]
 
     def _quantized(self, text: str) -> Graph | str:
@@ -347,7 +350,7 @@ class Planner:
         """Bytes of what a backend is handed; random weights are made in the dtype that is asked for."""
         if self.facts.mapped or dtype == "auto":
             return self._stored
-        return {p.name: tensor_bytes(p, dtype) for p in self.facts.graph.parameters()}
+        return {p.name: tensor_bytes(p, dtype) for p in self._parameters[None]}
 
     def _stored_bytes(self) -> dict[str, int]:
         """Parameter name -> bytes as it is stored, as far as the stored shapes are right."""

@@ -32,12 +32,13 @@ class ReferenceBackend:
 
     def memory(self, workload: Workload) -> MemoryEstimate:
         """What the spec takes in NumPy, every weight copied."""
-        from ...core.memory import spec_estimate
+        from ...core.memory import spec_estimate, tiled_linear
+        from ...core.quantization.nodes import QuantizedLinear
 
         dtype = "float64" if workload.dtype == "auto" else workload.dtype
         if dtype not in DTYPES:
             raise BackendError(f"the reference backend computes in {' or '.join(DTYPES)}, not in {dtype}")
-        return spec_estimate(workload, dtype, _overrides(workload.graph))
+        return spec_estimate(workload, dtype, {QuantizedLinear: tiled_linear})
 
     def realize(
         self,

@@ -157,14 +157,18 @@ def quantized_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:
     apart = elementwise(flat) if planes > 1 else None
     wide = 8 if x.dtype == "float64" else 4
     parts: list[Ghost] = []
-    for start in range(0, rows, step):
+    for start in range(0, min(rows, 2 * step), step):
         count = min(step, rows - start)
-        # The integers of all planes, one plane's weights as they are made, and those of the plane before.
+        # The integers of all planes, one plane's weights as they are made, and those of the plane or tile before.
         integers = count * columns * (1 if planes > 1 else 0 if node.bits == 8 else 8)
-        with x.memory.workspace(integers + count * columns // planes * (wide + itemsize(x.dtype))):
+        own = itemsize(x.dtype)
+        making = wide + (own if own < wide else 0) + (own if start or planes > 1 else 0)
+        with x.memory.workspace(integers + count * columns // planes * making):
             z = [new(x.memory, (flat.shape[0], count), x.dtype, (flat,)) for _ in range(3 if planes > 1 else 1)]
             parts.append(z[0])
             del z
+    if rows > 2 * step:  # one tile is like another
+        parts.append(new(x.memory, (flat.shape[0], rows - 2 * step), x.dtype, (flat,)))
     del apart
     y = parts[0] if len(parts) == 1 else ctx.xp.concat(parts, axis=-1)
     y = y.reshaped((*x.shape[:-1], node.out_features))
