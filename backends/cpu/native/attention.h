@@ -37,16 +37,28 @@ inline void add_pairs(Floats* sums, const uint16_t* at, const Rows& rows, size_t
 // Scores of N queries and 16 keys: a lane is a key, so nothing is summed across lanes.
 template <size_t N, Element E>
 void score_keys(const CacheRow& cache, size_t slot, const Rows& queries, float* scores) {
+    constexpr size_t size = E == Element::f32 ? 4 : E == Element::i8 ? 1 : 2;
+    constexpr size_t step = E == Element::bf16 ? 2 : 1;  // components at a time
     const size_t offset = slot * cache.key_stride;
+    // Few rows leave no time to fetch: meanwhile the tile's values are asked for, and the next tile's keys.
+    auto ask = [&](size_t part, size_t d) {
+        if (N > 8 || part || d * kKeys * size % kLine) return;
+        ask_for(cache.keys + (offset + d * kKeys) * size, kTileKeys * cache.key_stride * size);
+        ask_for(cache.values + (slot * cache.value_stride + d * kKeys) * size, 0);
+    };
     for (size_t part = 0; part < kParts; ++part) {
         Floats sums[N];
 #pragma GCC unroll 16
         for (size_t r = 0; r < N; ++r) sums[r] = Vector::zero();
         if constexpr (E == Element::bf16) {
             const uint16_t* keys = reinterpret_cast<const uint16_t*>(cache.keys) + offset + part * 2 * kLanes;
-            for (size_t d = 0; d < cache.key_stride; d += 2) add_pairs<N, Vector>(sums, keys + d * kKeys, queries, d);
+            for (size_t d = 0; d < cache.key_stride; d += step) {
+                ask(part, d);
+                add_pairs<N, Vector>(sums, keys + d * kKeys, queries, d);
+            }
         } else {
-            for (size_t d = 0; d < cache.head_dim; ++d) {
+            for (size_t d = 0; d < cache.head_dim; d += step) {
+                ask(part, d);
                 const Floats keys = load_as(E, cache.keys, offset + d * kKeys + part * kLanes);
 #pragma GCC unroll 16
                 for (size_t r = 0; r < N; ++r) {

@@ -123,7 +123,7 @@ void tile_packed(const PackedTile& w, const Inputs& x, Output y) {
 #pragma GCC unroll 16
                 for (size_t i = 0; i < kParts; ++i) {
                     const uint8_t* line = at + p * w.m.bytes_panel + k / step * kLine + i * 4 * kLanes;
-                    if (i == 0) __builtin_prefetch(line + kAhead);
+                    if (i == 0) ask_for(line, kAhead);
                     first[p][i] = V::load_bytes(line);
                     if constexpr (F == Format::q4) V::split(first[p][i], first[p][i], second[p][i]);
                 }

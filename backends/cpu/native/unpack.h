@@ -8,6 +8,11 @@ namespace {
 
 constexpr size_t kParts = kPanel / kLanes;  // registers of a panel
 
+// Ask for memory that is needed later. It may lie beyond what is there, so it is an address and no pointer.
+inline void ask_for(const void* p, size_t ahead) {
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + ahead));
+}
+
 inline Floats load_as(Element e, const void* p, size_t index) {
     switch (e) {
         case Element::f32: return Vector::load(static_cast<const float*>(p) + index);
