@@ -58,7 +58,7 @@ class BuildKernels(build_ext):
         import pybind11
 
         sanitize = os.environ.get("POLYLLAMA_SANITIZE", "")
-        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"] if sanitize else ["-g0"]
+        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g1", "-O1"] if sanitize else ["-g0"]
         flags = [*FLAGS, *QUIET, *extra]
         include = [*self.compiler.include_dirs, pybind11.get_include()]
         jobs = [(f"{FOLDER}/{name}.cpp", "common", [], flags) for name in COMMON]
