@@ -1,0 +1,43 @@
+"""Backend cpu beside llama.cpp and transformers on a random model in the shape of TinyLlama-1.1B.
+
+python bench/cpu_speed.py [--weights int4,int8,bfloat16] [--rounds 3]
+
+The same as ``polyllama bench --vs llama-cpp,transformers --long``; keeps its figures in bench/results/cpu_speed.json, where
+kinds of weights that were not measured now stay as they were, and draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from measure import RESULTS
+from polyllama import LlamaConfig
+from polyllama.backends.cpu.topology import physical_cores
+from polyllama.benchmark.models import TINYLLAMA
+from polyllama.benchmark.run import MEASURES, draw, rows, run
+
+
+def main() -> None:
+    """Measure, print, keep, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default="int4,int8,bfloat16")
+    parser.add_argument("--peers", default="llama-cpp,transformers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--measures", default=",".join(measure.name for measure in MEASURES))
+    options = parser.parse_args()
+    kinds, peers = options.weights.split(","), options.peers.split(",")
+    config, measures = LlamaConfig(**TINYLLAMA), options.measures.split(",")
+    result = run(config, kinds, peers, threads=options.threads, rounds=options.rounds, measures=measures)
+    for row in rows(result):
+        print("  ".join(row))
+    path = RESULTS / "cpu_speed.json"
+    if path.is_file():
+        result["kinds"] = json.loads(path.read_text())["kinds"] | result["kinds"]
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, RESULTS / "cpu_speed.png")
+
+
+if __name__ == "__main__":
+    main()
