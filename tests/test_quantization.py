@@ -179,6 +179,17 @@ def test_products_are_those_of_the_float64_matrix(
         assert relative_error(found["logits"], wanted) < tolerance, rows
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_last_tokens_of_several_prompts(backend: str, tiny: Any) -> None:
+    """They lie apart in memory, which torch's int4 kernel refused, so that no batch was generated from in bfloat16."""
+    llm = Llama.load(tiny(4, 32), backend=backend)
+    ids = [[1, 5, 9, 33], [1, 7, 100, 8], [1, 3, 4, 400]]
+    whole, last = (llm.forward(ids, logits_to_keep=kept).numpy()["logits"] for kept in (0, 1))
+    assert relative_error(last[:, 0], whole[:, -1]) < 2**-6
+    texts = llm.generate(["Once upon a time", "The dog", "One day"], max_new_tokens=3, temperature=0)
+    assert all(len(text.token_ids) == 3 for text in texts)
+
+
 # ---- memory
 
 

@@ -219,6 +219,7 @@ class Int4Kernel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[M, in] -> [M, out]``."""
+        x = x.contiguous()  # the last tokens of several prompts lie apart, which the kernel does not take
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, self.group_size, self.scales_and_zeros)
         if self.lost is not None:
             sums = x.float().view(x.shape[0], -1, self.group_size).sum(-1)
