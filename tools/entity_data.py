@@ -79,6 +79,11 @@ class Tagger:
         """One sentence without its tags."""
         return unmarked(self._sentence(rng), KINDS)[0]
 
+    def filled(self, rng: random.Random, frame: str) -> str:
+        """A frame with words in its slots, without tags, for the middle of a sentence."""
+        text, _ = unmarked("x " + fill(frame, lambda slot: self._slot(rng, slot), rng), KINDS)
+        return text[2:] if frame.startswith("{p}") else text[2].lower() + text[3:]
+
     def _sentence(self, rng: random.Random) -> str:
         drawn = rng.random()
         if drawn < 0.2 and self.split != "unseen":

@@ -110,10 +110,11 @@ class Critic:
 
         ways = self.grammar["clauses"] if rng.random() < 0.75 else self.grammar["clauses_of"][side]
         text = fill(pick(rng, ways[self.key]), lookup, rng)
-        if self.split != "unseen" and rng.random() < 0.2:
-            text = pick(rng, self.grammar["texts"]["before"]) + text
-        if self.split != "unseen" and rng.random() < 0.15:
-            text += pick(rng, self.grammar["texts"]["after"])
+        if self.split != "unseen":
+            if rng.random() < 0.3:
+                text = self.tagger.filled(rng, pick(rng, self.grammar["texts"]["before"])) + text
+            if rng.random() < 0.2:
+                text += self.tagger.filled(rng, pick(rng, self.grammar["texts"]["after"]))
         return text.replace("we was", "we were").replace("we wasn't", "we weren't")
 
     def _neutral(self, rng: random.Random) -> str:
