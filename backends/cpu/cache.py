@@ -45,7 +45,8 @@ class CpuCache(Cache):
     """Keys ``[layers, B, G, capacity / 16, D, 16]`` and values ``[layers, B, G, capacity, D up to 16]``.
 
     In bfloat16 two components of a key lie side by side ``[D / 2, 16, 2]``, and so do two values
-    ``[capacity / 2, D, 2]`` (D up to 16): see native/formats.h. In int8 every key and value has a scale of its own ``[layers, B, G, capacity]``.
+    ``[capacity / 2, D, 2]`` (D up to 16): see native/formats.h. In int8 every key and value has a scale of its own,
+    ``[layers, B, G, capacity]``.
     """
 
     def __init__(self, batch: int | None = None, capacity: int | None = None, shape: CacheShape | None = None) -> None:
