@@ -197,6 +197,15 @@ def _tokenizer(described: Described) -> Any:
         return None
 
 
+def streamed_weights(described: Described) -> Weights:
+    """The checkpoint's tensors as stored; the memory behind each is given back when the next is read.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the graph.
+    """
+    return Weights(_Stream(described, None).entries(None))
+
+
 class _Stream:
     """The checkpoint's tensors under the graph's names; the memory behind each is given back when the next is read."""
 

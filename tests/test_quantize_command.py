@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from polyllama import Llama, LlamaConfig, PolyllamaWarning
+from polyllama import Llama, LlamaConfig, PolyllamaWarning, convert
 from polyllama.__main__ import main
 from polyllama.core.errors import CheckpointError, InputError
 from polyllama.core.quantization.calibrate import gptq, output_error
@@ -207,7 +207,11 @@ MISTAKES: dict[str, tuple[Sequence[str], int, str]] = {
     "nothing": (["tiny", "{new}", "--module", "*=none"], 1, "every module is left out: there is nothing to quantize"),
     "no text": (["tiny", "{new}", "--method", "calibrated"], 1, "give both --method and --calibration"),
     "text alone": (["tiny", "{new}", "--calibration", "x.txt"], 1, "give both --method and --calibration"),
-    "same folder": (["{source}", "{source}"], 1, "is there already; name a new folder, or remove it first"),
+    "same folder": (
+        ["{source}", "{source}"],
+        1,
+        "is there already; choose another place, or overwrite it (--overwrite)",
+    ),
     "a file": (["tiny", "{source}/config.json"], 1, "is there already"),
     "twice": (["{quantized}", "{new}"], 1, "is quantized already; quantize the original checkpoint"),
     "no source": (["./nowhere", "{new}"], 1, "no file or folder"),
@@ -273,7 +277,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are killed otherwise there")
-def test_a_killed_run_leaves_no_half_checkpoint_and_the_next_one_says_what_lies_there(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_half_checkpoint_and_the_next_one_clears_up(tmp_path: Path) -> None:
     code = (
         "import os\nfrom polyllama.core.quantization.convert import quantize_checkpoint\n"
         "die = lambda name, done, total: done > total // 2 and os.kill(os.getpid(), 9)\n"
@@ -281,30 +285,64 @@ def test_a_killed_run_leaves_no_half_checkpoint_and_the_next_one_says_what_lies_
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    (left,) = os.listdir(tmp_path)
-    assert left.startswith(".q.") and left.endswith(".partial")
-    with pytest.warns(PolyllamaWarning, match=r"\.partial: an earlier run was killed and left this"):
-        quantize_checkpoint(TINY, tmp_path / "q", group_size=32)
+    left = os.listdir(tmp_path)
+    assert left and all(name.startswith(".q.") for name in left)
+    quantize_checkpoint(TINY, tmp_path / "q", group_size=32)
+    assert os.listdir(tmp_path) == ["q"]
     assert Llama.load(tmp_path / "q", backend="reference").config.quantization is not None
 
 
-def test_of_two_runs_into_one_folder_one_wins_and_the_other_says_so(tmp_path: Path) -> None:
+def test_of_two_runs_into_one_folder_one_is_told_of_the_other(tmp_path: Path) -> None:
+    told = []
+
     def other(name: str, done: int, total: int) -> None:
         if not name:  # everything is written, nothing has its name yet
-            quantize_checkpoint(TINY, tmp_path / "q", bits=8, group_size=32)
+            with pytest.raises(CheckpointError, match="q: another process is writing there") as caught:
+                quantize_checkpoint(TINY, tmp_path / "q", bits=8, group_size=32)
+            told.append(caught)
 
-    with (
-        pytest.warns(PolyllamaWarning, match="another run is writing it"),
-        pytest.raises(CheckpointError, match="q: cannot be written"),
-    ):
-        quantize_checkpoint(TINY, tmp_path / "q", group_size=32, progress=other)
-    assert os.listdir(tmp_path) == ["q"]
-    assert str(Llama.load(tmp_path / "q", backend="reference").config.quantization).startswith("int8-g32")
+    quantize_checkpoint(TINY, tmp_path / "q", group_size=32, progress=other)
+    assert told and os.listdir(tmp_path) == ["q"]
+    assert Llama.load(tmp_path / "q", backend="reference").config.quantization.bits == 4
+
+
+def test_the_source_is_never_replaced(call: Any, tmp_path: Path) -> None:
+    convert("tiny", tmp_path / "model", to="hf")
+    code, _, err = call(tmp_path / "model", tmp_path / "model", "--overwrite", "--group-size", "32")
+    assert code == 1 and "model: overlaps with" in err
+    assert Llama.load(tmp_path / "model", backend="reference").config.quantization is None
+
+
+def test_a_model_is_replaced_when_asked(call: Any, tmp_path: Path) -> None:
+    for bits in ("4", "8"):
+        code, _, err = call("tiny", tmp_path / "q", "--group-size", "32", "--bits", bits, "--overwrite")
+        assert code == 0, err
+    assert Llama.load(tmp_path / "q", backend="reference").config.quantization.bits == 8
+
+
+@pytest.mark.parametrize("method", ["round", "calibrated"])
+def test_a_gguf_file_keeps_its_tokenizer(method: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("that of somebody else")
+    convert("tiny", tmp_path / "tiny.gguf", to="gguf")
+    (tmp_path / "text.txt").write_text("Once upon a time there was a little bear. " * 200)
+    options = {"method": method, "calibration": tmp_path / "text.txt"} if method == "calibrated" else {}
+    quantize_checkpoint(tmp_path / "tiny.gguf", tmp_path / "q", group_size=32, **options)
+    tokenizers = (Llama.load(path, backend="reference").tokenizer for path in ("tiny", tmp_path / "q"))
+    ours, theirs = (tokenizer.encode("Once upon a time, a  fox") for tokenizer in tokenizers)
+    assert ours == theirs
+
+
+def test_a_model_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    config = LlamaConfig.from_pretrained(TINY)
+    Llama.load(config, load_format="dummy", backend="reference", dtype="float32").save(tmp_path / "plain")
+    with pytest.warns(PolyllamaWarning, match="quantized without a tokenizer: .* holds no tokenizer"):
+        quantize_checkpoint(tmp_path / "plain", tmp_path / "q", group_size=32)
 
 
 # ---- memory
 
 
+@pytest.mark.filterwarnings("ignore:quantized without a tokenizer")
 def test_one_matrix_is_in_memory_at_a_time(tmp_path: Path) -> None:
     config = LlamaConfig(
         vocab_size=2048,
@@ -325,3 +363,16 @@ def test_one_matrix_is_in_memory_at_a_time(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert size > 20 * matrix
     assert peak < 8 * matrix, peak / matrix
+    if sys.platform != "linux":
+        return
+    code = (
+        "import re, sys, numpy, ml_dtypes\n"
+        "from polyllama.core.quantization.convert import quantize_checkpoint\n"
+        "held = lambda key: int(re.search(key + r':\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024\n"
+        "quantize_checkpoint('tiny', 'tiny-q', group_size=32)\n"  # whatever is imported on the way
+        "before = held('VmHWM')\n"
+        "quantize_checkpoint('plain', 'again')\n"
+        "print(held('VmHWM') - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 14 * matrix, int(done.stdout) / matrix  # mapped pages too are given back

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import json
 import os
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -49,6 +45,7 @@ def quantize_checkpoint(
     method: str = "round",
     calibration: str | Path | None = None,
     max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
@@ -56,7 +53,7 @@ def quantize_checkpoint(
 
     Args:
         source: a registry name, repository or folder, of weights that are not quantized yet.
-        target: a folder that does not exist yet, or is empty; it appears when everything is written.
+        target: a folder that does not exist yet, or is empty; it appears when everything is written, under a lock.
         bits: 2, 3, 4, 5, 6 or 8.
         group_size: 32, 64 or 128; by default 64, and 32 for modules that 64 does not divide, which a warning says.
         modules: patterns of module names (``*.down_proj``) -> ``"int8"``, ``"int4-g32"`` ... or ``"none"``; the last
@@ -64,6 +61,7 @@ def quantize_checkpoint(
         embeddings, head: the same for the embedding and for the head.
         method: ``"round"``, or ``"calibrated"`` by the text of `calibration`: a ``.jsonl`` with a ``text`` in each
             line, or plain text.
+        overwrite: replace the model that is in `target`.
         options: ``revision``, ``offline``.
 
     Returns:
@@ -73,16 +71,22 @@ def quantize_checkpoint(
         PolyllamaError: groups that do not divide a module's inputs, patterns that match nothing, a target that is
             there, weights that cannot be quantized.
     """
-    from ..loading import _weights, describe
+    from ..checkpoint.writing import check_apart, check_free, placed
+    from ..converting import streamed_weights
+    from ..loading import describe
     from ..settings import load_settings
 
     if method not in METHODS:
         raise UnsupportedError(f"method {method!r} is not known", hint=f"use {' or '.join(METHODS)}")
     if (method == "calibrated") != (calibration is not None):
         raise InputError("method 'calibrated' goes with a file of text", hint="give both --method and --calibration")
-    folder = _free_target(Path(target).expanduser())
+    if not isinstance(target, (str, os.PathLike)) or not str(target):
+        raise InputError(f"the target is {target!r}", hint="name a folder")
+    folder = Path(target).expanduser()
+    check_free(folder, overwrite=overwrite, single=False)
     settings = load_settings(offline=options.pop("offline", None)).model_copy(update={"quantize": None})
     described = describe(source, settings=settings, **options)
+    check_apart(folder, None if described.checkpoint is None else described.checkpoint.path)
     if described.checkpoint is None or described.config.quantization is not None:
         why = "has no weights" if described.checkpoint is None else "is quantized already"
         raise CheckpointError(f"{source} {why}", hint="quantize the original checkpoint")
@@ -92,11 +96,11 @@ def quantize_checkpoint(
     graph = quantize_graph(described.graph, chosen)
     if not quantized_modules(graph):
         raise InputError("every module is left out: there is nothing to quantize")
-    plain: Any = _weights(described, settings)
+    plain = streamed_weights(described)
     calibrator = _calibrator(described, plain, graph, calibration) if calibration is not None else None
     found: dict[str, ModuleReport] = {}
     weights = quantized_weights(plain, graph, _measuring(plain, graph, calibrator, found))
-    with _staging(folder) as staging:
+    with placed(folder, "", weights.nbytes, overwrite=overwrite) as staging:
         _write(described, chosen, weights, staging, max_shard_size, progress)
     return Report(
         str(source),
@@ -172,12 +176,11 @@ def _measuring(
 
 
 def _calibrator(described: Described, plain: Weights, graph: Graph, file: str | Path) -> Calibrator:
-    from ..tokenizer import load_tokenizer
+    from ..loading import tokenizer_of
     from .calibrate import Calibrator
 
-    if described.folder is None:
-        raise InputError("calibration needs a tokenizer, and the model has none")
-    tokenizer = load_tokenizer(described.folder)
+    assert described.folder is not None  # it holds the weights
+    tokenizer = tokenizer_of(described.folder, described.checkpoint)
     longest = min(ROW_TOKENS, described.config.max_position_embeddings)
     texts = read_calibration(Path(file), tokenizer, longest)
     return Calibrator(plain, described.graph, graph, texts)
@@ -230,34 +233,6 @@ def _texts_of_lines(file: Path, content: str) -> Iterator[str]:
         yield text
 
 
-def _free_target(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: is there already", hint="name a new folder, or remove it first")
-    return folder
-
-
-@contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A folder beside the final one, which takes its name only when everything is in it."""
-    for left in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.partial")):
-        warnings.warn(
-            f"{left}: an earlier run was killed and left this (or another run is writing it); remove it",
-            PolyllamaWarning,
-            stacklevel=5,
-        )
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        if folder.is_dir():
-            folder.rmdir()  # it is empty
-        os.replace(staging, folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _write(
     described: Described,
     settings: Quantization,
@@ -296,12 +271,10 @@ def _write(
 def _copy_tokenizer(described: Described, staging: Path) -> None:
     """The tokenizer, where there is one; a broken one must not keep weights from being quantized, but it is said."""
     from ..errors import TokenizerError
-    from ..tokenizer import load_tokenizer
+    from ..loading import tokenizer_of
 
-    folder = described.folder
-    assert folder is not None  # it holds the weights
+    assert described.folder is not None  # it holds the weights
     try:
-        load_tokenizer(folder).save_pretrained(staging)
+        tokenizer_of(described.folder, described.checkpoint).save_pretrained(staging)
     except TokenizerError as error:
-        if any(folder.glob("tokenizer*")):
-            warnings.warn(f"the tokenizer is not copied: {error}", PolyllamaWarning, stacklevel=5)
+        warnings.warn(f"quantized without a tokenizer: {error}", PolyllamaWarning, stacklevel=5)

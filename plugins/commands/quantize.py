@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     "--pack", metavar="BACKEND", help="Also write the weights as this backend reads them (cpu), to load at once."
 )
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
+@click.option("--overwrite", is_flag=True, help="Replace the model that is in TARGET.")
 @source_options
 @json_option
 def quantize(
