@@ -32,7 +32,7 @@ ABOUT = {
             "Opinions and plain reports made by `tools/sentiment_data.py`. No word gives the label away: what is "
             'denied counts for the other side ("was not happy"), and where a text says both, the main clause or what '
             "is said last decides. Held out by construction: the sentence frames, the ways to join them, the names, "
-            "the things that opinions are about, and some of the denials, none of which is in a training text. The "
+            "and the things that opinions are about, none of which is in a training text. The "
             "words of praise and blame themselves are those of training, as a word never heard says nothing."
         ),
         limits=(
@@ -69,7 +69,7 @@ ABOUT = {
             'print(llm.predict(question="What did Mia find?", context=story))'
         ),
         texts=(
-            "Passages of one to three facts and a question each, made by `tools/question_data.py`; a third of the "
+            "Passages of one to three facts and a question each, made by `tools/question_data.py`; two in five "
             "questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). Several "
             "people do similar things, so that who, what, where and when have to agree. Held out by construction: the "
             "ways to tell and some ways to ask, the names, things, places, animals, foods, times and colours, none of "

@@ -21,7 +21,7 @@ from head_text import SPLITS, Person, Span, Words, belongs, examples, fill, mark
 from story_templates import parse, pick, slots
 
 SLOTS = ("p", "q", "t", "l", "m", "w", "a", "f", "c", "happened")
-UNANSWERABLE_SHARE = 0.3
+UNANSWERABLE_SHARE = 0.4
 _HAPPENED = re.compile(r"\*([^*]+)\*")
 
 
@@ -210,15 +210,16 @@ class Questioner:
         kind = fact.kind if rng.random() < 0.7 else pick(rng, self.kinds)
         values = dict(fact.values)
         other = pick(rng, passage.facts).values
-        for slot in values:
-            if slot in ("p", "q") and rng.random() < 0.5:
-                values[slot] = other[pick(rng, ("p", "q"))] if rng.random() < 0.8 else self.words.person(rng)
-            elif rng.random() < 0.4:
-                values[slot] = other[slot]
-            elif rng.random() < 0.15:
-                values["t"] = self.thing(rng)
+        new = self.fact(rng, [self.words.person(rng)], passage.facts, None).values
         asked = pick(rng, sorted(kind["ask"]))
-        text, named = self.ask(rng, kind, asked, values)
+        for slot in rng.sample(sorted(values), len(values)):  # until something that the question names is another
+            if slot in ("p", "q"):
+                values[slot] = other[pick(rng, ("p", "q"))] if rng.random() < 0.6 else new[slot]
+            else:
+                values[slot] = other[slot] if rng.random() < 0.5 else new[slot]
+            text, named = self.ask(rng, kind, asked, values)
+            if slot in named or rng.random() < 0.1:
+                break
         told_of_kind = any(told.kind is kind for told in passage.facts)
         if kind["name"] in NOT_SAID_ELSEWHERE and not told_of_kind:
             return None

@@ -84,7 +84,6 @@ class Critic:
     def clause(self, rng: random.Random, side: str) -> str:
         """A clause of one side, "positive" or "negative", in small letters and without a full stop."""
         own, other = self.grammar[side], self.grammar[OTHER[side]]
-        denied = "denied_only_when_unseen" if self.split == "unseen" and rng.random() < 0.5 else "can_be_denied"
         names = (self.words.person(rng).name, self.words.person(rng).name, f"the {self.words.one_of(rng, 'animals')}")
         person = pick(rng, ("I", "I", "I", "we", "my friend", *names))
         about = pick(rng, self.grammar["about"][self.key])
@@ -92,7 +91,7 @@ class Critic:
         def lookup(slot: str) -> str:
             good = slot.startswith("good")
             if slot in ("good", "goodword", "bad", "badword"):
-                words = own["good"] if good else other[denied]
+                words = own["good"] if good else other["can_be_denied"]
                 if slot.endswith("word"):  # one that can stand before a noun
                     words = [word for word in words if " " not in word]
                 return pick(rng, words)

@@ -65,7 +65,7 @@ class Recipe:
 RECIPES = {
     "sentiment": Recipe("sentiment", 100_000, 3, "tiny", 1024, 2e-3),
     "entities": Recipe("entities", 100_000, 3, "tiny", 1536, 2e-3),
-    "questions": Recipe("questions", 80_000, 5, "tiny-entities", 1024, 1.5e-3, shortest_first=0.3),
+    "questions": Recipe("questions", 110_000, 5, "tiny-entities", 1024, 1.5e-3, shortest_first=0.3),
 }
 
 
