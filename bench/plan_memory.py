@@ -12,38 +12,41 @@ python bench/plan_memory.py [--backend torch]
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from measure import in_fresh_process, report
+from measure import RESULTS, in_fresh_process, report
+
+NAME = "plan_memory"
 
 MODEL = {
     "vocab_size": 32000,
     "hidden_size": 768,
     "intermediate_size": 2048,
-    "num_hidden_layers": 8,
     "num_attention_heads": 12,
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
 }
-# backend, dtype, quantize, batch, context, prompt in passes of so many tokens, from a checkpoint on disk
+# layers, backend, dtype, quantize, batch, context, prompt in passes of so many tokens, from a checkpoint on disk
 CASES = (
-    ("reference", "float32", None, 2, 512, 512, False),
-    ("reference", "float64", None, 1, 1024, 256, False),
-    ("reference", "float32", "int4", 1, 512, 512, False),
-    ("torch:cpu", "float32", None, 4, 1024, 1024, False),
-    ("torch:cpu", "bfloat16", None, 4, 1024, 1024, False),
-    ("torch:cpu", "bfloat16", None, 1, 2048, 256, True),
-    ("torch:cpu", "float32", None, 4, 1024, 1024, True),
-    ("torch:cpu", "bfloat16", "int4", 2, 1024, 1024, False),
-    ("torch:cpu", "float32", "int8", 2, 1024, 1024, False),
-    ("mlx:cpu", "float32", None, 2, 512, 512, False),
-    ("mlx:cpu", "bfloat16", None, 2, 512, 512, False),
-    ("mlx:cpu", "bfloat16", "int4", 1, 256, 256, False),
-    ("jax:cpu", "float32", None, 2, 1024, 1024, False),
-    ("jax:cpu", "float32", None, 4, 1024, 1024, False),
-    ("jax:cpu", "bfloat16", None, 2, 1024, 1024, False),
-    ("jax:cpu", "bfloat16", "int4", 2, 512, 512, False),
+    (8, "reference", "float32", None, 2, 512, 512, False),
+    (8, "reference", "float64", None, 1, 1024, 256, False),
+    (8, "reference", "float32", "int4", 1, 512, 512, False),
+    (8, "torch:cpu", "float32", None, 4, 1024, 1024, False),
+    (8, "torch:cpu", "bfloat16", None, 4, 1024, 1024, False),
+    (8, "torch:cpu", "bfloat16", None, 1, 2048, 256, True),
+    (8, "torch:cpu", "float32", None, 4, 1024, 1024, True),
+    (8, "torch:cpu", "bfloat16", "int4", 2, 1024, 1024, False),
+    (8, "torch:cpu", "float32", "int8", 2, 1024, 1024, False),
+    (2, "mlx:cpu", "float32", None, 1, 768, 768, False),
+    (2, "mlx:cpu", "bfloat16", None, 2, 384, 384, False),
+    (4, "mlx:cpu", "bfloat16", "int4", 1, 256, 256, False),
+    (4, "jax:cpu", "float32", None, 2, 1024, 1024, False),
+    (4, "jax:cpu", "float32", None, 4, 1024, 1024, False),
+    (4, "jax:cpu", "bfloat16", None, 2, 1024, 1024, False),
+    (4, "jax:cpu", "bfloat16", "int4", 2, 512, 512, False),
 )
 MEASURE = """
 import ctypes, gc, json
@@ -51,7 +54,8 @@ if RETURNS:
     ctypes.CDLL(None).mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD
 import numpy as np
 from polyllama import Llama, LlamaConfig
-backend, dtype, quantize, batch, context, chunk, stored = CASE
+layers, backend, dtype, quantize, batch, context, chunk, stored = CASE
+MODEL["num_hidden_layers"] = layers
 
 def status(field):
     for line in open("/proc/self/status"):
@@ -105,7 +109,8 @@ print(json.dumps({"loading": loading, "running": running}))
 PLAN = """
 import json
 from polyllama import Llama, LlamaConfig
-backend, dtype, quantize, batch, context, chunk, stored = CASE
+layers, backend, dtype, quantize, batch, context, chunk, stored = CASE
+MODEL["num_hidden_layers"] = layers
 source = LlamaConfig(**MODEL, dtype=STORED) if FOLDER is None else FOLDER
 plan = Llama.plan(source, backend=backend, dtype=dtype, quantize=quantize, batch=batch, context=context,
                   prefill_chunk_size=chunk)
@@ -113,6 +118,15 @@ memory = plan.chosen.memory
 print(json.dumps({"loading": memory.load_peak, "running": memory.running, "weights": memory.weights,
                   "cache": memory.cache, "activations": memory.activations}))
 """
+
+
+def merged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These results, and those of other cases from earlier runs."""
+    file = RESULTS / f"{NAME}.json"
+    before = json.loads(file.read_text())["cases"] if file.is_file() else []
+    fresh = {json.dumps(result["case"]): result for result in results}
+    known = {json.dumps(result["case"]): result for result in before} | fresh
+    return [known[json.dumps(case)] for case in CASES if json.dumps(case) in known]
 
 
 def main() -> None:
@@ -124,13 +138,13 @@ def main() -> None:
     chosen, only = arguments.backend, arguments.case
     from polyllama import Llama, LlamaConfig
 
-    rows, results, worst = [], [], 0.0
+    rows, results = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in {case[1] for case in CASES if case[-1]}:
-            config = LlamaConfig(**MODEL, dtype=dtype, tie_word_embeddings=True)
+        for dtype in {case[2] for case in CASES if case[-1]}:
+            config = LlamaConfig(**MODEL, num_hidden_layers=8, dtype=dtype, tie_word_embeddings=True)
             Llama.load(config, load_format="dummy", backend="torch:cpu").save(Path(folder) / dtype)
         for case in CASES:
-            backend, dtype, quantize, batch, context, chunk, stored = case
+            layers, backend, dtype, quantize, batch, context, chunk, stored = case
             if (chosen is not None and not backend.startswith(chosen)) or only not in (None, CASES.index(case)):
                 continue
             names = {
@@ -144,7 +158,6 @@ def main() -> None:
             # Mapped pages are touched as the model runs, so loading by a map shows only afterwards.
             peaks = [max(figures["loading"], figures["running"]) for figures in (planned, measured)]
             off = peaks[0] / peaks[1] - 1
-            worst = max(worst, abs(off))
             most = max(hoarding["loading"], hoarding["running"])
             off_hoarding = peaks[0] / most - 1
             results.append(
@@ -159,13 +172,16 @@ def main() -> None:
             megabytes = [
                 f"{figures[key] / 1e6:.0f}" for key in ("loading", "running") for figures in (planned, measured)
             ]
-            what = f"batch {batch}, context {context}, passes of {chunk}{', from disk' if stored else ''}"
+            what = (
+                f"{layers} layers, batch {batch}, context {context}, passes of {chunk}{', from disk' if stored else ''}"
+            )
             rows.append((backend, dtype, quantize or "-", what, *megabytes, f"{off:+.1%}", f"{off_hoarding:+.1%}"))
             print(*rows[-1], flush=True)
     header = ("backend", "dtype", "quantize", "workload")
     columns = ("loading planned", "measured", "running planned", "measured", "peak off by", "by glibc's defaults")
-    if len(rows) == len(CASES):  # a part is for looking at only
-        report("plan_memory", {"worst": worst, "cases": results}, rows, (*header, *columns))
+    cases = merged(results)
+    worst = max(abs(case["error of peak"]) for case in cases)
+    report(NAME, {"worst": worst, "cases": cases}, rows, (*header, *columns))
 
 
 if __name__ == "__main__":

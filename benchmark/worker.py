@@ -8,6 +8,7 @@ Work: ``{"do": "prefill", "tokens": 512}``, ``{"do": "decode", "context": 16, "t
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import statistics
@@ -65,8 +66,7 @@ class LlamaCpp:
     """llama.cpp through llama-cpp-python's low-level functions, so that nothing but its own work is measured."""
 
     def __init__(self, model: Path, threads: int, backend: str) -> None:
-        import llama_cpp
-
+        llama_cpp: Any = importlib.import_module("llama_cpp")  # an extra, which type checking does without
         self.lib = llama_cpp
         llama_cpp.llama_log_set(_silent(llama_cpp), None)
         llama_cpp.llama_backend_init()

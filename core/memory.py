@@ -159,7 +159,8 @@ def tiled_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:
     if node.out_features > 2 * step:
         parts.append(new(x.memory, (*x.shape[:-1], node.out_features - 2 * step), wide.dtype, (wide,)))
     y = xp.astype(parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1), x.dtype)
-    return y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+    z: Ghost = y + ctx.weights[f"{node.name}.bias"] if node.bias else y
+    return z
 
 
 def load_peak(workload: Workload, held: Mapping[str, int], extra: Callable[[str, int], int]) -> int:

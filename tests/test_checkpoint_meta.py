@@ -169,6 +169,8 @@ def test_safetensors_are_preferred(tiny_models: TinyModels, tmp_path: Path) -> N
 
 def everything() -> dict[str, torch.Tensor]:
     base = torch.arange(24, dtype=torch.float32)
+    marked = torch.nn.Parameter(torch.ones(2))
+    marked._is_hf_initialized = True  # transformers leaves this, and torch then pickles parameters with their state
     return {
         "bfloat16": torch.randn(4, 5).bfloat16(),
         "float8": torch.ones(4).to(torch.float8_e4m3fn),
@@ -181,6 +183,7 @@ def everything() -> dict[str, torch.Tensor]:
         "scalar": torch.tensor(2.5),
         "empty": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(torch.ones(2)),
+        "parameter with state": marked,
     }
 
 

@@ -313,6 +313,7 @@ _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,  # what else hangs on it is no weight
 }
 _BARE_NAMES = frozenset({"torch.storage.UntypedStorage"})
 
