@@ -1,5 +1,5 @@
-// One row of inputs: the matrix streams through once, panel after panel, and memory is what it waits for. Processors
-// foresee so plain a stream by themselves: asking for lines ahead of time made it slower.
+// One row of inputs: the matrix streams through once, and memory is what it waits for. Processors foresee so plain a
+// stream by themselves: asking for lines ahead of time made it slower.
 #pragma once
 
 #include "unpack.h"
@@ -22,58 +22,70 @@ inline PanelSums add_sums(PanelSums a, const PanelSums& b) {
     return a;
 }
 
-// Several sums side by side hide the latency of the additions.
-template <size_t Unroll, class Step>
-inline PanelSums unrolled(size_t n, Step step) {
-    PanelSums sums[Unroll];
-#pragma GCC unroll 8
-    for (size_t u = 0; u < Unroll; ++u) sums[u] = zero_sums();
-    size_t i = 0;
-    for (; i + Unroll <= n; i += Unroll) {
-#pragma GCC unroll 8
-        for (size_t u = 0; u < Unroll; ++u) step(i + u, sums[u]);
+// Panels of floats that a thread reads side by side, each a stream of its own, which keeps more lines on their way. Packed
+// ones take more work for each line, and reading four of them at once made that slower than it made reading faster.
+constexpr size_t kStreams = kParts == 1 ? 4 : 2;
+constexpr size_t kUnroll = kParts <= 2 ? 2 : 1;
+
+// Several sums side by side hide the latency of the additions. What is added to what does not depend on how many panels
+// there are.
+template <size_t Panels, class Step>
+inline void unrolled(size_t n, PanelSums* y, Step step) {
+    PanelSums sums[Panels][kUnroll];
+    for (size_t s = 0; s < Panels; ++s) {
+        for (size_t u = 0; u < kUnroll; ++u) sums[s][u] = zero_sums();
     }
-    for (; i < n; ++i) step(i, sums[0]);
-    for (size_t u = 1; u < Unroll; ++u) sums[0] = add_sums(sums[0], sums[u]);
-    return sums[0];
+    size_t i = 0;
+    for (; i + kUnroll <= n; i += kUnroll) {
+#pragma GCC unroll 8
+        for (size_t s = 0; s < Panels; ++s) {
+#pragma GCC unroll 8
+            for (size_t u = 0; u < kUnroll; ++u) step(s, i + u, sums[s][u]);
+        }
+    }
+    for (size_t s = 0; s < Panels; ++s) {
+        for (size_t k = i; k < n; ++k) step(s, k, sums[s][0]);
+        for (size_t u = 0; u < kUnroll; ++u) y[s] = add_sums(y[s], sums[s][u]);
+    }
 }
 
-constexpr size_t kUnroll = kParts == 1 ? 8 : kParts == 2 ? 4 : 2;
-
-inline PanelSums floats_times_row(const float* w, size_t n, const float* x) {
-    return unrolled<kUnroll>(n, [&](size_t k, PanelSums& sum) {
+template <size_t Panels>
+inline void floats_times_row(const float* const* w, size_t n, const float* x, PanelSums* y) {
+    unrolled<Panels>(n, y, [&](size_t s, size_t k, PanelSums& sum) {
         const Floats input = Vector::set1(x[k]);
         for (size_t p = 0; p < kParts; ++p) {
-            sum.part[p] = Vector::fma(Vector::load(w + k * kPanel + p * kLanes), input, sum.part[p]);
+            sum.part[p] = Vector::fma(Vector::load(w[s] + k * kPanel + p * kLanes), input, sum.part[p]);
         }
     });
 }
 
-inline PanelSums halves_times_row(const uint16_t* w, size_t n, const float* x) {
-    return unrolled<kUnroll>(n, [&](size_t k, PanelSums& sum) {
+template <size_t Panels>
+inline void halves_times_row(const uint16_t* const* w, size_t n, const float* x, PanelSums* y) {
+    unrolled<Panels>(n, y, [&](size_t s, size_t k, PanelSums& sum) {
         const Floats input = Vector::set1(x[k]);
         for (size_t p = 0; p < kParts; ++p) {
-            sum.part[p] = Vector::fma(Vector::load_f16(w + k * kPanel + p * kLanes), input, sum.part[p]);
+            sum.part[p] = Vector::fma(Vector::load_f16(w[s] + k * kPanel + p * kLanes), input, sum.part[p]);
         }
     });
 }
 
-inline PanelSums pairs_times_row(const uint16_t* w, size_t n, const float* x) {
-    return unrolled<kUnroll>((n + 1) / 2, [&](size_t k, PanelSums& sum) {
+template <size_t Panels>
+inline void pairs_times_row(const uint16_t* const* w, size_t n, const float* x, PanelSums* y) {
+    unrolled<Panels>((n + 1) / 2, y, [&](size_t s, size_t k, PanelSums& sum) {
         const Floats first = Vector::set1(x[2 * k]), second = Vector::set1(2 * k + 1 < n ? x[2 * k + 1] : 0.0f);
         for (size_t p = 0; p < kParts; ++p) {
             Floats even, odd;
-            Vector::load_pairs(w + 2 * k * kPanel + 2 * p * kLanes, even, odd);
+            Vector::load_pairs(w[s] + 2 * k * kPanel + 2 * p * kLanes, even, odd);
             sum.part[p] = Vector::fma(odd, second, Vector::fma(even, first, sum.part[p]));
         }
     });
 }
 
-template <class V>
-inline PanelSums pairs_times_pairs(const uint16_t* w, size_t n, const uint16_t* x) {
-    return unrolled<kUnroll>((n + 1) / 2, [&](size_t k, PanelSums& sum) {
+template <size_t Panels, class V>
+inline void pairs_times_pairs(const uint16_t* const* w, size_t n, const uint16_t* x, PanelSums* y) {
+    unrolled<Panels>((n + 1) / 2, y, [&](size_t s, size_t k, PanelSums& sum) {
         for (size_t p = 0; p < kParts; ++p) {
-            sum.part[p] = V::dot_bf16(sum.part[p], w + 2 * k * kPanel + 2 * p * kLanes, x + 2 * k);
+            sum.part[p] = V::dot_bf16(sum.part[p], w[s] + 2 * k * kPanel + 2 * p * kLanes, x + 2 * k);
         }
     });
 }
@@ -138,41 +150,63 @@ BytesTimesRow by_group(const Matrix& m) {
     return m.group == 32 ? by_scale<F, 32>(m.scale) : m.group == 64 ? by_scale<F, 64>(m.scale) : by_scale<F, 128>(m.scale);
 }
 
-inline PanelSums panel_times_row(const Matrix& m, const Inputs& x, const uint8_t* data, BytesTimesRow bytes,
-                                 float* scratch) {
-    if (bytes) return bytes(m, data, x.q8, x.scale, x.sum);
+// Panels of floats; packed ones too, where their inputs are floats.
+template <size_t Panels>
+void float_panels_times_row(const Matrix& m, const Inputs& x, const uint8_t* data, PanelSums* y, float* scratch) {
+    const float* floats[Panels];
+    const uint16_t* halves[Panels];
+    for (size_t s = 0; s < Panels; ++s) {
+        floats[s] = reinterpret_cast<const float*>(data + s * m.bytes_panel);
+        halves[s] = reinterpret_cast<const uint16_t*>(data + s * m.bytes_panel);
+    }
     switch (m.format) {
-        case Format::f32: return floats_times_row(reinterpret_cast<const float*>(data), m.columns, x.f32);
-        case Format::f16: return halves_times_row(reinterpret_cast<const uint16_t*>(data), m.columns, x.f32);
+        case Format::f32: return floats_times_row<Panels>(floats, m.columns, x.f32, y);
+        case Format::f16: return halves_times_row<Panels>(halves, m.columns, x.f32, y);
         case Format::bf16:
             if constexpr (Vector::bf16_dot) {
-                if (x.bf16) return pairs_times_pairs<Vector>(reinterpret_cast<const uint16_t*>(data), m.columns, x.bf16);
+                if (x.bf16) return pairs_times_pairs<Panels, Vector>(halves, m.columns, x.bf16, y);
             }
-            return pairs_times_row(reinterpret_cast<const uint16_t*>(data), m.columns, x.f32);
+            return pairs_times_row<Panels>(halves, m.columns, x.f32, y);
         default: break;
     }
-    PanelSums y = zero_sums();  // packed weights times float inputs
-    for (size_t k = 0; k < m.columns; k += kFloatInputs) {
-        const size_t n = m.columns - k < kFloatInputs ? m.columns - k : kFloatInputs;
-        y = add_sums(y, floats_times_row(unpack_floats(m, data, k, n, scratch), n, x.f32 + k));
+    for (size_t s = 0; s < Panels; ++s) {
+        for (size_t k = 0; k < m.columns; k += kFloatInputs) {
+            const size_t n = m.columns - k < kFloatInputs ? m.columns - k : kFloatInputs;
+            const float* w = unpack_floats(m, data + s * m.bytes_panel, k, n, scratch);
+            floats_times_row<1>(&w, n, x.f32 + k, y + s);
+        }
     }
-    return y;
+}
+
+inline void store_sums(const Matrix& m, const PanelSums& sums, size_t panel, float* y, Start start) {
+    for (size_t p = 0; p < kParts; ++p) {
+        Floats out = sums.part[p];
+        if (m.bias) out = Vector::add(out, Vector::load(m.bias + panel * kPanel + p * kLanes));
+        if (start == Start::add) out = Vector::add(out, Vector::load(y + p * kLanes));
+        Vector::store(y + p * kLanes, out);
+    }
+}
+
+template <size_t Panels>
+void float_panels(const Matrix& m, const Inputs& x, size_t panel, float* y, Start start, float* scratch) {
+    PanelSums sums[Panels];
+    for (PanelSums& sum : sums) sum = zero_sums();
+    float_panels_times_row<Panels>(m, x, m.data + panel * m.bytes_panel, sums, scratch);
+    for (size_t s = 0; s < Panels; ++s) store_sums(m, sums[s], panel + s, y + s * kPanel, start);
 }
 
 void matvec(const Matrix& m, const Inputs& x, size_t panel, size_t panel_end, float* y, Start start, float* scratch) {
-    const bool integers = x.q8 && m.group;
-    const BytesTimesRow bytes = !integers                  ? nullptr
-                                : m.format == Format::q4 ? by_group<Format::q4>(m)
-                                                           : by_group<Format::q8>(m);
-    for (; panel < panel_end; ++panel, y += kPanel) {
-        const PanelSums sums = panel_times_row(m, x, m.data + panel * m.bytes_panel, bytes, scratch);
-        for (size_t p = 0; p < kParts; ++p) {
-            Floats out = sums.part[p];
-            if (m.bias) out = Vector::add(out, Vector::load(m.bias + panel * kPanel + p * kLanes));
-            if (start == Start::add) out = Vector::add(out, Vector::load(y + p * kLanes));
-            Vector::store(y + p * kLanes, out);
+    if (x.q8 && m.group) {
+        const BytesTimesRow times = m.format == Format::q4 ? by_group<Format::q4>(m) : by_group<Format::q8>(m);
+        for (; panel < panel_end; ++panel, y += kPanel) {
+            store_sums(m, times(m, m.data + panel * m.bytes_panel, x.q8, x.scale, x.sum), panel, y, start);
         }
+        return;
     }
+    for (; panel + kStreams <= panel_end; panel += kStreams, y += kStreams * kPanel) {
+        float_panels<kStreams>(m, x, panel, y, start, scratch);
+    }
+    for (; panel < panel_end; ++panel, y += kPanel) float_panels<1>(m, x, panel, y, start, scratch);
 }
 
 }  // namespace
