@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint.base import TensorInfo
-from .checkpoint.weights import Weights
-from .dtypes import is_float, numpy_dtype
-from .errors import CheckpointError, InputError, PolyllamaWarning, TokenizerError, UnsupportedError
-from .resizing import resize_vocabulary
+from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
+from .tensor_stream import TensorStream
+from .transforming import Changes
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from .checkpoint.writing import Progress
+    from .checkpoint.writing import ModelToWrite, Progress
     from .config import LlamaConfig
     from .loading import Described
-
-    Array = np.ndarray[Any, Any]
 
 FLOATS = ("float32", "float16", "bfloat16")
 # These decide nothing of what a model computes when it runs.
@@ -61,7 +54,10 @@ def convert(
     *,
     to: str,
     dtype: str | None = None,
+    adapter: str | Path | None = None,
+    num_key_value_heads: int | None = None,
     vocab_size: int | None = None,
+    quantize: str | None = None,
     task: str | None = None,
     max_shard_size: int | str | None = None,
     overwrite: bool = False,
@@ -79,8 +75,13 @@ def convert(
         destination: a folder, or for ``gguf`` a file; not there yet, unless `overwrite`.
         to: the format: ``hf``, ``mlx``, ``gguf``, ``meta``, or a plugin's.
         dtype: what to round floats to: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default they stay.
+        adapter: the folder of a LoRA adapter (PEFT's safetensors) to merge into the weights.
+        num_key_value_heads: key/value heads the model shall have, a divisor of those it has: each is the mean of a
+            group (multi-head to grouped-query attention; train it a little further).
         vocab_size: rows the embedding and the head shall have, if not those they have: the first stay, new ones are the
             mean of the old.
+        quantize: round matrices to ``"int4"``, ``"int8-g32"`` ... in the end, where the format holds packed weights
+            (``polyllama quantize`` has more settings and reports the errors).
         task: the head; by default what the checkpoint's ``architectures`` says.
         max_shard_size: the largest file of weights, where the format has several; 5GB by default.
         overwrite: replace what is at the destination.
@@ -114,13 +115,19 @@ def convert(
     if max_shard_size is not None and not writer.sharded:
         raise InputError(f"max_shard_size={max_shard_size!r}: {name} is one file of weights", hint="leave it out")
     check_apart(target, described.checkpoint.path)
+    if adapter is not None:
+        from .adapters.files import folder_of
+
+        check_apart(target, folder_of(adapter))
     check_free(target, overwrite=overwrite, single=target.suffix == writer.suffix != "")
-    model = _model(described, writer, dtype, vocab_size, progress, max_shard_size or "5GB")
+    changes = Changes(dtype, adapter, num_key_value_heads, vocab_size, quantize)
+    stream = TensorStream(described, progress)
+    model = _model(described, writer, stream, changes, max_shard_size or "5GB")
     with placed(target, writer.suffix, model.weights.nbytes, overwrite=overwrite) as place:
         writer.write(model, place)
         _compare(model.config, place, writer)
     if progress is not None:
-        progress("", model.weights.nbytes, model.weights.nbytes)
+        progress("", stream.total, stream.total)
     files = tuple(sorted(f for f in target.rglob("*") if f.is_file())) if target.is_dir() else (target,)
     return Conversion(target, name, str(model.config.dtype), sum(f.stat().st_size for f in files), files)
 
@@ -137,37 +144,18 @@ def _writer(described: Described, to: str) -> tuple[Any, str]:
 
 
 def _model(
-    described: Described,
-    writer: Any,
-    dtype: str | None,
-    vocab_size: int | None,
-    progress: Progress | None,
-    max_shard_size: int | str,
-) -> Any:
-    """The model as the writer gets it: streamed, rounded and unpacked as need be."""
+    described: Described, writer: Any, stream: TensorStream, changes: Changes, max_shard_size: int | str
+) -> ModelToWrite:
+    """The model as the writer gets it: streamed, changed and unpacked as need be."""
     from .checkpoint.writing import ModelToWrite
+    from .transforming import transform
 
-    stream = _Stream(described, progress)
-    packed = stream.packed
-    config = described.config
-    if packed and (dtype is not None or not writer.keeps_packed):
-        if dtype is None:
-            dtype = stream.scale_dtype
-            warnings.warn(
-                f"the weights are quantized; they become {dtype}, which rounds (dtype float32 would be exact)",
-                PolyllamaWarning,
-                stacklevel=4,
-            )
-        weights, packed = Weights(stream.floats(dtype)), {}
-        config = config.replace(quantization=None)
-    else:
-        weights = Weights(stream.entries(dtype))
-    stream.total = weights.nbytes
+    if changes.quantize is not None and not writer.keeps_packed:
+        raise UnsupportedError(f"quantize={changes.quantize!r}: the format has no packed weights", hint="use mlx")
+    weights, config, packed = transform(described, stream, changes, keeps_packed=writer.keeps_packed)
     tokenizer = _tokenizer(described)
-    if vocab_size is not None:
-        weights, config = resize_vocabulary(weights, config, described.task, vocab_size, packed)
-        if tokenizer is not None and len(tokenizer) > vocab_size:
-            raise InputError(f"vocab_size={vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
+    if tokenizer is not None and changes.vocab_size is not None and len(tokenizer) > changes.vocab_size:
+        raise InputError(f"vocab_size={changes.vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
     config = config.replace(dtype=weights.dtype, architectures=[described.task.architecture])
     return ModelToWrite(
         name=_name(described),
@@ -195,120 +183,6 @@ def _tokenizer(described: Described) -> Any:
     except TokenizerError as error:
         warnings.warn(f"converted without a tokenizer: {error}", PolyllamaWarning, stacklevel=5)
         return None
-
-
-def streamed_weights(described: Described) -> Weights:
-    """The checkpoint's tensors as stored; the memory behind each is given back when the next is read.
-
-    Raises:
-        CheckpointError: the checkpoint does not fit the graph.
-    """
-    return Weights(_Stream(described, None).entries(None))
-
-
-class _Stream:
-    """The checkpoint's tensors under the graph's names; the memory behind each is given back when the next is read."""
-
-    def __init__(self, described: Described, progress: Progress | None) -> None:
-        from .checkpoint import check
-        from .quantization.weights import quantized_modules
-
-        self.checkpoint = described.checkpoint
-        parameters = described.graph.parameters()
-        self.map = check(self.checkpoint, parameters, config=described.config)
-        if self.map.fresh:
-            raise CheckpointError(
-                f"{described.name}: lacks {', '.join(self.map.fresh)}, so there is nothing to convert"
-            )
-        self.names = [parameter.name for parameter in parameters]
-        modules = quantized_modules(described.graph)
-        self.packed = {name: (node.group_size, node.bits) for name, node in modules.items()}
-        self.total = 0
-        self._progress = progress
-        self._done = 0
-        self._seen: set[str] = set()
-        self._last: list[str] = []
-
-    @property
-    def scale_dtype(self) -> str:
-        """The dtype of the first packed module's scales."""
-        return self.info(f"{next(iter(self.packed))}.scales").dtype
-
-    def info(self, name: str) -> TensorInfo:
-        """Dtype and shape of one of the graph's tensors, as stored."""
-        stored = self.checkpoint.tensors()[self.map[name]]
-        return TensorInfo(name, stored.dtype, stored.shape, stored.file)
-
-    def entries(self, dtype: str | None) -> Iterator[tuple[TensorInfo, Callable[[], Array]]]:
-        """Every tensor, floats outside packed modules rounded to `dtype`."""
-        for name in self.names:
-            info = self.info(name)
-            rounded = dtype is not None and is_float(info.dtype) and name.rpartition(".")[0] not in self.packed
-            yield self._entry(name, info, dtype if rounded else None)
-
-    def floats(self, dtype: str) -> Iterator[tuple[TensorInfo, Callable[[], Array]]]:
-        """Every tensor of the plain graph, packed modules unpacked."""
-        for name in self.names:
-            module, _, part = name.rpartition(".")
-            info = self.info(name)
-            if module not in self.packed:
-                yield self._entry(name, info, dtype)
-            elif part == "weight":
-                columns = info.shape[1] * 32 // self.packed[module][1]
-                yield self._unpacked(module, TensorInfo(name, dtype, (info.shape[0], columns), info.file))
-
-    def _entry(self, name: str, info: TensorInfo, dtype: str | None) -> tuple[TensorInfo, Callable[[], Array]]:
-        if dtype is None or dtype == info.dtype:
-            return info, lambda: self._read(name, info.nbytes, [name])[0]
-        target = TensorInfo(name, dtype, info.shape, info.file)
-        return target, lambda: rounded(self._read(name, target.nbytes, [name])[0], dtype, name)
-
-    def _unpacked(self, module: str, info: TensorInfo) -> tuple[TensorInfo, Callable[[], Array]]:
-        from .checkpoint.packed import unpacked_floats
-
-        parts = [f"{module}.{part}" for part in ("weight", "scales", "biases")]
-        bits = self.packed[module][1]
-
-        def read() -> Array:
-            words, scales, biases = self._read(info.name, info.nbytes, parts)
-            return unpacked_floats(words, scales, biases, bits, info.dtype, module)
-
-        return info, read
-
-    def _read(self, name: str, nbytes: int, parts: list[str]) -> list[Array]:
-        release = getattr(self.checkpoint, "release", None)
-        if release is not None:
-            for last in self._last:
-                release(self.map[last])
-        if self._progress is not None and name not in self._seen:
-            self._progress(name, self._done, self.total)
-            self._done += nbytes
-            self._seen.add(name)
-        self._last = parts
-        return [self.checkpoint.read(self.map[part]) for part in parts]
-
-
-def rounded(array: Array, dtype: str, name: str) -> Array:
-    """The values in another float type, some millions at a time.
-
-    Raises:
-        CheckpointError: a finite value would become infinite; names the tensor.
-
-    >>> import numpy as np
-    >>> rounded(np.array([1.0, 70000.0], np.float32), "bfloat16", "x").astype(float).tolist()
-    [1.0, 70144.0]
-    """
-    import numpy as np
-
-    made = np.empty(array.shape, numpy_dtype(dtype))
-    flat, out = array.reshape(-1), made.reshape(-1)
-    for start in range(0, flat.size, 1 << 22):
-        part = flat[start : start + (1 << 22)]
-        with np.errstate(over="ignore", invalid="ignore"):
-            out[start : start + (1 << 22)] = part.astype(numpy_dtype(dtype))
-        if np.isinf(out[start : start + (1 << 22)]).sum() > np.isinf(part).sum():
-            raise CheckpointError(f"{name}: has values too large for {dtype}", hint="use bfloat16 or float32")
-    return made
 
 
 def _compare(config: LlamaConfig, place: Path, writer: Any) -> None:

@@ -65,7 +65,10 @@ def pool_key_value_heads(
     }
     packed = [p.name for p in graph.parameters() if p.name in pooled and p.bits is not None]
     if packed:
-        raise UnsupportedError(f"{packed[0]} is packed; heads cannot be averaged", hint="pool the original checkpoint")
+        raise UnsupportedError(
+            f"{packed[0]} is packed; heads cannot be averaged",
+            hint="pool the original checkpoint, or convert with a dtype, which unpacks it",
+        )
 
     def entries() -> Iterator[tuple[TensorInfo, Callable[[], Array]]]:
         for name in weights:

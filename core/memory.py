@@ -45,6 +45,7 @@ class Workload:
         stored: name -> bytes of each tensor as it is stored.
         mapped: whether stored tensors are mapped from files, so that reading them takes no memory of its own.
         quantized_while_loading: the weights are stored plain, and the graph is quantized.
+        kv_cache: what keys and values are held in, ``"auto"`` or a name, for a backend that offers a choice.
         parameters: the graph's, which whoever has them need not have listed again.
     """
 
@@ -61,6 +62,7 @@ class Workload:
     stored: Mapping[str, int] = field(default_factory=dict)
     mapped: bool = True
     quantized_while_loading: bool = False
+    kv_cache: str = "auto"
     parameters: tuple[Parameter, ...] = ()
 
     def __post_init__(self) -> None:

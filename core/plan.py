@@ -45,6 +45,7 @@ class Asked:
     context: int
     prompt: int
     prefill_chunk_size: int | None
+    kv_cache: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,15 @@ def _asked(
     elif wanted > longest:
         facts.notes.append(f"context {wanted} is more than the model was made for ({longest})")
     return Asked(
-        settings.backend, settings.device, settings.dtype, settings.quantize, batch, wanted, given["prompt"], chunk
+        settings.backend,
+        settings.device,
+        settings.dtype,
+        settings.quantize,
+        batch,
+        wanted,
+        given["prompt"],
+        chunk,
+        settings.kv_cache,
     )
 
 
@@ -311,6 +320,7 @@ class Planner:
             stored=self._stored_as(dtype),
             mapped=self.facts.mapped,
             quantized_while_loading=quantize is not None,
+            kv_cache=asked.kv_cache if asked.kv_cache in getattr(backend, "kv_caches", ()) else "auto",
             parameters=self._parameters[quantize],
         )
         try:

@@ -7,7 +7,7 @@ model, on whatever backend runs it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -51,7 +51,7 @@ def resize_vocabulary(
     config: LlamaConfig,
     task: Task,
     vocab_size: int,
-    packed: Collection[str] = (),
+    packed: Mapping[str, tuple[int, int]] | None = None,
     new_rows: NewRows | None = None,
 ) -> tuple[Weights, LlamaConfig]:
     """The weights and the config of the same model with another number of tokens.
@@ -61,12 +61,12 @@ def resize_vocabulary(
     Args:
         weights: under the names of the graph of `config` and `task`.
         vocab_size: rows that the embedding, and a head over the vocabulary, shall have.
-        packed: modules whose weights are packed, of which none may be one of these.
+        packed: module -> (group size, bits) of those whose weights are packed; new rows are quantized as they are.
         new_rows: how rows that are added start; by default as the mean of the old ones.
 
     Raises:
         InputError: not a positive number, or a special token would be cut off.
-        UnsupportedError: the embedding or the head is packed, or the head has not one row for each token.
+        UnsupportedError: the head has not one row for each token.
     """
     if type(vocab_size) is not int or vocab_size < 1:
         raise InputError(f"vocab_size={vocab_size!r} is not a number of tokens")
@@ -79,17 +79,22 @@ def resize_vocabulary(
     sizes = _Sizes(config.vocab_size, vocab_size, config, new_rows or NewRows())
     before = {parameter.name: parameter.shape for parameter in build_graph(config, task).parameters()}
     changed = {p.name: p for p in build_graph(made, task).parameters() if p.shape != before[p.name]}
-    if held := sorted({name.removesuffix(".weight") for name in changed} & set(packed)):
-        raise UnsupportedError(
-            f"{', '.join(held)}: packed weights are not resized", hint="give a dtype, which unpacks them"
-        )
     for name, parameter in changed.items():
         _check_rows(parameter, before[name], sizes, task)
+    in_words = {
+        module: _PackedRows(weights, changed[f"{module}.weight"], how, sizes)
+        for module, how in (packed or {}).items()
+        if f"{module}.weight" in changed
+    }
 
     def entries() -> Iterator[tuple[TensorInfo, Callable[[], Array]]]:
         for name in weights:
             info, read = weights.info(name), partial(weights.__getitem__, name)
-            if name in changed:
+            module, _, part = name.rpartition(".")
+            if module in in_words and part in _PARTS:
+                shape = (sizes.after, *info.shape[1:])
+                yield dataclasses.replace(info, shape=shape), partial(in_words[module].read, part)
+            elif name in changed:
                 parameter = changed[name]
                 yield dataclasses.replace(info, shape=parameter.shape), partial(_resized, parameter, info, read, sizes)
             else:
@@ -124,22 +129,68 @@ def _resized(parameter: Parameter, info: TensorInfo, read: Callable[[], Array], 
     old = read()
     if sizes.after <= sizes.before:
         return old[: sizes.after]
-    shape = (sizes.after - sizes.before, *parameter.shape[1:])
-    new: Array
     if sizes.new.mean:
-        new = np.broadcast_to(old.mean(axis=0, dtype=np.float64).astype(numpy_dtype(info.dtype)), shape)
-    else:
-        # Named by where they begin: rows added one after the other would be alike otherwise.
-        new = initial_tensor(
-            Parameter(f"{parameter.name}[{sizes.before}:]", shape, parameter.role),
-            seed=sizes.new.seed,
-            dtype=info.dtype,
-            initializer_range=sizes.config.initializer_range,
-        )
-    found = np.empty(parameter.shape, old.dtype)
+        return _joined(old, old.mean(axis=0, dtype=np.float64).astype(numpy_dtype(info.dtype))[None], sizes)
+    return _joined(old, _random(parameter, info.dtype, sizes), sizes)
+
+
+def _random(parameter: Parameter, dtype: str, sizes: _Sizes) -> Array:
+    """Rows that are added, named by where they begin: those added one after the other would be alike otherwise."""
+    shape = (sizes.after - sizes.before, *parameter.shape[1:])
+    return initial_tensor(
+        Parameter(f"{parameter.name}[{sizes.before}:]", shape, parameter.role),
+        seed=sizes.new.seed,
+        dtype=dtype,
+        initializer_range=sizes.config.initializer_range,
+    )
+
+
+def _joined(old: Array, new: Array, sizes: _Sizes) -> Array:
+    """The old rows, and after them the new ones, or the one that all of them are."""
+    import numpy as np
+
+    found = np.empty((sizes.after, *old.shape[1:]), old.dtype)
     found[: sizes.before] = old
     found[sizes.before :] = new
     return found
+
+
+_PARTS = ("weight", "scales", "biases")
+
+
+class _PackedRows:
+    """The three tensors of a packed matrix with another number of rows; those that stay keep every bit."""
+
+    def __init__(self, weights: Weights, parameter: Parameter, how: tuple[int, int], sizes: _Sizes) -> None:
+        self.weights, self.parameter, self.sizes = weights, parameter, sizes
+        self.module = parameter.name.removesuffix(".weight")
+        self.group_size, self.bits = how
+        self._mean: Array | None = None
+
+    def read(self, part: str) -> Array:
+        """One of the three."""
+        old, sizes = self.weights[f"{self.module}.{part}"], self.sizes
+        if sizes.after <= sizes.before:
+            return old[: sizes.after]
+        from .quantization.affine import quantize
+
+        dtype = self.weights.info(f"{self.module}.scales").dtype
+        new = self._mean_row(dtype) if sizes.new.mean else _random(self.parameter, dtype, sizes)
+        made = quantize(new, self.group_size, self.bits, name=self.parameter.name)
+        return _joined(old, getattr(made, part), sizes)
+
+    def _mean_row(self, dtype: str) -> Array:
+        import numpy as np
+
+        if self._mean is None:
+            from .quantization.affine import dequantize, row_blocks
+
+            words, scales, biases = (self.weights[f"{self.module}.{part}"] for part in _PARTS)
+            total = np.zeros((1, self.parameter.shape[1]))
+            for rows in row_blocks(self.sizes.before, self.parameter.shape[1]):
+                total += dequantize(words[rows], scales[rows], biases[rows], bits=self.bits).sum(0, dtype=np.float64)
+            self._mean = (total / self.sizes.before).astype(numpy_dtype(dtype))
+        return self._mean
 
 
 @runtime_checkable
@@ -170,15 +221,14 @@ def resize(
         return loaded
     start = NewRows(mean_resizing, seed if seed is not None else loaded.settings.seed or 0)
     stored = Weights(loaded.model.state())
-    weights, config = resize_vocabulary(
-        stored, loaded.config, loaded.task, rows, quantized_modules(loaded.graph), start
-    )
+    packed = {name: (node.group_size, node.bits) for name, node in quantized_modules(loaded.graph).items()}
+    weights, config = resize_vocabulary(stored, loaded.config, loaded.task, rows, packed, start)
     graph = build_graph(config, loaded.task)
     if config.quantization is not None:
         graph = quantize_graph(graph, config.quantization)
     model = loaded.model
-    if isinstance(model, Resizes):
-        names = [name for name in weights if weights.info(name).shape != stored.info(name).shape]
+    names = [name for name in weights if weights.info(name).shape != stored.info(name).shape]
+    if isinstance(model, Resizes) and not any(name.rpartition(".")[0] in packed for name in names):
         model.resize(graph, config, {name: weights[name] for name in names})
     else:
         model = _anew(loaded, graph, config, weights)

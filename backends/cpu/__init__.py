@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
+    from ...core.memory import MemoryEstimate, Workload
     from ...core.task import Task
     from .model import CpuModel
 
@@ -43,6 +44,12 @@ class CpuBackend:
     def availability(self) -> Availability:
         """Whether the kernels were built when polyllama was installed."""
         return _availability()
+
+    def memory(self, workload: Workload) -> MemoryEstimate:
+        """What it takes: panels, caches and the buffers of a program."""
+        from .memory import estimate
+
+        return estimate(workload)
 
     def realize(
         self,

@@ -98,18 +98,22 @@ class CpuModel(SpecModel):
         }
 
     def _run_embedding(self, node: Embedding, ids: np.ndarray, ctx: Context) -> np.ndarray:
-        batch, length = ids.shape
-        out = np.empty((batch, length, node.dim), np.float32)
-        ids = np.ascontiguousarray(ids, np.int64)
+        flat = np.ascontiguousarray(ids, np.int64).reshape(1, -1)
+        out = np.empty((1, flat.size, node.dim), np.float32)
         frequencies = [np.zeros((1, f.shape[1]), np.float32) for f in self._frequencies]
-        self.lowered.program.run(0, 0, ids, np.zeros((1, length), np.int64), frequencies, None, 0, hidden=out)
-        return out
+        for start in range(0, flat.size, CHUNK):
+            part = slice(start, min(start + CHUNK, flat.size))
+            positions = np.zeros((1, part.stop - start), np.int64)
+            self.lowered.program.run(0, 0, flat[:, part], positions, frequencies, None, 0, hidden=out[:, part])
+        return out.reshape(*ids.shape, node.dim)
 
     def _run_linear(self, node: Any, x: np.ndarray, ctx: Context) -> np.ndarray:
         packed = self.weights.packed[node.tied_to or node.name]
         rows = np.ascontiguousarray(x, np.float32).reshape(-1, x.shape[-1])
         y = np.empty((len(rows), packed.matrix.padded_rows), np.float32)
-        self.lowered.program.product(packed.matrix, rows, y)
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            self.lowered.program.product(packed.matrix, rows[part], y[part])
         return y[:, : packed.layout.rows].reshape(*x.shape[:-1], packed.layout.rows)
 
     def _run_decoder(self, node: Decoder, x: np.ndarray, ctx: Context) -> np.ndarray:

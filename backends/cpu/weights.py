@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.checkpoint.base import TensorInfo
+from ...core.checkpoint.weights import release
 from ...core.dtypes import dtype_name, numpy_dtype
 from ...core.errors import BackendError
 from ...core.graph import Embedding, Graph, Linear, Node
@@ -217,6 +218,8 @@ def pack(
         if module in by_name and kind != "bias":
             if module not in result.packed:
                 result.packed[module] = _packed(by_name[module], module, weights, dtype, ready)
+                for part in ("weight", "scales", "biases"):
+                    release(weights, f"{module}.{part}")
             continue
         array = np.asarray(weights[parameter.name])
         if parameter.bits is None and array.dtype.kind not in "fV":

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...core.backend import RealizeOptions
 from ...core.checkpoint.base import TensorInfo
+from ...core.checkpoint.weights import release
 from ...core.errors import BackendError, InputError
 from ...core.forward import attended_tokens, length_ropes
 from ...core.inputs import HostInputs, Layout, check_num_items, lay_out, read_inputs
@@ -397,4 +398,5 @@ def realize(
             raise BackendError(f"{parameter.name} holds {array.dtype}, wanted floating-point weights")
         held = np.uint32 if parameter.bits else dtype  # packed words stay what they are
         params[parameter.name] = jax.device_put(array.astype(held, copy=False), device)
+        release(weights, parameter.name)
     return JaxModel(graph, config, task, params, name)

@@ -18,6 +18,7 @@ from ...core import graph as spec
 from ...core.backend import RealizeOptions
 from ...core.cache import Cache
 from ...core.checkpoint.base import TensorInfo
+from ...core.checkpoint.weights import release
 from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.inputs import check_embeds_shape, check_num_items
@@ -313,6 +314,7 @@ def realize(
             held = dtype if parameter.bits is None else mx.uint32
             array = _load(weights[parameter.name], held, parameter.name in by_columns)
             mx.eval(array)  # one at a time, so that what it was made from can go
+            release(weights, parameter.name)
             put(module, parameter.name, array)
     model: MlxModel = module.model_of
     return model

@@ -52,6 +52,7 @@ class ReferenceBackend:
         """Copy the weights into the asked dtype (``"auto"`` is float64) and run the graph's own definitions."""
         import numpy as np
 
+        from ...core.checkpoint.weights import release
         from ...core.forward import Engine
         from ...core.spec_model import SpecModel
 
@@ -65,9 +66,10 @@ class ReferenceBackend:
         def as_array(array: np.ndarray) -> np.ndarray:
             return array
 
-        native: dict[str, Any] = {
-            p.name: np.asarray(weights[p.name]).astype(p.held_as(dtype)) for p in graph.parameters()
-        }
+        native: dict[str, Any] = {}
+        for parameter in graph.parameters():
+            native[parameter.name] = np.asarray(weights[parameter.name]).astype(parameter.held_as(dtype))
+            release(weights, parameter.name)
         engine = Engine(
             np, native, as_frequencies=lambda f: f.astype(dtype), to_host=as_array, overrides=_overrides(graph)
         )

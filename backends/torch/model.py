@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...core.backend import RealizeOptions
 from ...core.checkpoint.base import TensorInfo
+from ...core.checkpoint.weights import release
 from ...core.dtypes import name_of
 from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
@@ -454,7 +455,10 @@ def realize(
     for parameter in graph.parameters():
         # Packed words stay what they are; torch knows no uint32 by the name the graph has for it.
         held = None if parameter.bits is not None else dtype
-        tensor = from_numpy(weights[parameter.name]).to(device=device, dtype=held)
+        read = from_numpy(weights[parameter.name])
+        tensor = read.to(device=device, dtype=held)
+        if tensor is not read:  # else it is the mapped file itself
+            release(weights, parameter.name)
         trained = parameter.bits is None and not parameter.role.endswith("quantization")
         path, _, leaf = parameter.name.rpartition(".")
         setattr(module.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=trained))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ..checkpoint.base import TensorInfo
 from ..checkpoint.report import shortened
 from ..checkpoint.safetensors import SafetensorsFile
 from ..dtypes import is_float
-from ..errors import CheckpointError, UnsupportedError
+from ..errors import CheckpointError, InputError, UnsupportedError
 from ..graph import Graph, Linear, Parameter
 from ..quantization.nodes import QuantizedLinear
 from .settings import CONFIG_NAME, read_settings
@@ -68,7 +69,7 @@ class Adapter:
     """
 
     def __init__(self, path: str | Path, graph: Graph) -> None:
-        self.path = Path(path).expanduser()
+        self.path = folder_of(path)
         if self.path.is_file():
             self.path = self.path.parent
         if not self.path.is_dir():
@@ -213,6 +214,17 @@ class Adapter:
                 f"{self.settings.file}: target_modules names {ends[0]!r}, which no module of this model is called",
                 hint=f"the adapter was made for another model; this one's modules are such as {self._example()}",
             )
+
+
+def folder_of(path: Any) -> Path:
+    """The path that an adapter is named by.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise InputError(f"adapter is {path!r}", hint="give the folder that peft saved it in")
+    return Path(path).expanduser()
 
 
 def _is_end(name: str, module: str) -> bool:

@@ -81,7 +81,9 @@ def merged_weights(weights: Weights, graph: Graph, adapter: Adapter) -> Weights:
             what = "which has no bias to merge its own into (lora_bias)"
         if what:
             raise UnsupportedError(
-                f"{adapter.path}: cannot be merged into {module}, {what}", hint="load it unmerged: adapter=... alone"
+                f"{adapter.path}: cannot be merged into {module}, {what}",
+                hint="load it unmerged: adapter=... alone"
+                + (", or convert with a dtype, which unpacks them" if "packed" in what else ""),
             )
     plain = replaced_weights(weights, graph, adapter)
 

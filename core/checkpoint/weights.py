@@ -28,8 +28,14 @@ class Weights(Mapping[str, "np.ndarray[Any, Any]"]):
     ((32, 8), 'float32', 1024)
     """
 
-    def __init__(self, entries: Iterable[tuple[TensorInfo, Callable[[], np.ndarray[Any, Any]]]]) -> None:
+    def __init__(
+        self,
+        entries: Iterable[tuple[TensorInfo, Callable[[], np.ndarray[Any, Any]]]],
+        release: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take tensors and what reads each; `release` gives back the memory that reading one brought in."""
         self._entries = {info.name: (info, read) for info, read in entries}
+        self._release = release
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         return self._entries[name][1]()
@@ -46,6 +52,14 @@ class Weights(Mapping[str, "np.ndarray[Any, Any]"]):
     def info(self, name: str) -> TensorInfo:
         """Dtype, shape and file of one parameter, without reading it."""
         return self._entries[name][0]
+
+    def release(self, name: str) -> None:
+        """Give back the memory that reading a mapped file brought in, when the tensor has been copied elsewhere.
+
+        Arrays of it stay valid, but changes made to them are lost.
+        """
+        if self._release is not None:
+            self._release(name)
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +98,20 @@ def weights_from(
         if p.name in weight_map
     }
     dtype = Weights(known.values()).dtype
-    return Weights(known[p.name] if p.name in known else _made(p, seed, dtype, initializer_range) for p in parameters)
+    give_back = getattr(checkpoint, "release", None)
+
+    def release(name: str) -> None:
+        if give_back is not None and name in weight_map:
+            give_back(weight_map[name])
+
+    entries = (known[p.name] if p.name in known else _made(p, seed, dtype, initializer_range) for p in parameters)
+    return Weights(entries, release)
+
+
+def release(weights: Mapping[str, Any], name: str) -> None:
+    """:meth:`Weights.release`, for whoever may also be handed a plain mapping."""
+    if isinstance(weights, Weights):
+        weights.release(name)
 
 
 def dummy_weights(

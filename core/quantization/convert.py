@@ -72,9 +72,9 @@ def quantize_checkpoint(
             there, weights that cannot be quantized.
     """
     from ..checkpoint.writing import check_apart, check_free, placed
-    from ..converting import streamed_weights
     from ..loading import describe
     from ..settings import load_settings
+    from ..tensor_stream import streamed_weights
 
     if method not in METHODS:
         raise UnsupportedError(f"method {method!r} is not known", hint=f"use {' or '.join(METHODS)}")

@@ -56,7 +56,9 @@ def quantized_weights(
 
     def rounded(name: str) -> Quantized:
         node, weight = modules[name], f"{name}.weight"
-        return quantize(source[weight], node.group_size, node.bits, name=weight)
+        made = quantize(source[weight], node.group_size, node.bits, name=weight)
+        source.release(weight)
+        return made
 
     quantizer = Quantizer(source, quantize_module or rounded)
 

@@ -32,13 +32,23 @@ class _Written(PluginName):
         "polyllama convert ./llama-2-7b ./llama-2-7b-hf --to hf        # Meta's originals in",
         "polyllama convert tiny tiny.gguf --to gguf --dtype float16",
         "polyllama convert model-Q8_0.gguf ./model-mlx --to mlx        # packed weights stay as they are",
+        "polyllama convert ./base ./merged --to hf --adapter ./my-lora # with an adapter in the weights",
     ),
 )
 @click.argument("source", type=ModelName())
 @click.argument("destination", type=click.Path())
 @click.option("--to", required=True, type=_Written(), help="hf, mlx, gguf, meta, or a plugin's format.")
 @click.option("--dtype", metavar="DTYPE", help="Round floats to float32, float16 or bfloat16; else they stay.")
+@click.option("--adapter", metavar="FOLDER", help="Merge this LoRA adapter (PEFT's) into the weights.")
+@click.option(
+    "--kv-heads",
+    "num_key_value_heads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Average key/value heads to N (multi-head to grouped-query attention).",
+)
 @click.option("--vocab-size", type=click.IntRange(min=1), metavar="N", help="Cut or add rows for N tokens.")
+@click.option("--quantize", metavar="HOW", help="Round to int4, int8-g32 ... (mlx, gguf); see polyllama quantize.")
 @click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default.")
 @click.option("--max-shard-size", metavar="SIZE", help="Largest file of weights (hf, mlx); 5GB by default.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at DESTINATION.")
