@@ -19,6 +19,15 @@ using Array = py::array_t<T, py::array::c_style>;
 
 [[noreturn]] void refuse(const std::string& what) { throw py::value_error(what); }
 
+// Elements that do not begin where their type may: a view into the middle of other bytes.
+template <class... Arrays>
+void refuse_unaligned(const Arrays&... arrays) {
+    auto aligned = [](const py::array& a) {
+        return reinterpret_cast<uintptr_t>(a.data()) % static_cast<size_t>(a.itemsize()) == 0;
+    };
+    if (!(aligned(arrays) && ...)) refuse("an array whose elements are not aligned");
+}
+
 Element element_of(const std::string& name) {
     if (name == "float32") return Element::f32;
     if (name == "bfloat16") return Element::bf16;
@@ -43,7 +52,7 @@ Matrix shape_of(const std::string& format, size_t rows, size_t columns, size_t g
     const bool grouped = m.format == Format::q4 || m.format == Format::q8;
     m.scale = grouped ? element_of(scale) : Element::f32;
     m.group = grouped ? group : 0;
-    constexpr size_t most = size_t{1} << 31;
+    constexpr size_t most = size_t{1} << 26;  // no product of two of them, times an element's size, leaves 64 bits
     if (!rows || !columns || rows > most || columns > most) refuse("a matrix of no rows or columns, or of too many");
     if (grouped && ((group != 32 && group != 64 && group != 128) || columns % group || m.scale == Element::i8)) {
         refuse("groups that do not divide the inputs");
@@ -70,6 +79,7 @@ std::unique_ptr<PyMatrix> make_matrix(const std::string& format, size_t rows, si
     made->m.data = data.data(), made->data = data;
     if (bias) {
         if (static_cast<size_t>(bias->size()) != made->m.panels * kPanel) refuse("a bias is not padded to whole panels");
+        refuse_unaligned(*bias);
         made->m.bias = bias->data(), made->bias = *bias;
     }
     return made;
@@ -85,6 +95,7 @@ void pack_floats_into(const std::string& format, py::array source, Array<uint8_t
     const size_t rows = static_cast<size_t>(source.shape(0)), columns = static_cast<size_t>(source.shape(1));
     const Matrix m = shape_of(format, rows, columns, 0, "float32");
     if (m.group || source.itemsize() != (m.format == Format::f32 ? 4 : 2)) refuse("elements of another size");
+    refuse_unaligned(source);
     if (static_cast<size_t>(out.nbytes()) != m.panels * m.bytes_panel) refuse("an output of another size");
     const auto* from = static_cast<const uint8_t*>(source.data());
     uint8_t* to = out.mutable_data();
@@ -99,6 +110,7 @@ void unpack_floats_into(const PyMatrix& matrix, py::array out) {
         out.itemsize() != (m.format == Format::f32 ? 4 : 2)) {
         refuse("an output of another shape");
     }
+    refuse_unaligned(out);
     auto* to = static_cast<uint8_t*>(out.mutable_data());
     py::gil_scoped_release release;
     unpack_floats(m.data, m.format, m.rows, m.columns, to);
@@ -116,6 +128,7 @@ void check_parts(const Matrix& m, size_t bits, const py::array& words, const py:
         !is(biases, m.columns / m.group, element)) {
         refuse("words, scales and biases do not fit the shape");
     }
+    refuse_unaligned(words, scales, biases);
 }
 
 void pack_quantized_into(const std::string& format, size_t columns, size_t group, const std::string& scale, size_t bits,
@@ -148,6 +161,7 @@ struct PyProgram {
     const float* vector(const std::optional<Array<float>>& array, size_t width) {
         if (!array) return nullptr;
         if (array->ndim() != 1 || static_cast<size_t>(array->shape(0)) != width) refuse("a vector of another width");
+        refuse_unaligned(*array);
         kept.push_back(*array);
         return array->data();
     }
@@ -179,6 +193,7 @@ void set_table(PyProgram& p, py::object table) {
             static_cast<size_t>(floats.itemsize()) != element_size(t.element)) {
             refuse("an embedding of another kind");
         }
+        refuse_unaligned(floats);
         t.rows = static_cast<size_t>(floats.shape(0)), t.width = static_cast<size_t>(floats.shape(1));
         t.floats = floats.data();
         p.kept.push_back(floats);
@@ -215,6 +230,7 @@ std::unique_ptr<PyCache> make_cache(const std::string& element, size_t head_dim,
                static_cast<size_t>(a.itemsize()) == element_size(c.element);
     };
     if (!fits(keys, 6) || !fits(values, 5)) refuse("cache arrays of another kind");
+    refuse_unaligned(keys, values);
     c.layers = static_cast<size_t>(keys.shape(0)), c.batch = static_cast<size_t>(keys.shape(1));
     c.heads = static_cast<size_t>(keys.shape(2)), c.capacity = static_cast<size_t>(keys.shape(3)) * kKeys;
     c.head_dim = head_dim;
@@ -234,6 +250,7 @@ std::unique_ptr<PyCache> make_cache(const std::string& element, size_t head_dim,
             static_cast<size_t>(value_scales->size()) != count) {
             refuse("scales of another shape");
         }
+        refuse_unaligned(*key_scales, *value_scales);
         c.key_scales = key_scales->mutable_data(), c.value_scales = value_scales->mutable_data();
         made->kept.insert(made->kept.end(), {*key_scales, *value_scales});
     }
@@ -254,6 +271,7 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
     const size_t width = p.program.width(0);
     py::array inputs = tokens.cast<py::array>();
     if (!(inputs.flags() & py::array::c_style)) refuse("inputs must be in C order");
+    refuse_unaligned(inputs, positions);
     if (inputs.ndim() == 2 && inputs.dtype().is(py::dtype::of<int64_t>())) {
         pass.ids = static_cast<const int64_t*>(inputs.data());
     } else if (inputs.ndim() == 3 && inputs.dtype().is(py::dtype::of<float>()) &&
@@ -270,6 +288,7 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
         if (frequencies[i].ndim() != 2 || static_cast<size_t>(frequencies[i].shape(1)) != p.program.rope_half(i)) {
             refuse("frequencies of another width");
         }
+        refuse_unaligned(frequencies[i]);
         pass.frequencies.push_back(frequencies[i].data());
         pass.frequency_rows.push_back(static_cast<size_t>(frequencies[i].shape(0)));
     }
@@ -283,18 +302,22 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
     if (cache) pass.cache = cache->storage;
     if (captured) {
         if (static_cast<size_t>(captured->size()) < p.program.captures() * rows * width) refuse("no room for hidden states");
+        refuse_unaligned(*captured);
         pass.captured = captured->mutable_data();
     }
     if (hidden) {
         if (static_cast<size_t>(hidden->size()) != rows * p.program.width(hidden_buffer)) refuse("no room for the output");
+        refuse_unaligned(*hidden);
         pass.hidden = hidden->mutable_data(), pass.hidden_buffer = hidden_buffer;
     }
     if (logits) {
         if (!kept || logits->ndim() != 2 || logits->shape(0) != kept->size()) refuse("one row of logits for each kept row");
+        refuse_unaligned(*kept, *logits);
         pass.kept = kept->data(), pass.kept_count = static_cast<size_t>(kept->size());
         pass.logits = logits->mutable_data(), pass.logits_stride = static_cast<size_t>(logits->shape(1));
     }
     pass.interrupted = interrupted;
+    p.program.seal();
     bool finished;
     {
         py::gil_scoped_release release;
@@ -305,10 +328,11 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
 }
 
 void product(PyProgram& p, const PyMatrix& m, Array<float> x, Array<float> y) {
-    if (x.ndim() != 2 || y.ndim() != 2 || x.shape(0) != y.shape(0) || static_cast<size_t>(x.shape(1)) != m.m.columns ||
+    if (x.ndim() != 2 || y.ndim() != 2 || !x.shape(0) || x.shape(0) != y.shape(0) || static_cast<size_t>(x.shape(1)) != m.m.columns ||
         static_cast<size_t>(y.shape(1)) != m.m.panels * kPanel) {
         refuse("rows of another shape");
     }
+    refuse_unaligned(x, y);
     const float* from = x.data();
     float* to = y.mutable_data();
     const size_t rows = static_cast<size_t>(x.shape(0));
@@ -386,6 +410,7 @@ PYBIND11_MODULE(_kernels, module) {
         .def("product", &product, py::arg("matrix"), py::arg("x").noconvert(), py::arg("y").noconvert())
         .def("read_weights",
              [](PyProgram& p) {
+                 p.program.seal();
                  py::gil_scoped_release release;
                  return p.program.read_weights();
              })

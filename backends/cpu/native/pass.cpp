@@ -41,14 +41,18 @@ void embed(const Table& table, const Kernels&, size_t id, float* out) {
 float* Program::at(const Running& r, size_t buffer, size_t row) const { return r.data[buffer] + row * stride(buffer); }
 
 bool Program::run(const Pass& pass) {
-    const std::lock_guard<std::mutex> one(one_);
     const std::string wrong = check(pass);
     if (!wrong.empty()) throw std::invalid_argument(wrong);
+    if (one_.lock()) (void)memory_.release();  // half rewritten by a thread of the parent, so it is left alone
+    struct Unlock {
+        PassLock& lock;
+        ~Unlock() { lock.unlock(); }
+    } const unlock{one_};
     if (!memory_) memory_ = std::make_unique<Running>(widths_.size(), ropes_.size(), threads_);
     Running& r = *memory_;
     Team team(threads_);
     const size_t rows = pass.batch * pass.length;
-    r.pass = &pass, r.team = &team, r.rows = rows, r.finished = false;
+    r.pass = &pass, r.team = &team, r.rows = rows, r.finished = r.stopped = false;
     r.asked = std::chrono::steady_clock::now();
     size_t widest = 0, head_dim = 0;
     for (size_t width : widths_) widest = std::max(widest, width);
@@ -76,7 +80,7 @@ void Program::execute(Running& r, size_t thread) const {
             const auto now = std::chrono::steady_clock::now();
             if (now - r.asked > kAskAfter) {
                 r.asked = now;
-                if (pass.interrupted()) r.team->stop();
+                if (pass.interrupted()) r.team->stop(), r.stopped = true;
             }
         }
         if (!perform(r, operations_[i], thread)) return;
@@ -87,7 +91,8 @@ void Program::execute(Running& r, size_t thread) const {
             std::copy_n(at(r, pass.hidden_buffer, row), width, pass.hidden + row * width);
         }
     }
-    if (thread == 0) r.finished = true;
+    // Where the last operation had nothing to do, there was no barrier after it that would have told everybody.
+    if (thread == 0) r.finished = !r.stopped;
 }
 
 bool Program::begin(Running& r, size_t thread) const {

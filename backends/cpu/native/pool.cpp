@@ -7,6 +7,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#include <signal.h>
 #endif
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -28,11 +29,28 @@ void pause() {
 constexpr int kSpinsBetweenPasses = 40000;  // about a millisecond: what lies between two tokens
 constexpr int kSpinsAtBarrier = 4000;       // then others may have the processor
 
+// Threads that are made meanwhile take no signals: Ctrl-C is for the thread that may be waiting for something else.
+class WithoutSignals {
+   public:
+#if defined(__unix__) || defined(__APPLE__)
+    WithoutSignals() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~WithoutSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+   private:
+    sigset_t before_;
+#else
+    WithoutSignals() {}
+#endif
+};
+
 class Pool {
    public:
     void run(size_t threads, const std::function<void(size_t)>& job) {
         const std::lock_guard<std::mutex> one(mutex_);
-        if (threads <= 1) return job(0);
         while (workers_ + 1 < threads) start();
         job_ = &job;
         threads_ = threads;
@@ -48,9 +66,11 @@ class Pool {
 
    private:
     void start() {
-        const size_t index = ++workers_;
+        const WithoutSignals meanwhile;
+        const size_t index = workers_ + 1;
         const uint32_t seen = generation_.load(std::memory_order_relaxed);
         std::thread([this, index, seen] { work(index, seen); }).detach();
+        ++workers_;  // not before: where no thread can be started, nobody is waited for
     }
 
     void work(size_t index, uint32_t seen) {
@@ -75,23 +95,43 @@ class Pool {
 };
 
 // Never destroyed: threads may still sleep in it when the process ends.
-Pool* pool = nullptr;
-std::mutex making;
+std::atomic<Pool*> pool{nullptr};
+std::atomic<uint32_t> generation{1};  // of processes: a forked child is of the next
+
+#if defined(__unix__) || defined(__APPLE__)
+// A forked child has the memory but not the threads: it makes its own.
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] {
+    pool.store(nullptr);
+    generation.fetch_add(1);
+});
+#endif
 
 Pool& the_pool() {
-    const std::lock_guard<std::mutex> one(making);
-    if (!pool) {
-        pool = new Pool;
-#if defined(__unix__) || defined(__APPLE__)
-        // A forked child has the memory but not the threads: it makes its own.
-        static const int registered = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
-        (void)registered;
-#endif
-    }
-    return *pool;
+    Pool* found = pool.load(std::memory_order_acquire);
+    if (found) return *found;
+    Pool* made = new Pool;
+    if (pool.compare_exchange_strong(found, made, std::memory_order_acq_rel)) return *made;
+    delete made;  // somebody else was first, and nothing ran on this one yet
+    return *found;
 }
 
 }  // namespace
+
+bool PassLock::lock() {
+    const uint32_t mine = generation.load();
+    uint32_t seen = 0;
+    while (!held_.compare_exchange_strong(seen, mine, std::memory_order_acquire)) {
+        if (seen != mine) continue;  // held by a thread of the parent: taken over
+        held_.wait(seen);
+        seen = 0;
+    }
+    return seen != 0;
+}
+
+void PassLock::unlock() {
+    held_.store(0, std::memory_order_release);
+    held_.notify_one();
+}
 
 bool Team::barrier() {
     if (threads_ == 1) {
@@ -124,6 +164,9 @@ bool Team::next_run(size_t count, size_t& begin, size_t& end) {
     return false;
 }
 
-void run_on_pool(size_t threads, const std::function<void(size_t)>& job) { the_pool().run(threads, job); }
+void run_on_pool(size_t threads, const std::function<void(size_t)>& job) {
+    if (threads <= 1) return job(0);  // nobody to wait for, and nobody who would have to
+    the_pool().run(threads, job);
+}
 
 }  // namespace polyllama

@@ -38,8 +38,19 @@ class Team {
     bool stopping_ = false;  // written by the last to arrive, read after the barrier
 };
 
-// Run job(thread) on `threads` threads, the caller being number 0. One pass at a time in a process: a second caller
-// waits, because two sets of spinning threads would only hold each other up.
+// A lock that a forked child may take even where another thread of its parent held it: that thread is not in the child.
+class PassLock {
+   public:
+    // True where it was taken from a thread that is no longer there, and what it guards may be half done.
+    bool lock();
+    void unlock();
+
+   private:
+    std::atomic<uint32_t> held_{0};  // by which generation of processes; 0: by nobody
+};
+
+// Run job(thread) on `threads` threads, the caller being number 0. One pass of several threads at a time in a process: a
+// second caller waits, because two sets of spinning threads would only hold each other up.
 void run_on_pool(size_t threads, const std::function<void(size_t)>& job);
 
 }  // namespace polyllama

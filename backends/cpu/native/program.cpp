@@ -6,22 +6,36 @@
 #include "running.h"
 
 namespace polyllama {
+namespace {
+
+// Far beyond any model, and small enough that no product of them leaves 64 bits.
+constexpr size_t kMostWidth = size_t{1} << 26, kMostRows = size_t{1} << 31;
+
+}  // namespace
 
 Program::Program(const Kernels& kernels, size_t threads, bool integer_inputs)
     : kernels_(kernels), threads_(threads), integer_inputs_(integer_inputs) {}
 
+void Program::building() const {
+    if (sealed_) throw std::invalid_argument("a program that has run is not added to");
+}
+
 size_t Program::buffer(size_t width) {
+    building();
+    if (!width || width > kMostWidth) throw std::invalid_argument("a buffer of no width, or of too much");
     widths_.push_back(width);
-    memory_.reset();
     return widths_.size() - 1;
 }
 
 size_t Program::rope(size_t half, float factor) {
+    building();
+    if (half > kMostWidth) throw std::invalid_argument("a rope of too many components");
     ropes_.push_back({half, factor});
     return ropes_.size() - 1;
 }
 
 void Program::set_table(const Table& table) {
+    building();
     if (widths_.empty() || table.width != widths_[0]) throw std::invalid_argument("an embedding of another width");
     table_ = table;
 }
@@ -33,12 +47,12 @@ void Program::want(size_t buffer, size_t width, const char* what) const {
 }
 
 size_t Program::add(Operation operation) {
+    building();
     for (const Matrix* m : operation.matrices) {
         uses_.bf16 |= m->format == Format::bf16 && kernels_.bf16_dot;
         if (m->group && integer_inputs_) uses_.q8[group_index(m->group)] = true;
     }
     operations_.push_back(std::move(operation));
-    memory_.reset();
     return operations_.size() - 1;
 }
 
@@ -49,6 +63,9 @@ size_t Program::linear(size_t input, const float* norm, float eps, std::vector<c
         want(input, matrices[i]->columns, "linear: input");
         want(outputs[i], matrices[i]->rows, "linear: output");
         if (outputs[i] == input) throw std::invalid_argument("linear: output is input");
+        for (size_t j = 0; j < i; ++j) {
+            if (outputs[i] == outputs[j]) throw std::invalid_argument("linear: two matrices write one output");
+        }
     }
     Operation op{Kind::linear};
     op.input = input, op.norm = norm, op.eps = eps, op.add = add_to;
@@ -71,12 +88,18 @@ size_t Program::gated(size_t input, const float* norm, float eps, const Matrix* 
 
 size_t Program::attention(size_t q, size_t k, size_t v, size_t output, size_t layer, size_t heads, size_t kv_heads,
                           size_t head_dim, size_t rope) {
+    if (heads > kMostWidth || kv_heads > kMostWidth || head_dim > kMostWidth) {
+        throw std::invalid_argument("attention: too many heads, or too wide ones");
+    }
     want(q, heads * head_dim, "attention: queries");
     want(k, kv_heads * head_dim, "attention: keys");
     want(v, kv_heads * head_dim, "attention: values");
     want(output, heads * head_dim, "attention: output");
     if (!kv_heads || !head_dim || heads % kv_heads || rope >= ropes_.size() || 2 * ropes_[rope].half > head_dim) {
         throw std::invalid_argument("attention: heads, groups and rope do not fit");
+    }
+    if (q == k || q == v || k == v || output == q || output == k || output == v) {
+        throw std::invalid_argument("attention: queries, keys, values and output share a buffer");
     }
     Operation op{Kind::attention};
     op.input = q, op.k = k, op.v = v, op.output = output, op.layer = layer;
@@ -117,6 +140,8 @@ size_t Program::weight_bytes() const {
 std::string Program::check(const Pass& p) const {
     if (p.first > p.last || p.last > operations_.size()) return "operations that are not there";
     if (!p.batch || !p.length) return "no rows";
+    if (p.length > kMostRows || p.batch > kMostRows / p.length || p.kept_count > kMostRows) return "too many rows";
+    if (p.past > kMostRows) return "more tokens than any cache holds";
     if ((p.ids == nullptr) == (p.embeds == nullptr)) return "either ids or embeddings are wanted";
     if (p.ids) {
         if (!table_.rows) return "ids, and no embedding";

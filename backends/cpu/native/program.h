@@ -4,7 +4,6 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -72,6 +71,9 @@ class Program {
     Program(const Kernels& kernels, size_t threads, bool integer_inputs);
     ~Program();
 
+    // Building ends where running begins: the memory of a pass is planned by what is there then.
+    void seal() { sealed_ = true; }
+
     size_t buffer(size_t width);
     size_t rope(size_t half, float factor);
     void set_table(const Table& table);
@@ -129,6 +131,7 @@ class Program {
     struct Forms;
     struct Running;
 
+    void building() const;
     size_t add(Operation operation);
     void want(size_t buffer, size_t width, const char* what) const;
     Inputs inputs(const Running& r, const Operation& op, const Matrix& m, const Forms& forms) const;
@@ -156,8 +159,9 @@ class Program {
     std::vector<Operation> operations_;
     Table table_;
     size_t captures_ = 0;
+    bool sealed_ = false;
     Uses uses_;
-    std::mutex one_;                   // a program runs one pass at a time
+    PassLock one_;                     // a program runs one pass at a time
     std::unique_ptr<Running> memory_;  // of the last pass, kept for the next
 };
 

@@ -82,7 +82,7 @@ struct Program::Running {
     Team* team = nullptr;
     size_t rows = 0;
     std::chrono::steady_clock::time_point asked;
-    bool finished = false;
+    bool finished = false, stopped = false;
 
     Running(size_t buffer_count, size_t ropes, size_t thread_count)
         : buffers(buffer_count), cosines(ropes), sines(ropes), data(buffer_count), cos(ropes), sin(ropes),
