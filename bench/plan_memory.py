@@ -4,7 +4,9 @@ Memory is the kernel's own count of a process's resident peak, reset before each
 everything was imported (and warmed up on a model of a few kilobytes). Linux only.
 
 glibc keeps freed memory of up to 32 MB a piece for itself, which is no need of the model's: so it is told to give
-pieces of 256 KB and more back at once. The last column is without that, by its defaults.
+pieces of 256 KB and more back at once (M_MMAP_THRESHOLD). And it is told to write to every piece that it hands out
+(M_PERTURB): a library that hands out memory ahead of its threads, as MLX does, would else show more or less of it,
+the busier the machine, the less. The last column is without both, by glibc's defaults.
 
 python bench/plan_memory.py [--backend torch]
 """
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +33,43 @@ MODEL = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
 }
-# layers, backend, dtype, quantize, batch, context, prompt in passes of so many tokens, from a checkpoint on disk
+# layers, backend, dtype, quantize, batch, context, prompt in passes of so many tokens, and what is on the disk: nothing,
+# "plain" weights, "int4" ones, or either "packed" ahead for the cpu backend
 CASES = (
-    (8, "reference", "float32", None, 2, 512, 512, False),
-    (8, "reference", "float64", None, 1, 1024, 256, False),
-    (8, "reference", "float32", "int4", 1, 512, 512, False),
-    (8, "torch:cpu", "float32", None, 4, 1024, 1024, False),
-    (8, "torch:cpu", "bfloat16", None, 4, 1024, 1024, False),
-    (8, "torch:cpu", "bfloat16", None, 1, 2048, 256, True),
-    (8, "torch:cpu", "float32", None, 4, 1024, 1024, True),
-    (8, "torch:cpu", "bfloat16", "int4", 2, 1024, 1024, False),
-    (8, "torch:cpu", "float32", "int8", 2, 1024, 1024, False),
-    (2, "mlx:cpu", "float32", None, 1, 768, 768, False),
-    (2, "mlx:cpu", "bfloat16", None, 2, 384, 384, False),
-    (4, "mlx:cpu", "bfloat16", "int4", 1, 256, 256, False),
-    (4, "jax:cpu", "float32", None, 2, 1024, 1024, False),
-    (4, "jax:cpu", "float32", None, 4, 1024, 1024, False),
-    (4, "jax:cpu", "bfloat16", None, 2, 1024, 1024, False),
-    (4, "jax:cpu", "bfloat16", "int4", 2, 512, 512, False),
+    (8, "reference", "float32", None, 2, 512, 512, None),
+    (8, "reference", "float64", None, 1, 1024, 256, None),
+    (8, "reference", "float32", "int4", 1, 512, 512, None),
+    (8, "reference", "float64", None, 1, 512, 512, "plain"),
+    (8, "torch:cpu", "float32", None, 4, 1024, 1024, None),
+    (8, "torch:cpu", "bfloat16", None, 4, 1024, 1024, None),
+    (8, "torch:cpu", "bfloat16", None, 1, 2048, 256, "plain"),
+    (8, "torch:cpu", "float32", None, 4, 1024, 1024, "plain"),
+    (8, "torch:cpu", "bfloat16", "int4", 2, 1024, 1024, None),
+    (8, "torch:cpu", "float32", "int8", 2, 1024, 1024, None),
+    (8, "torch:cpu", "bfloat16", None, 1, 1024, 1024, "int4"),
+    (2, "mlx:cpu", "float32", None, 1, 768, 768, None),
+    (2, "mlx:cpu", "bfloat16", None, 2, 384, 384, None),
+    (4, "mlx:cpu", "bfloat16", "int4", 1, 256, 256, None),
+    (8, "mlx:cpu", "float32", None, 1, 256, 256, "plain"),
+    (4, "jax:cpu", "float32", None, 2, 1024, 1024, None),
+    (4, "jax:cpu", "float32", None, 4, 1024, 1024, None),
+    (4, "jax:cpu", "bfloat16", None, 2, 1024, 1024, None),
+    (4, "jax:cpu", "bfloat16", "int4", 2, 512, 512, None),
+    (8, "jax:cpu", "bfloat16", None, 1, 512, 512, "plain"),
+    (8, "cpu", "float32", None, 2, 1024, 1024, None),
+    (8, "cpu", "bfloat16", None, 4, 1024, 1024, "plain"),
+    (8, "cpu", "bfloat16", None, 1, 2048, 256, "plain"),
+    (8, "cpu", "bfloat16", "int4", 2, 1024, 1024, None),
+    (8, "cpu", "float16", "int8", 1, 512, 512, "plain"),
+    (8, "cpu", "bfloat16", None, 2, 512, 512, "plain packed"),
+    (8, "cpu", "bfloat16", None, 1, 1024, 1024, "int4"),
+    (8, "cpu", "bfloat16", None, 2, 512, 512, "int4 packed"),
 )
 MEASURE = """
 import ctypes, gc, json
-if RETURNS:
+if not PLAIN:
     ctypes.CDLL(None).mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD
+    ctypes.CDLL(None).mallopt(-6, 0x55)  # M_PERTURB
 import numpy as np
 from polyllama import Llama, LlamaConfig
 layers, backend, dtype, quantize, batch, context, chunk, stored = CASE
@@ -129,6 +147,31 @@ def merged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [known[json.dumps(case)] for case in CASES if json.dumps(case) in known]
 
 
+def stored_dtype(dtype: str) -> str:
+    """What a model that computes in `dtype` is stored in."""
+    return "float32" if dtype == "float64" else dtype
+
+
+def saved(folder: Path, dtype: str, kind: str) -> Path:
+    """The model on the disk, made when it is first asked for."""
+    from polyllama import Llama, LlamaConfig
+    from polyllama.backends.cpu import CpuBackend
+    from polyllama.core.quantization.convert import quantize_checkpoint
+
+    target = folder / f"{dtype} {kind}"
+    if not target.exists():
+        if kind == "plain":
+            config = LlamaConfig(**MODEL, num_hidden_layers=8, dtype=dtype, tie_word_embeddings=True)
+            Llama.load(config, load_format="dummy", backend="torch:cpu").save(target)
+        elif kind == "int4":
+            with warnings.catch_warnings(action="ignore"):  # it has no tokenizer
+                quantize_checkpoint(saved(folder, dtype, "plain"), target, bits=4)
+        else:
+            shutil.copytree(saved(folder, dtype, kind.removesuffix(" packed")), target)
+            CpuBackend().pack(target)
+    return target
+
+
 def main() -> None:
     """Plan and measure every case, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -136,13 +179,8 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="only the case of this number")
     arguments = parser.parse_args()
     chosen, only = arguments.backend, arguments.case
-    from polyllama import Llama, LlamaConfig
-
     rows, results = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in {case[2] for case in CASES if case[-1]}:
-            config = LlamaConfig(**MODEL, num_hidden_layers=8, dtype=dtype, tie_word_embeddings=True)
-            Llama.load(config, load_format="dummy", backend="torch:cpu").save(Path(folder) / dtype)
         for case in CASES:
             layers, backend, dtype, quantize, batch, context, chunk, stored = case
             if (chosen is not None and not backend.startswith(chosen)) or only not in (None, CASES.index(case)):
@@ -150,11 +188,11 @@ def main() -> None:
             names = {
                 "CASE": case,
                 "MODEL": MODEL,
-                "FOLDER": str(Path(folder) / dtype) if stored else None,
-                "STORED": "float32" if dtype == "float64" else dtype,
+                "FOLDER": None if stored is None else str(saved(Path(folder), stored_dtype(dtype), stored)),
+                "STORED": stored_dtype(dtype),
             }
-            planned, measured = in_fresh_process(PLAN, **names), in_fresh_process(MEASURE, RETURNS=True, **names)
-            hoarding = in_fresh_process(MEASURE, RETURNS=False, **names)
+            planned, measured = in_fresh_process(PLAN, **names), in_fresh_process(MEASURE, PLAIN=False, **names)
+            hoarding = in_fresh_process(MEASURE, PLAIN=True, **names)
             # Mapped pages are touched as the model runs, so loading by a map shows only afterwards.
             peaks = [max(figures["loading"], figures["running"]) for figures in (planned, measured)]
             off = peaks[0] / peaks[1] - 1
@@ -172,9 +210,7 @@ def main() -> None:
             megabytes = [
                 f"{figures[key] / 1e6:.0f}" for key in ("loading", "running") for figures in (planned, measured)
             ]
-            what = (
-                f"{layers} layers, batch {batch}, context {context}, passes of {chunk}{', from disk' if stored else ''}"
-            )
+            what = f"{layers} layers, batch {batch}, context {context}, passes of {chunk}{f', {stored} on disk' if stored else ''}"
             rows.append((backend, dtype, quantize or "-", what, *megabytes, f"{off:+.1%}", f"{off_hoarding:+.1%}"))
             print(*rows[-1], flush=True)
     header = ("backend", "dtype", "quantize", "workload")

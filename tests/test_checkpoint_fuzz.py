@@ -179,6 +179,36 @@ def test_pickles_that_grow(tmp_path: Path, case: str) -> None:
     refused(TorchFile, path, message)
 
 
+STATE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+REFUSED = st.sampled_from([{1, 2}, frozenset("a"), 1j, range(3), b"x", Path("x"), np.float32(1), print])
+
+
+@FEW
+@given(states=st.lists(st.tuples(STATE, st.none() | REFUSED), min_size=1, max_size=3))
+def test_whatever_hangs_on_a_parameter_is_inert(states: list[tuple[Any, Any]]) -> None:
+    """Plain values beside a parameter are passed over; anything that would have to be made is refused by name."""
+    import torch
+
+    parameters = {f"{index}": torch.nn.Parameter(torch.full((2,), float(index))) for index in range(len(states))}
+    for parameter, (plain, other) in zip(parameters.values(), states, strict=True):
+        parameter.plain = plain
+        if other is not None:
+            parameter.other = other
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "x.pt"
+        torch.save(parameters, path)
+        if any(other is not None for _, other in states):
+            with pytest.raises(CheckpointError, match=r"x\.pt: its pickle .*never need"):
+                TorchFile(path)
+            return
+        file = TorchFile(path)
+        assert [float(file.read(name)[1]) for name in parameters] == list(range(len(states)))
+
+
 def test_archives_that_overlap_or_claim_too_much(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     with zipfile.ZipFile(path, "w") as archive:

@@ -217,10 +217,13 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("place", ["bare", "inside", "legacy", "alone"])
+@pytest.mark.parametrize("place", ["bare", "inside", "state", "legacy", "alone"])
 def test_a_malicious_pickle_is_inert(tmp_path: Path, place: str) -> None:
     owned, path = tmp_path / "owned", tmp_path / "pytorch_model.bin"
-    content = Bomb(owned) if place == "bare" else {"a": torch.ones(2), "b": Bomb(owned)}
+    content: Any = Bomb(owned) if place == "bare" else {"a": torch.ones(2), "b": Bomb(owned)}
+    if place == "state":  # what hangs on a parameter is pickled along with it
+        content = {"a": torch.nn.Parameter(torch.ones(2))}
+        content["a"].note = [{"deep": (Bomb(owned),)}]
     if place == "alone":
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
@@ -230,7 +233,7 @@ def test_a_malicious_pickle_is_inert(tmp_path: Path, place: str) -> None:
         with pytest.raises(CheckpointError, match=r"pytorch_model\.bin") as caught:
             Llama.load(source, backend="reference")
         assert not owned.exists()
-    if place in ("bare", "inside"):
+    if place in ("bare", "inside", "state"):
         assert "asks for 'posix.mkdir'" in str(caught.value)
         torch.load(path, weights_only=False)  # the same file, read as pickles are
         assert owned.exists()
