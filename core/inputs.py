@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cache import Cache
 from .errors import InputError
@@ -172,8 +172,23 @@ def as_mask(value: Any) -> np.ndarray:
     array = np.asarray(value) if hasattr(value, "dtype") else None
     if array is None or array.dtype.kind != "f":
         return as_integers(value, "attention_mask")
-    if array.ndim == 4 and bool(((array == 0) | (array <= ADDITIVE_MASKED)).all()):
-        return np.asarray(array == 0)
+    if not bool(((array == 0) | (array <= ADDITIVE_MASKED)).all()):
+        refuse_floats()
+    check_additive(array.ndim)
+    return np.asarray(array == 0)
+
+
+def check_additive(ndim: int) -> None:
+    """Refuse a mask of floats that is not of four dimensions: 1 and 0 would be the opposite of what they are.
+
+    The number of dimensions is known wherever a pass runs, its numbers are not.
+    """
+    if ndim != 4:
+        refuse_floats()
+
+
+def refuse_floats() -> NoReturn:
+    """Raise the error about a mask of floats."""
     raise InputError(
         "attention_mask holds floats",
         hint="give 1 and 0; only a [batch, 1, sequence, keys] mask may be additive, with 0 and -inf",

@@ -2,6 +2,9 @@
 
 Each is a mean over what counts. With `num_items` it is the sum divided by that number instead, as gradient accumulation
 over unequal batches needs. Where nothing counts the mean is 0 / 0, so NaN, as everywhere else.
+
+Labels are checked before a pass wherever somebody can look at them. Where nobody can, because they are traced or on
+another device, a label that is none makes the loss and its own gradients NaN: trained on, it would count as some other.
 """
 
 from __future__ import annotations
@@ -19,23 +22,38 @@ def log_softmax(xp: Any, logits: Any) -> Any:
 
 
 def cross_entropy(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> Any:
-    """Mean cross entropy of `logits` ``[N, C]`` against `labels` ``[N]``; -100 is ignored.
+    """Mean cross entropy of `logits` ``[N, C]`` against `labels` ``[N]`` from 0 to C - 1; -100 is ignored.
 
     Args:
         num_items: divide the sum by this instead of by the number of labels that count, as gradient accumulation over
             unequal batches needs.
 
     Returns:
-        A scalar; 0 / 0, so NaN, when nothing counts and `num_items` is not given, as everywhere else.
+        A scalar; 0 / 0, so NaN, when nothing counts and `num_items` is not given, as everywhere else; NaN with any
+        other label.
+
+    >>> import numpy as np
+    >>> logits = np.zeros((2, 4))
+    >>> [round(float(cross_entropy(np, logits, np.array([3, label]))), 4) for label in (0, -100, -1)]
+    [1.3863, 1.3863, nan]
     """
     counts = labels != IGNORE_INDEX
-    safe = xp.where(counts, labels, xp.zeros_like(labels))
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    safe = xp.where(known, labels, xp.zeros_like(labels))
     picked = xp.take_along_axis(log_softmax(xp, logits), safe[:, None], axis=-1)[:, 0]
+    # An ignored one has a factor too, of 1: 0 times NaN would be its gradient otherwise.
+    picked = _or_nan(xp, picked, known | (labels == IGNORE_INDEX))
     # where, not a product: an ignored position may hold an infinite log-probability, and 0 * inf is NaN.
     losses = xp.where(counts, -picked, xp.zeros_like(picked))
     if num_items is None:
         num_items = xp.sum(xp.astype(counts, logits.dtype))
     return xp.sum(losses) / num_items
+
+
+def _or_nan(xp: Any, values: Any, known: Any) -> Any:
+    """`values`, NaN where they are not `known`, as are their gradients there: a factor, which has a slope."""
+    one = xp.ones_like(values)
+    return values * xp.where(known, one, xp.full_like(one, float("nan")))
 
 
 def causal_lm_loss(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> Any:
@@ -59,6 +77,8 @@ def mean_squared_error(xp: Any, predictions: Any, targets: Any, num_items: Any =
 def binary_cross_entropy(xp: Any, logits: Any, targets: Any, num_items: Any = None) -> Any:
     """Mean cross entropy of independent yes/no answers: `logits` against `targets` from 0 to 1, of one shape.
 
+    NaN with a target beyond these.
+
     ``-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x))`` is ``max(x, 0) - x t + log(1 + exp(-|x|))``, in which nothing
     overflows and nothing small is taken from something large.
 
@@ -70,6 +90,7 @@ def binary_cross_entropy(xp: Any, logits: Any, targets: Any, num_items: Any = No
     # Spelled out rather than maximum and abs: at 0, where a new head may start, their gradients would be wrong.
     largest = xp.where(positive, logits, xp.zeros_like(logits))
     losses = largest - logits * targets + xp.log1p(xp.exp(xp.where(positive, -logits, logits)))
+    losses = _or_nan(xp, losses, (targets >= 0) & (targets <= 1))
     return xp.mean(losses) if num_items is None else xp.sum(losses) / num_items
 
 

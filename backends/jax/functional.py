@@ -16,6 +16,7 @@ from ...core.graph import Attention, Dropout, nodes_of_type
 from ...core.inputs import (
     as_integers,
     as_mask,
+    check_additive,
     check_embeds_shape,
     check_ids,
     check_keep,
@@ -150,10 +151,9 @@ def _check_concrete(
 ) -> None:
     """Look at whatever is not being traced: rows without text, labels that do not fit."""
     batch, new = tokens.shape[:2]
-    if is_traced(key_mask):
-        return
-    attended = None if key_mask is None else np.asarray(key_mask)
-    if pass_.task.pools and not is_traced(tokens):
+    unseen = is_traced(key_mask)
+    attended = None if key_mask is None or unseen else np.asarray(key_mask)
+    if pass_.task.pools and not unseen and not is_traced(tokens):
         check_text(np.asarray(tokens) if tokens.ndim == 2 else None, attended, config.pad_token_id, batch)
     if labels and not is_traced(*labels.values()):
         whole = np.ones((batch, new), bool) if attended is None else attended
@@ -185,7 +185,8 @@ def _mask(attention_mask: Any, batch: int, new: int) -> Any:
         check_mask(given, batch, new, 0)
         return given.astype(bool)
     mask = _array(attention_mask)
-    if mask.dtype.kind == "f" and mask.ndim == 4:
+    if mask.dtype.kind == "f":
+        check_additive(mask.ndim)
         mask = mask == 0
     elif mask.dtype.kind not in "biu":
         raise InputError(f"attention_mask holds {mask.dtype}", hint="give 1 and 0")

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...core.errors import InputError
-from ...core.inputs import ADDITIVE_MASKED, HostInputs, read_inputs
+from ...core.inputs import ADDITIVE_MASKED, HostInputs, check_additive, read_inputs
 from .arrays import from_numpy
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def read(
     if mask is not None:
         if tuple(mask.shape) not in ((batch, new), (batch, 1, new, new), (1, 1, new, new)):
             raise InputError(f"attention_mask has shape {list(mask.shape)}, wanted [{batch}, {new}]")
-        mask = mask > ADDITIVE_MASKED if mx.issubdtype(mask.dtype, mx.floating) else mask.astype(mx.bool_)
+        if mx.issubdtype(mask.dtype, mx.floating):
+            check_additive(mask.ndim)
+            mask = mask > ADDITIVE_MASKED
+        mask = mask.astype(mx.bool_)
     positions = given["position_ids"]
     keep = inputs["logits_to_keep"]
     return HostInputs(

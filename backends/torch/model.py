@@ -18,7 +18,7 @@ from ...core.checkpoint.weights import release
 from ...core.dtypes import name_of
 from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import as_embeds, as_integers, as_mask, check_cache, check_num_items, read_inputs
+from ...core.inputs import as_embeds, as_integers, as_mask, check_additive, check_cache, check_num_items, read_inputs
 from ...core.labels import as_labels, split_labels
 from ...core.llama import build_graph
 from ...core.training import refuse_cache
@@ -162,6 +162,7 @@ class LlamaModule(Checkpointing):
         if position_ids is not None and position_ids.ndim == 1:
             position_ids = position_ids[None]
         if attention_mask is not None and attention_mask.is_floating_point():
+            check_additive(attention_mask.ndim)
             attention_mask = attention_mask == 0  # additive: 0 where allowed
         inputs = input_ids if input_ids is not None else inputs_embeds
         keep = logits_to_keep
