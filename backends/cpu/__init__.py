@@ -1,6 +1,6 @@
 """The cpu backend: native kernels for the processor at hand, and nothing else to install.
 
-Importing this module loads neither NumPy nor the kernels.
+Importing this module loads neither NumPy nor the kernels; asking for its availability loads the kernels alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 ISA_VARIABLE = "POLYLLAMA_CPU_ISA"
 """Environment variable that names the instruction set to use instead of the best."""
 
-BUILD = "install a C++20 compiler (g++ 11, clang 14 or later), then: pip install --force-reinstall --no-deps polyllama"
+BUILD = (
+    "install a C++20 compiler (g++ 11, clang 14 or later), then polyllama again: "
+    "POLYLLAMA_BUILD_KERNELS=1 pip install --force-reinstall --no-deps --no-cache-dir polyllama (or its folder)"
+)
 
 
 class CpuBackend:
@@ -42,7 +45,7 @@ class CpuBackend:
         self.isa = isa
 
     def availability(self) -> Availability:
-        """Whether the kernels were built when polyllama was installed."""
+        """Whether the kernels were built when polyllama was installed, and load."""
         return _availability()
 
     def memory(self, workload: Workload) -> MemoryEstimate:
@@ -92,6 +95,10 @@ class CpuBackend:
 def _availability() -> Availability:
     if importlib.util.find_spec(f"{__name__}._kernels") is None:
         return Availability(False, f"its kernels were not built; {BUILD}")
+    try:
+        instruction_sets()
+    except BackendUnavailableError as error:
+        return Availability(False, str(error))
     return Availability(True, None, ("cpu",))
 
 
@@ -104,7 +111,7 @@ def instruction_sets() -> tuple[str, ...]:
     try:
         from . import _kernels
     except ImportError as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or "no reason given").splitlines()[0]
         raise BackendUnavailableError(f"the cpu backend's kernels do not load: {reason}", hint=BUILD) from None
     return tuple(_kernels.instruction_sets())
 

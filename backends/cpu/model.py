@@ -11,7 +11,7 @@ import numpy as np
 from ...core.backend import RealizeOptions
 from ...core.cache import Cache
 from ...core.checkpoint.base import TensorInfo
-from ...core.errors import BackendError, InputError, PolyllamaWarning
+from ...core.errors import BackendError, InputError, PolyllamaWarning, SettingsError
 from ...core.forward import Engine
 from ...core.graph import Decoder, DecoderLayer, Embedding, Linear
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
@@ -34,6 +34,12 @@ DTYPES = ("float32", "bfloat16", "float16")
 CHUNK = 512
 """Rows that go through the program at a time: enough for the products, and bounded memory for long prompts."""
 
+
+PRODUCTS = 1 << 34
+"""Multiplications that a single product does at a time, so that Ctrl-C waits for no more of a long prompt's head."""
+
+THREADS = 4096
+"""The most threads that the kernels take."""
 
 BYTES_PER_THREAD = 8 << 20
 """Weights that are worth a further thread: what takes one thread less long than waiting for the others does."""
@@ -111,8 +117,9 @@ class CpuModel(SpecModel):
         packed = self.weights.packed[node.tied_to or node.name]
         rows = np.ascontiguousarray(x, np.float32).reshape(-1, x.shape[-1])
         y = np.empty((len(rows), packed.matrix.padded_rows), np.float32)
-        for start in range(0, len(rows), CHUNK):
-            part = slice(start, start + CHUNK)
+        step = min(CHUNK, max(16, PRODUCTS // (packed.layout.rows * packed.layout.columns)))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
             self.lowered.program.product(packed.matrix, rows[part], y[part])
         return y[:, : packed.layout.rows].reshape(*x.shape[:-1], packed.layout.rows)
 
@@ -192,7 +199,10 @@ def realize(
     dtype = own_dtype(graph, weights, options.dtype, config)
     packed = pack(graph, weights, dtype, packed_file.find(graph, weights, dtype))
     cache = dtype if options.kv_cache == "auto" else options.kv_cache
-    threads = options.threads or min(physical_cores(), 1 + packed.nbytes // BYTES_PER_THREAD)
+    threads = options.threads or min(physical_cores(), 1 + packed.nbytes // BYTES_PER_THREAD, THREADS)
+    if threads > THREADS:
+        hint = f"it is fastest with one for each core, here {physical_cores()}"
+        raise SettingsError(f"threads: the cpu backend takes at most {THREADS}, not {threads}", hint=hint)
     lowered = lower(graph, packed, isa=isa, threads=threads, dtype=dtype, cache=cache)
     return CpuModel(graph, config, task, packed, lowered, dtype)
 

@@ -27,28 +27,43 @@ if TYPE_CHECKING:
     from ...core.graph import Graph
 
 NAME = "polyllama-cpu.packed"
-VERSION = "1"
+VERSION = "2"
 PAGE = 4096
 SAMPLES = 64
+STRIDE = 1 << 20
+"""Of this many bytes one page is looked at, and at least so many pages of a file."""
 HEADER_PER_MATRIX = 256
 """Bytes of header that the entry of a matrix and its layout may take."""
 
 
 def fingerprint(files: list[Path]) -> str:
-    """What weights look like without reading them all: sizes, and some pages spread over each file.
+    """What weights look like without reading them all: names, sizes, and pages spread over each file.
 
     Raises:
         OSError: a file that cannot be read.
     """
     digest = hashlib.sha256()
     for path in sorted(files):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            for place in range(SAMPLES):
-                file.seek(place * max(0, size - PAGE) // (SAMPLES - 1))
-                digest.update(file.read(PAGE))
+        digest.update(path.name.encode())
+        _look_at(path, 0, digest)
     return digest.hexdigest()
+
+
+def seal(path: Path, start: int, layouts: str) -> str:
+    """The same of a packed file: how its matrices lie, and pages of what comes after byte `start`."""
+    digest = hashlib.sha256(layouts.encode())
+    _look_at(path, start, digest)
+    return digest.hexdigest()
+
+
+def _look_at(path: Path, start: int, digest: hashlib._Hash) -> None:
+    size = path.stat().st_size - start
+    samples = max(SAMPLES, size // STRIDE)
+    digest.update(f" {size}\n".encode())
+    with path.open("rb", buffering=0) as file:
+        for place in range(samples):
+            file.seek(start + place * max(0, size - PAGE) // (samples - 1))
+            digest.update(file.read(PAGE))
 
 
 def weight_files(weights: Any, graph: Graph) -> list[Path]:
@@ -85,8 +100,10 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
                 end = position + packed.data.nbytes
                 entries[name] = {"dtype": "U8", "shape": [packed.data.nbytes], "data_offsets": [position, end]}
                 layouts[name], position = asdict(packed.layout), end
-            made_from = fingerprint(files)
-            metadata = {"version": VERSION, "dtype": dtype, "layouts": json.dumps(layouts), "made_from": made_from}
+            file.flush()
+            described = json.dumps(layouts)
+            metadata = {"version": VERSION, "dtype": dtype, "layouts": described, "made_from": fingerprint(files)}
+            metadata["seal"] = seal(partial, room, described)
             header = json.dumps({"__metadata__": metadata, **entries}).encode().ljust(room - 8)
             if len(header) != room - 8:
                 raise CheckpointError(f"{target}: names of modules are too long to be packed")
@@ -130,7 +147,10 @@ def _read(file: SafetensorsFile, graph: Graph, made_from: str) -> Mapping[str, P
         raise CheckpointError("it is of another version")
     if file.metadata.get("made_from") != made_from:
         raise CheckpointError("it was made from other weights")
-    layouts = json.loads(file.metadata["layouts"])
+    described = file.metadata["layouts"]
+    if file.metadata["seal"] != seal(file.path, file.data_start, described):
+        raise CheckpointError("it is damaged")
+    layouts = json.loads(described)
     found = {}
     for name, node in matrices(graph).items():
         layout = Layout(**layouts[name])

@@ -75,6 +75,11 @@ class SafetensorsFile:
             spans.append((start, end, name))
         _check_spans(spans, size - self._data_start, self.path)
 
+    @property
+    def data_start(self) -> int:
+        """The byte at which the header ends and values begin."""
+        return self._data_start
+
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor in the file by name."""
         return self._tensors
