@@ -367,11 +367,27 @@ def _slots(xp: Any, new: int, total: int, device: Any) -> tuple[Array, Array]:
     return keys, xp.reshape(xp.arange(total - new, total, device=device), (1, 1, new, 1))
 
 
-def check_num_items(value: Any) -> None:
-    """``num_items_in_batch`` divides a sum of losses: a positive number, or an array of one."""
-    if value is None or (
-        hasattr(value, "shape") and getattr(value, "size", 1) is not None and not isinstance(value, (int, float))
-    ):
-        return
+def read_num_items(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a loss, with ``num_items_in_batch``, which divides a sum of losses, checked.
+
+    A number or one of NumPy's comes out as a plain one; an array of a framework may be on its way through a transform,
+    and stays what it is.
+
+    Raises:
+        InputError: it is no positive number.
+
+    >>> import numpy as np
+    >>> read_num_items({"num_items_in_batch": np.array([8])})
+    {'num_items_in_batch': 8}
+    """
+    found = dict(options)
+    value = given = found.pop("num_items_in_batch", None)
+    if value is None:
+        return found
+    if type(value).__module__ == "numpy" and value.size == 1:
+        value = value.item()
+    elif hasattr(value, "shape") and type(value).__module__ != "numpy":
+        return {**found, "num_items_in_batch": value}
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InputError(f"num_items_in_batch is {value!r}, wanted a positive number")
+        raise InputError(f"num_items_in_batch is {given!r:.80}, wanted a positive number")
+    return {**found, "num_items_in_batch": value}

@@ -348,6 +348,7 @@ def stored_weights(
 ) -> Weights:
     """The tensors of a graph as the checkpoint has them, checked; or random ones."""
     from .checkpoint import check, dummy_weights, weights_from
+    from .checkpoint.names import HEADS
 
     parameters = graph.parameters()
     config, checkpoint = described.config, described.checkpoint
@@ -362,11 +363,12 @@ def stored_weights(
         numpy_dtype(dtype)  # an unknown name is an error here, not in the middle of a backend
         return dummy_weights(parameters, seed=seed, dtype=dtype, initializer_range=config.initializer_range)
     anew = head if fresh_head else []
+    aside = {name.partition(".")[0] for name in anew} | (set(HEADS) if described.task.any_trunk else set())
     weight_map = check(
         checkpoint,
         parameters,
         config=config,
-        ignore=sorted({f"{name.partition('.')[0]}.*" for name in anew}),
+        ignore=sorted(f"{name}.*" for name in aside),
         fresh=anew,
     )
     return weights_from(checkpoint, parameters, weight_map, seed=seed, initializer_range=config.initializer_range)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .errors import InputError, UnsupportedError
+from .errors import InputError, PolyllamaWarning, UnsupportedError
 from .model import Llama
 from .prediction.predict import check_names, options_of
 from .prediction.results import as_data
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 
 SPELLINGS = {"max_seq_len": "max_length", "topk": "top_k", "torch_dtype": "dtype"}
 """Older names of options."""
+
+INSTEAD = {
+    "framework": "name a backend: backend='torch'",
+    "grouped_entities": "aggregation_strategy='simple' puts tokens together",
+    "ignore_subwords": "aggregation_strategy='first' decides by a word's first token",
+    "max_question_len": "questions are never cut",
+    "model_kwargs": "give them to pipeline itself",
+    "padding": "rows are padded by themselves, where they run together",
+    "return_all_scores": "top_k=None gives every label",
+    "tokenizer": "the model's own is taken: save another one beside its weights",
+}
+"""Options of transformers' pipelines that there are none of here, and what to do."""
 
 
 def pipeline(
@@ -60,7 +73,8 @@ def pipeline(
         if backend is not None or device is not None:
             raise InputError("backend and device are for a model that is yet to be loaded", hint="leave them out")
         return _made(model, options)
-    calls = {key: value for key, value in options.items() if not _is_for_loading(key, name)}
+    kind = name if name is not None or not options else _own_task(model, options)
+    calls = {key: value for key, value in options.items() if not _is_for_loading(key, kind)}
     loading = {key: value for key, value in options.items() if key not in calls}
     return _made(Llama.load(model, task=name, backend=backend, device=_device(device), **loading), calls)
 
@@ -79,10 +93,23 @@ def task_of(name: str) -> str:
     return plugin_manager().find(TaskDescriptor, name).name
 
 
+def _own_task(model: Any, options: Mapping[str, Any]) -> str:
+    """What a checkpoint is for, by its configuration; whatever is to be said of that, loading will say."""
+    from .loading import DUMMY, describe
+    from .settings import load_settings
+
+    settings = load_settings(offline=options.get("offline"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PolyllamaWarning)
+        return describe(model, revision=options.get("revision"), load_format=DUMMY, settings=settings).task.name
+
+
 def _spelt(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options by the names they have here."""
     found: dict[str, Any] = {}
     for given, value in options.items():
+        if given in INSTEAD:
+            raise InputError(f"a pipeline has no option {given!r}", hint=INSTEAD[given])
         name = SPELLINGS.get(given, given)
         if name in found:
             raise InputError(f"{name} is given twice", hint=f"{given} is another name of it")
@@ -101,13 +128,14 @@ def _is_for_loading(name: str, task: str | None) -> bool:
     """Whether an option is one of ``Llama.load``. Only ``seed`` is one of both, and then it is of generating."""
     import inspect
 
-    from .config import LlamaConfig
+    from .config import LOADER_ARGUMENTS, LlamaConfig
     from .loading import CONFIG_SPELLINGS
 
     if name == "seed" and task == "causal-lm":
         return False
     heads = _task(task).options if task is not None else ()
-    return name in {*inspect.signature(Llama.load).parameters, *LlamaConfig.model_fields, *CONFIG_SPELLINGS, *heads}
+    known = {*inspect.signature(Llama.load).parameters, *LlamaConfig.model_fields, *CONFIG_SPELLINGS, *heads}
+    return name in known or name in LOADER_ARGUMENTS  # which it refuses, each with a reason
 
 
 def _task(name: str) -> Task:
@@ -200,7 +228,12 @@ class FeatureExtraction(Pipeline):
     own = ("return_tensors",)
 
     def _call(self, inputs: Any, options: dict[str, Any]) -> Any:
-        keep = options.pop("return_tensors", False)
+        keep = options.pop("return_tensors", None)
+        if not (keep is None or isinstance(keep, bool) or keep == "np"):
+            raise InputError(
+                f"return_tensors is {keep!r:.80}, and arrays are NumPy's here: True or 'np'",
+                hint="llm.forward gives the backend's own",
+            )
         found = self.model.predict(inputs, **options)
         if isinstance(inputs, str):
             return found[None] if keep else [as_data(found)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cache import Cache, ConcatenatingCache
 from .forward import Engine, Request, forward, length_ropes
-from .inputs import check_num_items, read_inputs
+from .inputs import read_inputs, read_num_items
 from .labels import split_labels
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class SpecModel:
             labels=given_labels,
             logits_to_keep=logits_to_keep,
         )
-        check_num_items(options.get("num_items_in_batch"))
+        options = read_num_items(options)
         keep = given.logits_to_keep
         request = Request(
             input_ids=self._native(given.input_ids),

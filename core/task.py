@@ -37,6 +37,8 @@ class Task:
         keeps_positions: whether ``logits_to_keep`` makes sense for it.
         per_position: whether every output has one entry for each input token, on its second axis.
         pools: whether a row gives one result, so that it must be known which of its tokens are padding.
+        any_trunk: whether the trunk of any checkpoint will do, so that the head there, of another task, is left aside
+            without a word.
         whole_texts: whether a row must be given in one pass, not after others from a cache.
         texts: names of the texts that ``predict`` takes for one result; the first may be given by position.
         optional_texts: further ones that may be given.
@@ -52,6 +54,7 @@ class Task:
     keeps_positions: ClassVar[bool] = False
     per_position: ClassVar[bool] = False
     pools: ClassVar[bool] = False
+    any_trunk: ClassVar[bool] = False
     whole_texts: ClassVar[bool] = False
     texts: ClassVar[tuple[str, ...]] = ("text",)
     optional_texts: ClassVar[tuple[str, ...]] = ()

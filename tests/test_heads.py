@@ -349,6 +349,18 @@ class TestOnEveryBackend:
             mean, total = (float(llm.forward(IDS, **labels, **o).loss) for o in ({}, {"num_items_in_batch": 1}))
             assert total == pytest.approx(mean * count, rel=1e-5)
 
+    @pytest.mark.parametrize("count", [0, -3, np.int64(-3), np.array(0.0), np.float32("nan"), True, "3", [3]])
+    def test_a_number_of_items_that_is_none(self, backend: str, count: Any) -> None:
+        with pytest.raises(InputError, match=r"num_items_in_batch is .*, wanted a positive number"):
+            shared(SEQUENCE, backend).forward(IDS, labels=[0, 1, 1], num_items_in_batch=count)
+
+    def test_a_number_of_items_of_numpy(self, backend: str) -> None:
+        llm = shared(SEQUENCE, backend)
+        plain = float(llm.forward(IDS, labels=[0, 1, 1], num_items_in_batch=2).loss)
+        for count in (np.int64(2), np.float32(2), np.array(2), np.array([2])):
+            found = llm.forward(IDS, labels=[0, 1, 1], num_items_in_batch=count).numpy()["loss"]
+            assert np.shape(found) == () and float(found) == pytest.approx(plain), repr(count)
+
     @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
     def test_where_nothing_counts_the_loss_is_not_a_number(self, backend: str) -> None:
         assert np.isnan(float(shared(SEQUENCE, backend).forward(IDS, labels=[-100] * 3).loss))
@@ -476,8 +488,9 @@ class TestLoading:
     def test_embeddings_of_a_language_model_and_of_its_trunk(self, tiny_models: Any, tmp_path: Path) -> None:
         model, folder = tiny_models()
         model.model.save_pretrained(tmp_path)
+        whole = Llama.load(folder, task="embedding", backend="reference")  # without a word about its lm_head
         with pytest.warns(PolyllamaWarning, match=r"lm_head\.weight not used"):
-            whole = Llama.load(folder, task="embedding", backend="reference")
+            Llama.load(folder, task="base", backend="reference")
         trunk = Llama.load(tmp_path, task="embedding", backend="reference")
         mask = np.ones_like(IDS)
         found, wanted = (each.forward(IDS, attention_mask=mask).numpy()["embeddings"] for each in (whole, trunk))

@@ -274,6 +274,10 @@ class TestMaking:
         assert len(ours("Lily")) == 2 and len(ours("Lily", top_k=None)) == 3
         writer = pipeline("text-generation", folder("writer"), backend="reference", seed=5, max_new_tokens=2)
         assert writer.defaults == {"seed": 5, "max_new_tokens": 2}
+        # The same where the checkpoint says what the task is: a seed for loading would be no seed for writing.
+        unsaid = pipeline(model=folder("writer"), backend="reference", seed=5, max_new_tokens=2)
+        assert unsaid.defaults == writer.defaults
+        assert pipeline(model=folder("one label"), backend="reference", seed=5, top_k=2).defaults == {"top_k": 2}
 
     def test_embeddings_by_their_own_name(self, folder: Any) -> None:
         ours = pipeline("embedding", model=folder("trunk"), backend="reference", pooling="last")
@@ -302,6 +306,13 @@ class TestMaking:
             ("text-classification", {"topk": 1, "top_k": 2}, InputError, "top_k is given twice"),
             ("text-generation", {"max_new_token": 3}, GenerationError, "did you mean 'max_new_tokens'?"),
             ("text-generation", {"temperature": -1}, GenerationError, "temperature"),
+            ("text-generation", {"device_map": "auto"}, InputError, "'device_map'; name a device: device='cuda'"),
+            ("ner", {"trust_remote_code": True}, InputError, "polyllama never runs code from a checkpoint"),
+            ("text-generation", {"tokenizer": "x"}, InputError, "no option 'tokenizer'; the model's own is taken"),
+            ("text-generation", {"framework": "pt"}, InputError, "no option 'framework'; name a backend"),
+            ("text-generation", {"model_kwargs": {}}, InputError, "no option 'model_kwargs'; give them to pipeline"),
+            ("text-classification", {"return_all_scores": True}, InputError, "top_k=None gives every label"),
+            ("ner", {"grouped_entities": True}, InputError, "aggregation_strategy='simple' puts tokens together"),
         ],
     )
     def test_mistakes_are_found_when_it_is_made(
@@ -311,6 +322,19 @@ class TestMaking:
         with pytest.raises(kind) as caught:
             pipeline(task, model=model, backend="reference", **options)
         assert said in str(caught.value)
+
+    def test_habits_from_elsewhere_in_a_call(self, folder: Any) -> None:
+        ours = pipeline("question-answering", model=folder("sea"), backend="reference")
+        for option, said in (("padding", "rows are padded by themselves"), ("max_question_len", "never cut")):
+            with pytest.raises(InputError, match=f"no option '{option}'; .*{said}"):
+                ours(question="Who?", context="Nora", **{option: 3})
+
+    @pytest.mark.parametrize("kind", ["pt", "tf", 1])
+    def test_features_in_no_other_arrays(self, folder: Any, kind: Any) -> None:
+        ours = pipeline("feature-extraction", model=folder("trunk"), backend="reference")
+        assert isinstance(ours("Lily", return_tensors="np"), np.ndarray)
+        with pytest.raises(InputError, match=f"return_tensors is {kind!r}.*NumPy"):
+            ours("Lily", return_tensors=kind)
 
     def test_no_model(self) -> None:
         with pytest.raises(InputError, match=r"pipeline needs a model; pipeline\('ner', model=...\)"):

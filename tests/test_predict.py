@@ -177,17 +177,25 @@ class TestEntities:
         assert found[-1].score == pytest.approx(score)
         assert all(entity.index is None for entity in found)
 
-    def test_simple_joins_tokens_by_their_tags(self, models: Models) -> None:
+    def test_a_reader_is_not_shown_parts_of_words(self, models: Models) -> None:
+        """A deliberate difference from transformers, where tokens are not put together unless asked for."""
         llm = models("entities")
-        assert llm.predict(self.TEXT) == llm.predict(self.TEXT, aggregation_strategy="simple")
+        assert llm.predict(self.TEXT) == llm.predict(self.TEXT, aggregation_strategy="average")
+        assert spans(llm.predict(self.TEXT))[-1] == ("Oslo", "PER")
+
+    def test_simple_joins_tokens_by_their_tags(self, models: Models) -> None:
+        def found(text: str) -> list[Entity]:
+            entities: list[Entity] = models("entities").predict(text, aggregation_strategy="simple")
+            return entities
+
         people = [("Lily", "PER"), ("Tom", "PER"), ("Nora", "PER"), ("sea", "LOC")]
-        assert spans(llm.predict(self.TEXT)) == [*people, ("Os", "LOC"), ("lo", "PER")]
+        assert spans(found(self.TEXT)) == [*people, ("Os", "LOC"), ("lo", "PER")]
         # I- goes on with what is before it, B- does not.
-        assert spans(llm.predict("Lily Nora Nora Tom")) == [("Lily Nora Nora", "PER"), ("Tom", "PER")]
-        both = llm.predict("Lily Nora")[0]
+        assert spans(found("Lily Nora Nora Tom")) == [("Lily Nora Nora", "PER"), ("Tom", "PER")]
+        both = found("Lily Nora")[0]
         assert both.score == pytest.approx((soft(PEOPLE["▁Lily"], 1) + soft(PEOPLE["▁Nora"], 2)) / 2)
         assert (both.start, both.end) == (0, 9)
-        assert spans(llm.predict("Nora sea")) == [("Nora", "PER"), ("sea", "LOC")]
+        assert spans(found("Nora sea")) == [("Nora", "PER"), ("sea", "LOC")]
 
     def test_labels_that_are_no_entities(self, models: Models) -> None:
         llm = models("entities")
@@ -531,6 +539,7 @@ class TestMistakes:
             ("feelings", "a", {"top_k": True}, "top_k is True"),
             ("feelings", "a", {"function_to_apply": "relu"}, "function_to_apply is 'relu'; one of softmax, sigmoid"),
             ("feelings", "a", {"batch_size": 0}, "batch_size is 0, wanted a positive integer"),
+            ("feelings", "a", {"progress": "yes"}, "progress is 'yes', wanted True, False or a function"),
             ("feelings", "a", {"truncation": "yes"}, "truncation is 'yes', wanted True or False"),
             ("feelings", "a", {"max_length": 999}, "max_length is 999, the model's context is 256"),
             (

@@ -229,7 +229,8 @@ class TestEmbed:
         ("arguments", "code", "said"),
         [
             (["a", "--output", "x.txt"], 2, "--output 'x.txt' must end in .npy"),
-            (["a", "--output", "nowhere/x.npy"], 1, "nowhere"),
+            (["a", "--output", "nowhere/x.npy"], 1, "'nowhere/x.npy' cannot be written: there is no folder 'nowhere'"),
+            (["a", "--output", "a/file/x.npy"], 1, "'a/file/x.npy' cannot be written: there is no folder 'a/file'"),
             ([""], 1, "text 0 is empty"),
             (["so " * 300], 1, "the text has 302 tokens, the model's context is 256; --truncation cuts it"),
             (["a", "--task", "base"], 1, "task 'base' does not turn a text into a vector; leave --task out"),

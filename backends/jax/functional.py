@@ -21,8 +21,8 @@ from ...core.inputs import (
     check_ids,
     check_keep,
     check_mask,
-    check_num_items,
     check_positions,
+    read_num_items,
 )
 from ...core.labels import read_labels, split_labels
 from ...core.text_tokens import check_text
@@ -75,7 +75,7 @@ def apply(
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
     dropout_rng = dropout_key(pass_.graph, train, dropout_rng)
     check_params(pass_.graph, params)
-    check_num_items(loss_options.get("num_items_in_batch"))
+    loss_options = read_num_items(loss_options)
     tokens = _ids(input_ids, config) if input_ids is not None else _array(inputs_embeds)
     if input_ids is None:
         check_embeds_shape(tuple(tokens.shape), config.hidden_size)

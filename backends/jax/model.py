@@ -16,7 +16,7 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.errors import BackendError, InputError
 from ...core.forward import attended_tokens, length_ropes
-from ...core.inputs import HostInputs, Layout, check_num_items, lay_out, read_inputs
+from ...core.inputs import HostInputs, Layout, lay_out, read_inputs, read_num_items
 from ...core.labels import split_labels
 from ...core.training import Measure, read_checkpointing
 from .arrays import SMALLEST_PREFILL, as_float32, device_name, dtype_of, find_device, padded_length
@@ -115,7 +115,7 @@ class JaxModel:
         )
         if cache is not None and not isinstance(cache, JaxCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
-        check_num_items(options.get("num_items_in_batch"))
+        options = read_num_items(options)
         if params is not None and params is not self.params:
             check_params(self.graph, params)
         weights = self.params if params is None else params

@@ -21,7 +21,7 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import check_embeds_shape, check_num_items
+from ...core.inputs import check_embeds_shape, read_num_items
 from ...core.labels import split_labels
 from ...core.training import Measure, read_checkpointing, refuse_cache
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
@@ -196,7 +196,7 @@ class MlxModel:
             logits_to_keep=logits_to_keep,
             **inputs,
         )
-        check_num_items(options.get("num_items_in_batch"))
+        options = read_num_items(options)
         keep = given.logits_to_keep
         with mx.stream(self._where):
             if embeds is not None and not isinstance(embeds, mx.array):

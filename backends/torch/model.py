@@ -18,7 +18,7 @@ from ...core.checkpoint.weights import release
 from ...core.dtypes import name_of
 from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import as_embeds, as_integers, as_mask, check_additive, check_cache, check_num_items, read_inputs
+from ...core.inputs import as_embeds, as_integers, as_mask, check_additive, check_cache, read_inputs, read_num_items
 from ...core.labels import as_labels, split_labels
 from ...core.llama import build_graph
 from ...core.training import refuse_cache
@@ -154,7 +154,7 @@ class LlamaModule(Checkpointing):
         refuse_cache(cache, self.checkpointing_now() is not None)
         given_labels, loss_options = split_labels(self.task, labels, loss_options)
         if not torch.compiler.is_compiling():
-            check_num_items(loss_options.get("num_items_in_batch"))
+            loss_options = read_num_items(loss_options)
             check_tensors(
                 self, cache, input_ids, inputs_embeds, attention_mask, position_ids, given_labels, logits_to_keep
             )

@@ -47,6 +47,8 @@ class RunOptions:
                 raise InputError(f"{name} is {value!r:.80}, wanted a positive integer")
         if not isinstance(self.truncation, bool):
             raise InputError(f"truncation is {self.truncation!r:.80}, wanted True or False")
+        if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
+            raise InputError(f"progress is {self.progress!r:.80}, wanted True, False or a function")
 
 
 def predict(llm: Llama, task: Task, given: Any, options: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ def embed(
     """
     if output is not None and not output.endswith(".npy"):
         raise click.UsageError(f"--output {output!r} must end in .npy")
+    if output is not None and not Path(output).parent.is_dir():  # said before a model runs
+        raise InputError(f"{output!r} cannot be written: there is no folder {str(Path(output).parent)!r}")
     found = read_texts(texts, file)
     options["task"] = options["task"] or "embedding"
     if pooling is not None:
@@ -116,5 +119,8 @@ def write_array(path: Path, array: np.ndarray) -> None:
         with beside.open("wb") as file:
             np.save(file, array)
         os.replace(beside, path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()

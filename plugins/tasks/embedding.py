@@ -33,6 +33,7 @@ class Embedding(Task):
     labels = ()
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"pooling": ("mean", "last")}
     pools = True
+    any_trunk = True
     whole_texts = True
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:

@@ -63,15 +63,15 @@ class TokenClassification(Task):
         return encoder.strided(texts["text"], stride=check_whole(stride, "stride", 0))
 
     def result(
-        self, example: Example, *, aggregation_strategy: str = "simple", ignore_labels: Sequence[str] = ("O",)
+        self, example: Example, *, aggregation_strategy: str = "average", ignore_labels: Sequence[str] = ("O",)
     ) -> list[Entity]:
         """The entities of the text, in order, ``text[entity.start:entity.end] == entity.word``.
 
         Args:
             aggregation_strategy: ``"none"`` for each token by itself; ``"simple"`` joins tokens by their tags (``B-``
-                begins an entity, ``I-`` goes on with one); ``"first"``, ``"average"`` and ``"max"`` also make each
-                word agree with itself: on its first token, its tokens' mean scores, or its surest token. Words are
-                what spaces separate, without punctuation around them.
+                begins an entity, ``I-`` goes on with one); ``"first"``, ``"average"`` (the default) and ``"max"`` also
+                make each word agree with itself: on its first token, its tokens' mean scores, or its surest token.
+                Words are what spaces separate, without punctuation around them.
             ignore_labels: labels that are no entities.
         """
         from ...core.prediction.entities import check_ignored, find_entities, put_together, trimmed
