@@ -211,6 +211,7 @@ def resize(
     seed: int | None,
 ) -> Loaded:
     """See :meth:`polyllama.core.model.Llama.resize_token_embeddings`."""
+    from .adapters.transform import adapt_as
     from .quantization.transform import quantize_graph
     from .quantization.weights import quantized_modules
 
@@ -226,6 +227,7 @@ def resize(
     graph = build_graph(config, loaded.task)
     if config.quantization is not None:
         graph = quantize_graph(graph, config.quantization)
+    graph = adapt_as(graph, loaded.graph)
     model = loaded.model
     names = [name for name in weights if weights.info(name).shape != stored.info(name).shape]
     if isinstance(model, Resizes) and not any(name.rpartition(".")[0] in packed for name in names):

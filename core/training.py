@@ -160,8 +160,8 @@ class Training:
             The number of rows.
 
         Raises:
-            InputError: a number that is none, or below 1.
-            ConfigError: a special token of the config would be outside the vocabulary.
+            InputError: a number that is none, or below 1; or a special token of the config would be cut off.
+            UnsupportedError: the embedding or the head over the vocabulary is packed, or an adapter lies beside it.
 
         >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", backend="reference")

@@ -208,3 +208,46 @@ def test_a_head_that_uses_the_vocabulary_otherwise_is_refused(monkeypatch: pytes
     llm = fresh("reference")
     with pytest.raises(UnsupportedError, match=r"lm_head\.weight would go from \[46, 16\] to \[80, 16\].*'causal-lm'"):
         llm.resize_token_embeddings(40)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base model, and adapters with weights that do something: one of attention, one of the head over the tokens."""
+    peft = pytest.importorskip("peft")
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    folder = tmp_path_factory.mktemp("adapted")
+    config = transformers.LlamaConfig(**(SIZES | {"initializer_range": 0.3}))
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "base")
+    for name, modules in (("inner", ["q_proj", "down_proj"]), ("head", ["lm_head"])):
+        base = transformers.LlamaForCausalLM.from_pretrained(folder / "base")
+        settings = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=modules, use_dora=True)
+        model = peft.get_peft_model(base, settings)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.5 * torch.randn_like(parameter)
+        model.save_pretrained(folder / name)
+    return {name: folder / name for name in ("base", "inner", "head")}
+
+
+@EVERY
+def test_an_adapter_beside_the_weights_stays(backend: str, adapted: dict[str, Path], tmp_path: Path) -> None:
+    llm = Llama.load(adapted["base"], adapter=adapted["inner"], backend=backend)
+    plain = Llama.load(adapted["base"], backend=backend).forward(IDS).numpy()["logits"]
+    before, names = llm.forward(IDS).numpy()["logits"], set(arrays(llm))
+    assert relative_error(before, plain) > 0.05
+    llm.resize_token_embeddings(30)
+    assert set(arrays(llm)) == names == {p.name for p in llm.graph.parameters()}
+    assert relative_error(llm.forward(IDS).numpy()["logits"][..., :23], before) < 1e-5
+    with pytest.raises(UnsupportedError, match="runs with an adapter beside its weights"):
+        llm.save(tmp_path)
+
+
+@EVERY
+def test_an_adapter_of_what_is_resized_is_in_the_way(backend: str, adapted: dict[str, Path]) -> None:
+    llm = Llama.load(adapted["base"], adapter=adapted["head"], backend=backend)
+    before = llm.forward(IDS).numpy()["logits"]
+    with pytest.raises(UnsupportedError, match=r"lm_head has an adapter.*merge_adapter=True"):
+        llm.resize_token_embeddings(30)
+    assert np.array_equal(llm.forward(IDS).numpy()["logits"], before) and llm.config.vocab_size == 23

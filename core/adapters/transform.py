@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UnsupportedError
 from ..graph import Graph, Linear, Node
 from .files import Adapter, Pair
 from .nodes import LoraLinear
@@ -25,6 +26,30 @@ def adapt_graph(graph: Graph, adapter: Adapter) -> Graph:
         return node if pair is None else beside(node, pair)
 
     return map_nodes(untied(graph, adapter), adapted)
+
+
+def adapt_as(graph: Graph, other: Graph) -> Graph:
+    """The graph with what lies beside the layers of another one, whose layers it has in other sizes.
+
+    Raises:
+        UnsupportedError: an adapted layer has another width here, which its adapter would have to have too.
+    """
+    beside = {node.base.name: node for node in other.walk() if isinstance(node, LoraLinear)}  # type: ignore[attr-defined]
+    if not beside:
+        return graph
+
+    def adapted(node: Any) -> Any:
+        lora = beside.get(getattr(node, "name", ""))
+        if lora is None:
+            return node
+        if (node.in_features, node.out_features) != (lora.in_features, lora.out_features):
+            raise UnsupportedError(
+                f"{node.name} has an adapter, which would have to be resized with it",
+                hint="load with merge_adapter=True, which adds it into the weights",
+            )
+        return dataclasses.replace(lora, base=node)
+
+    return map_nodes(graph, adapted)
 
 
 def untied(graph: Graph, adapter: Adapter) -> Graph:
