@@ -14,7 +14,7 @@ import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaWarning
 from polyllama.core.errors import BackendError, BackendUnavailableError, InputError
 from polyllama.core.graph import GatedMLP, Node, Parameter
-from support import ROPE_TYPES, relative_error
+from support import ROPE_TYPES, SIZES, relative_error
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed here: pip install 'polyllama[mlx]'")
 
@@ -482,3 +482,10 @@ class TestNamespace:
     def test_a_name_that_is_nowhere(self) -> None:
         with pytest.raises(AttributeError, match="nothing called 'permute_dimensions'"):
             _ = self.xp.permute_dimensions
+
+
+def test_a_module_gives_a_tuple_where_that_is_asked_for() -> None:
+    llm = Llama.load(LlamaConfig(**SIZES), load_format="dummy", backend="mlx")
+    ids = [[1, 5, 9]]
+    loss, logits = llm.module(ids, labels=ids, return_dict=False)
+    assert float(loss) == float(llm.module(ids, labels=ids).loss) and logits.shape == (1, 3, SIZES["vocab_size"])

@@ -266,7 +266,9 @@ class Sized(Task):
     def outputs(self, ctx: Any, raw: Any, hidden: Any) -> dict[str, Any]:
         return {"last_hidden_state": hidden}
 
-    def result(self, example: Any, *, plain: bool = False) -> Any:
+    def result(self, example: Any, *, plain: bool = False, endless: bool = False) -> Any:
+        if endless:
+            return {"norm": float("-inf"), "tokens": 1}
         size = Size(float(np.linalg.norm(example.output["last_hidden_state"])), len(example.input_ids))
         return {"norm": size.norm, "tokens": size.tokens} if plain else size
 
@@ -295,3 +297,11 @@ def test_a_task_of_somebody_else_is_shown_like_the_others(call: Any, folders: An
     assert result["tokens"] == tokens and shown[0][1] == f"{result['norm']:.6g}"
     two = call("run", folders["trunk"], "Lily", "Tom", "--task", "sized", *options)[1]
     assert [line.split()[0] for line in two.splitlines() if line] == ["Lily", "norm", "tokens", "Tom", "norm", "tokens"]
+
+
+@pytest.mark.usefixtures("stranger")
+def test_infinity_is_shown_to_people_and_is_none_of_json(call: Any, folders: Any) -> None:
+    arguments = ("run", folders["trunk"], "Lily", "--task", "sized", "--option", "endless=true")
+    assert call(*arguments) == (0, "norm    -inf\ntokens  1\n", "")
+    code, out, err = call(*arguments, "--json")
+    assert (code, out) == (1, "") and "a number of the result is not finite, which JSON cannot hold" in err

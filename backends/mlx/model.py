@@ -53,10 +53,10 @@ class LlamaModule(TypedModule):
         # Past nn.Module, for which the model would be a part of the module.
         object.__setattr__(self, "model_of", MlxModel(self, graph, config, task, device))
 
-    def __call__(self, input_ids: Any = None, **arguments: Any) -> ModelOutput:
+    def __call__(self, input_ids: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
         """One pass; arguments as :meth:`polyllama.core.model.Llama.forward`."""
         output: ModelOutput = self.model_of.forward(input_ids, **arguments)
-        return output
+        return output if return_dict else output.to_tuple()
 
 
 class _ParametersByName(Mapping[str, mx.array]):

@@ -46,12 +46,21 @@ def standard_input() -> TextIO:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; escaped to ASCII only where the output could not hold it otherwise."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not _holds_all(), allow_nan=False, default=_plain))
+    click.echo(_dumped(value, indent=2))
 
 
 def print_compact_json(value: Any) -> None:
     """JSON on one line: for many numbers."""
-    click.echo(json.dumps(value, ensure_ascii=not _holds_all(), allow_nan=False, separators=(",", ":"), default=_plain))
+    click.echo(_dumped(value, separators=(",", ":")))
+
+
+def _dumped(value: Any, **how: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=not _holds_all(), allow_nan=False, default=_plain, **how)
+    except ValueError:
+        raise InputError(
+            "a number of the result is not finite, which JSON cannot hold", hint="leave --json out to see it"
+        ) from None
 
 
 def _holds_all() -> bool:
