@@ -35,7 +35,7 @@ CHUNK = 512
 """Rows that go through the program at a time: enough for the products, and bounded memory for long prompts."""
 
 
-PRODUCTS = 1 << 34
+PRODUCTS = 1 << 33
 """Multiplications that a single product does at a time, so that Ctrl-C waits for no more of a long prompt's head."""
 
 THREADS = 4096
@@ -117,7 +117,7 @@ class CpuModel(SpecModel):
         packed = self.weights.packed[node.tied_to or node.name]
         rows = np.ascontiguousarray(x, np.float32).reshape(-1, x.shape[-1])
         y = np.empty((len(rows), packed.matrix.padded_rows), np.float32)
-        step = min(CHUNK, max(16, PRODUCTS // (packed.layout.rows * packed.layout.columns)))
+        step = min(CHUNK, max(32, PRODUCTS // (packed.layout.rows * packed.layout.columns)))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             self.lowered.program.product(packed.matrix, rows[part], y[part])

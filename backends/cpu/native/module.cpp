@@ -1,9 +1,15 @@
 // What Python sees: matrices over buffers that it keeps, programs over matrices, passes over arrays. Every array's
 // shape and element type is checked here; the memory a pass touches follows from what was checked.
-#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include <chrono>
+#include <exception>
+#include <thread>
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
 
 #include "detect.h"
 #include "packing.h"
@@ -18,6 +24,39 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 [[noreturn]] void refuse(const std::string& what) { throw py::value_error(what); }
+
+// Take the interpreter's lock again. While the interpreter ends, Python does not give it to daemon threads but ends them,
+// which would pull the stack from under the pool's threads: such a thread waits for the end of the process instead.
+void take_lock(PyThreadState* state) {
+#if defined(__GLIBCXX__)
+    try {
+        PyEval_RestoreThread(state);
+    } catch (const abi::__forced_unwind&) {
+        for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+#else
+    PyEval_RestoreThread(state);
+#endif
+}
+
+// Do what needs no Python without the interpreter's lock. `work` may ask for signals with the function it is given.
+template <class F>
+void without_lock(F work) {
+    PyThreadState* state = PyEval_SaveThread();
+    std::exception_ptr wrong;
+    try {
+        work([&state] {
+            take_lock(state);
+            const bool raised = PyErr_CheckSignals() != 0;
+            state = PyEval_SaveThread();
+            return raised;
+        });
+    } catch (const std::exception&) {
+        wrong = std::current_exception();
+    }
+    take_lock(state);
+    if (wrong) std::rethrow_exception(wrong);
+}
 
 // Elements that do not begin where their type may: a view into the middle of other bytes.
 template <class... Arrays>
@@ -99,8 +138,7 @@ void pack_floats_into(const std::string& format, py::array source, Array<uint8_t
     if (static_cast<size_t>(out.nbytes()) != m.panels * m.bytes_panel) refuse("an output of another size");
     const auto* from = static_cast<const uint8_t*>(source.data());
     uint8_t* to = out.mutable_data();
-    py::gil_scoped_release release;
-    pack_floats(from, m.format, rows, columns, to);
+    without_lock([&](auto&&) { pack_floats(from, m.format, rows, columns, to); });
 }
 
 void unpack_floats_into(const PyMatrix& matrix, py::array out) {
@@ -112,8 +150,7 @@ void unpack_floats_into(const PyMatrix& matrix, py::array out) {
     }
     refuse_unaligned(out);
     auto* to = static_cast<uint8_t*>(out.mutable_data());
-    py::gil_scoped_release release;
-    unpack_floats(m.data, m.format, m.rows, m.columns, to);
+    without_lock([&](auto&&) { unpack_floats(m.data, m.format, m.rows, m.columns, to); });
 }
 
 // Words, scales and biases against a shape.
@@ -139,16 +176,14 @@ void pack_quantized_into(const std::string& format, size_t columns, size_t group
     const Packed from{static_cast<const uint32_t*>(words.data()), static_cast<const uint8_t*>(scales.data()),
                       static_cast<const uint8_t*>(biases.data())};
     uint8_t* to = out.mutable_data();
-    py::gil_scoped_release release;
-    pack_quantized(from, bits, m, to);
+    without_lock([&](auto&&) { pack_quantized(from, bits, m, to); });
 }
 
 void unpack_quantized_into(const PyMatrix& matrix, size_t bits, py::array words, py::array scales, py::array biases) {
     check_parts(matrix.m, bits, words, scales, biases);
     auto* w = static_cast<uint32_t*>(words.mutable_data());
     auto *s = static_cast<uint8_t*>(scales.mutable_data()), *b = static_cast<uint8_t*>(biases.mutable_data());
-    py::gil_scoped_release release;
-    unpack_quantized(matrix.m, bits, w, s, b);
+    without_lock([&](auto&&) { unpack_quantized(matrix.m, bits, w, s, b); });
 }
 
 // A program and everything it points at.
@@ -257,11 +292,6 @@ std::unique_ptr<PyCache> make_cache(const std::string& element, size_t head_dim,
     return made;
 }
 
-bool interrupted() {
-    py::gil_scoped_acquire acquire;
-    return PyErr_CheckSignals() != 0;
-}
-
 bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64_t> positions,
          const std::vector<Array<float>>& frequencies, const PyCache* cache, size_t past, std::optional<Array<uint8_t>> mask,
          std::optional<Array<float>> captured, std::optional<Array<float>> hidden, size_t hidden_buffer,
@@ -316,13 +346,12 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
         pass.kept = kept->data(), pass.kept_count = static_cast<size_t>(kept->size());
         pass.logits = logits->mutable_data(), pass.logits_stride = static_cast<size_t>(logits->shape(1));
     }
-    pass.interrupted = interrupted;
     p.program.seal();
-    bool finished;
-    {
-        py::gil_scoped_release release;
+    bool finished = false;
+    without_lock([&](auto&& interrupted) {
+        pass.interrupted = interrupted;
         finished = p.program.run(pass);
-    }
+    });
     if (!finished) throw py::error_already_set();  // what the signal handler raised
     return true;
 }
@@ -336,8 +365,7 @@ void product(PyProgram& p, const PyMatrix& m, Array<float> x, Array<float> y) {
     const float* from = x.data();
     float* to = y.mutable_data();
     const size_t rows = static_cast<size_t>(x.shape(0));
-    py::gil_scoped_release release;
-    p.program.product(m.m, from, rows, to, m.m.panels * kPanel);
+    without_lock([&](auto&&) { p.program.product(m.m, from, rows, to, m.m.panels * kPanel); });
 }
 
 }  // namespace
@@ -411,8 +439,9 @@ PYBIND11_MODULE(_kernels, module) {
         .def("read_weights",
              [](PyProgram& p) {
                  p.program.seal();
-                 py::gil_scoped_release release;
-                 return p.program.read_weights();
+                 uint64_t sum = 0;
+                 without_lock([&](auto&&) { sum = p.program.read_weights(); });
+                 return sum;
              })
         .def_property_readonly("operations", [](const PyProgram& p) { return p.program.operations(); })
         .def_property_readonly("threads", [](const PyProgram& p) { return p.program.threads(); })
