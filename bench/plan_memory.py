@@ -33,7 +33,7 @@ MODEL = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
 }
-# layers, backend, dtype, quantize, batch, context, prompt in passes of so many tokens, and what is on the disk: nothing,
+# layers, backend, dtype, quantize, batch, context, prompt in passes of so many tokens, and what is on the disk: None,
 # "plain" weights, "int4" ones, or either "packed" ahead for the cpu backend
 CASES = (
     (8, "reference", "float32", None, 2, 512, 512, None),
@@ -172,6 +172,15 @@ def saved(folder: Path, dtype: str, kind: str) -> Path:
     return target
 
 
+def keep(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write what is known so far, and give it."""
+    cases = merged(results)
+    found = {"worst": max(abs(case["error of peak"]) for case in cases), "cases": cases}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{NAME}.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
 def main() -> None:
     """Plan and measure every case, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -210,14 +219,14 @@ def main() -> None:
             megabytes = [
                 f"{figures[key] / 1e6:.0f}" for key in ("loading", "running") for figures in (planned, measured)
             ]
-            what = f"{layers} layers, batch {batch}, context {context}, passes of {chunk}{f', {stored} on disk' if stored else ''}"
+            what = f"{layers} layers, batch {batch}, context {context}, passes of {chunk}"
+            what += f", {stored} on disk" if stored else ""
             rows.append((backend, dtype, quantize or "-", what, *megabytes, f"{off:+.1%}", f"{off_hoarding:+.1%}"))
             print(*rows[-1], flush=True)
+            keep(results)
     header = ("backend", "dtype", "quantize", "workload")
     columns = ("loading planned", "measured", "running planned", "measured", "peak off by", "by glibc's defaults")
-    cases = merged(results)
-    worst = max(abs(case["error of peak"]) for case in cases)
-    report(NAME, {"worst": worst, "cases": cases}, rows, (*header, *columns))
+    report(NAME, keep(results), rows, (*header, *columns))
 
 
 if __name__ == "__main__":

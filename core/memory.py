@@ -171,7 +171,7 @@ def load_peak(workload: Workload, held: Mapping[str, int], extra: Callable[[str,
     Args:
         held: name -> bytes in the backend, in the order of loading.
         extra: what more the backend takes while it takes a tensor over, of so many bytes as it is read; negative where
-            it takes over the very memory that was read.
+            it takes over the very memory that was read, or the mapped file, which it does not even touch.
     """
     done, most = 0, 0
     for name, bytes_held, read, making in loading_steps(workload, held):
@@ -181,7 +181,10 @@ def load_peak(workload: Workload, held: Mapping[str, int], extra: Callable[[str,
 
 
 def loading_steps(workload: Workload, held: Mapping[str, int]) -> Iterator[tuple[str, int, int, int]]:
-    """Per tensor its name, bytes held, bytes of the array that is handed over, and bytes while that array is made."""
+    """Per tensor its name, bytes held, bytes of the array that is handed over, and bytes while that array is made.
+
+    Reading a mapped file takes memory too, until the backend has copied the tensor and gives it back.
+    """
     from .quantization.affine import BLOCK
 
     packed = _packed_modules(workload) if workload.quantized_while_loading else {}
@@ -193,12 +196,11 @@ def loading_steps(workload: Workload, held: Mapping[str, int]) -> Iterator[tuple
             made = sum(held[f"{module}.{part}"] for part in ("weight", "scales", "biases"))
             making = 0
             if name.endswith(".weight"):
-                making = made + (0 if workload.mapped else source) + min(count, BLOCK) * QUANTIZING
+                making = made + source + min(count, BLOCK) * QUANTIZING
                 kept = made - size
             yield name, size, size, making
             continue
-        stored = workload.stored.get(name, size)
-        yield name, size, kept + (0 if workload.mapped else stored), 0
+        yield name, size, kept + workload.stored.get(name, size), 0
 
 
 def _packed_modules(workload: Workload) -> dict[str, int]:

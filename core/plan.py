@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backend import Backend, Considered, choose_backend, load_backend
 from .devices import DeviceMemory, find_devices, memory_for
-from .errors import InputError, PolyllamaError, PolyllamaWarning
+from .errors import BackendUnavailableError, InputError, PolyllamaError, PolyllamaWarning
 from .graph import Graph, Parameter
 from .memory import MemoryEstimate, Workload, estimate, tensor_bytes
 from .plan_source import Facts, find_facts
@@ -251,6 +251,7 @@ class Planner:
     def __init__(self, facts: Facts, asked: Asked, devices: tuple[DeviceMemory, ...]) -> None:
         self.facts, self.asked, self.devices = facts, asked, devices
         self.notes: list[str] = []
+        self.refusal = ""
         self._graphs: dict[str | None, Graph | str] = {None: facts.graph}
         self._parameters: dict[str | None, tuple[Parameter, ...]] = {None: facts.graph.parameters()}
         self._stored = self._stored_bytes()
@@ -259,8 +260,8 @@ class Planner:
         """What loading would take, with every reason."""
         try:
             choice = choose_backend(self.asked.backend, self.facts.plugins.backends(), self.asked.device)
-        except PolyllamaError as error:
-            self.notes.append(str(error))
+        except BackendUnavailableError as error:  # a name that nobody has is a mistake, and raised
+            self.refusal = str(error)
             return None, ()
         device = choice.device or _first(choice.backend)
         return self.option(choice.backend, device, self.asked.dtype, self.asked.quantize), choice.considered

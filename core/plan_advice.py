@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .backend import load_backend
-from .plan_text import gigabytes
+from .checkpoint.report import bytes_text
 
 if TYPE_CHECKING:
     from .plan import Option, Planner
@@ -21,20 +21,20 @@ def advise(planner: Planner, chosen: Option | None) -> tuple[Mapping[str, Any] |
     Looked for in this order: prompts in chunks, fewer bits, a shorter context and fewer rows together, another backend.
     """
     if chosen is None:
-        return None, "no backend can run here"
+        return None, planner.refusal
     if chosen.memory is None:
         return None, f"{chosen.backend} does not do this: {chosen.reason}"
     where = f"{chosen.backend} on {chosen.device}"
     if chosen.fits is None:
         return None, f"{where}: how much memory it has is not known here"
     if chosen.fits:
-        return None, f"fits: {where} needs {gigabytes(chosen.memory.peak)} of {gigabytes(chosen.available or 0)} free"
-    needs = f"{where} needs {gigabytes(chosen.memory.peak)}, {gigabytes(chosen.available or 0)} are free"
+        return None, f"fits: {where} needs {bytes_text(chosen.memory.peak)} of {bytes_text(chosen.available or 0)} free"
+    needs = f"{where} needs {bytes_text(chosen.memory.peak)}, {bytes_text(chosen.available or 0)} are free"
     for changes in _changes(planner):
         found = _tried(planner, chosen.backend, chosen.device, chosen, changes)
         if found is not None:
             said = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-            return changes, f"does not fit: {needs}; with {said} it takes {gigabytes(found)}"
+            return changes, f"does not fit: {needs}; with {said} it takes {bytes_text(found)}"
     for name in planner.facts.plugins.backends():
         for device in _devices(planner, name):
             for changes in ({}, *_changes(planner)):
@@ -42,7 +42,7 @@ def advise(planner: Planner, chosen: Option | None) -> tuple[Mapping[str, Any] |
                 if found is not None and (name, device) != (chosen.backend, chosen.device):
                     whole = {"backend": f"{name}:{device}", **changes}
                     said = ", ".join(f"{key}={value!r}" for key, value in whole.items())
-                    return whole, f"does not fit: {needs}; with {said} it takes {gigabytes(found)}"
+                    return whole, f"does not fit: {needs}; with {said} it takes {bytes_text(found)}"
     return None, f"does not fit: {needs}, and no setting here makes it fit: take a smaller model or a larger machine"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .checkpoint.report import grouped
+from .checkpoint.report import bytes_text, grouped
 
 if TYPE_CHECKING:
     from .plan import Option, Plan
@@ -19,15 +19,6 @@ SOURCES = {
 HEADERS = ("backend", "device", "dtype", "quantize", "weights", "cache", "activations", "loading", "peak", "fits")
 
 
-def gigabytes(count: int) -> str:
-    """Bytes for people.
-
-    >>> gigabytes(13_476_838_400), gigabytes(1_500_000)
-    ('13.48 GB', '1.50 MB')
-    """
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
 def option_row(option: Option) -> tuple[str, ...]:
     """The cells of one option, as :data:`HEADERS` names them."""
     name = (option.backend, option.device, option.dtype, option.quantize or "-")
@@ -36,21 +27,21 @@ def option_row(option: Option) -> tuple[str, ...]:
         return (*name, "-", "-", "-", "-", "-", f"no: {option.reason}")
     sizes = (memory.weights, memory.cache, memory.activations, memory.load_peak, memory.peak)
     fits = "unknown" if option.fits is None else "yes" if option.fits else "no"
-    return (*name, *(gigabytes(size) for size in sizes), fits)
+    return (*name, *(bytes_text(size) for size in sizes), fits)
 
 
 def head_lines(plan: Plan) -> Iterator[str]:
     """What was planned, and whether the checkpoint fits its configuration."""
     asked = plan.asked
     yield f"{plan.model}: {plan.parameters:,} parameters, task {plan.task}, known from {SOURCES[plan.known_from]}"
-    stored = "" if plan.stored_bytes is None else f"{gigabytes(plan.stored_bytes)} stored, "
+    stored = "" if plan.stored_bytes is None else f"{bytes_text(plan.stored_bytes)} stored, "
     chunk = f", in chunks of {asked.prefill_chunk_size}" if asked.prefill_chunk_size else ""
     yield (
         f"{stored}mostly {plan.stored_dtype}; planned: batch {asked.batch}, context {asked.context}, "
         f"prompt {asked.prompt}{chunk}"
     )
     for device in plan.devices:
-        yield f"{device.name}: {device.description}, {gigabytes(device.free)} of {gigabytes(device.total)} free"
+        yield f"{device.name}: {device.description}, {bytes_text(device.free)} of {bytes_text(device.total)} free"
     if plan.fit is not None:
         yield from fit_lines(plan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
             hint="load it with merge_adapter=True and save that",
         )
     target = Path(folder).expanduser()
+    new = not os.path.lexists(target)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, inside=True), tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
@@ -56,6 +58,10 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{str(folder)[:80]}: cannot save there ({reason})") from None
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # there is something in it: it was saved
+                target.rmdir()
     return target
 
 

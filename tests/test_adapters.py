@@ -21,7 +21,7 @@ from polyllama.core.graph import Graph
 from polyllama.core.grouped_heads import pool_key_value_heads
 from safetensors.numpy import load_file, save_file
 
-BACKENDS = ("reference", "torch:cpu", "mlx:cpu", "jax:cpu")
+BACKENDS = ("reference", "torch:cpu", "mlx:cpu", "jax:cpu", "cpu")
 IDS = [[1, 5, 9, 60, 3, 3, 17], [2, 8, 33, 4, 61, 0, 12]]
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "v_proj"]},
@@ -116,6 +116,21 @@ def test_merged_it_gives_the_same(name: str, base: Path, variants: Any, tmp_path
     _close(merged.forward(IDS).numpy()["logits"], theirs, 5e-5)
     merged.save(tmp_path)
     _close(_logits(tmp_path), theirs, 5e-5)
+
+
+def test_what_is_merged_for_float32_is_not_rounded_to_less(base: Path, tmp_path: Path) -> None:
+    """A bfloat16 checkpoint that is to run in float32: merged gives what unmerged gives."""
+    Llama.load(base, backend="torch:cpu", dtype="bfloat16").save(tmp_path / "half")
+    theirs = _made(tmp_path / "half", tmp_path / "lora", target_modules="all-linear")
+    options = {"adapter": tmp_path / "lora", "dtype": "float32"}
+    unmerged = _logits(tmp_path / "half", **options)
+    assert theirs.shape == unmerged.shape
+    for backend in ("reference", "torch:cpu"):
+        merged = _logits(tmp_path / "half", backend, merge_adapter=True, **options)
+        _close(merged, unmerged, 5e-5)
+    packed = Llama.load(tmp_path / "half", backend="reference", quantize="int8-g32", merge_adapter=True, **options)
+    scales = {array.dtype.name for name, array in packed.model.engine.weights.items() if name.endswith("scales")}  # type: ignore[attr-defined]
+    assert scales == {"float32"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

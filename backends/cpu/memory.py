@@ -112,9 +112,7 @@ def _unpacked(workload: Workload, matrices: Mapping[str, Any], name: str, dtype:
         return 2 * groups * (2 + 4 * 4)  # scales and biases, and their sizes while it is looked what holds them
     count = node.out_features * node.in_features
     asked = itemsize(dtype) * count
-    read = workload.stored.get(name, asked)
-    mapped = read if workload.mapped else 0  # its pages are there until it is packed
-    return mapped + (asked if read != asked else 0)
+    return asked if workload.stored.get(name, asked) != asked else 0
 
 
 def _cache_bytes(node: Attention, workload: Workload, dtype: str) -> int:

@@ -16,7 +16,7 @@ from ...core.context import Context
 from ...core.errors import BackendError
 from ...core.ghost import Ghost, elementwise, matmul, new
 from ...core.ghost_tape import TapeMemory
-from ...core.memory import MemoryEstimate, Workload, load_peak, run_ghosts
+from ...core.memory import MemoryEstimate, Workload, folded, load_peak, run_ghosts
 from ...core.quantization.nodes import QuantizedLinear
 from ...core.rope import Rope
 
@@ -27,8 +27,16 @@ COST = (2, 1)
 """Dispatches of an operation that computes, and of one that only views."""
 
 DTYPES = ("float32", "bfloat16", "float16")
-WIDEST = 2**24
+WIDENED = range(2**16, 2**24)
+"""Sizes of the half-precision matrices that are widened; the rule of ``modules.WIDENED``."""
+
 FEW_ROWS = 8
+
+BLOCK = 32
+"""Queries that are run together on a plain CPU; the rule of ``attention.BLOCK``."""
+
+BLOCKS = 12
+"""Blocks that are run here: more than MLX hands out memory ahead for."""
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
@@ -43,7 +51,7 @@ def estimate(workload: Workload) -> MemoryEstimate:
     cache, activations = run_ghosts(
         workload,
         dtype,
-        _overrides(plain),
+        _overrides(plain, getattr(folded(workload.graph)[0].decoder.layers[-1], "name", "")),
         slots=workload.context,
         memory=partial(TapeMemory, AHEAD if workload.on_cpu else 0, COST),
         context=GhostContext,
@@ -51,9 +59,9 @@ def estimate(workload: Workload) -> MemoryEstimate:
     matrices = {n.weight_name for n in workload.graph.walk() if isinstance(n, spec.Linear)} if plain else set()
 
     def extra(name: str, read: int) -> int:
-        # The array that was read is gone when its copy is computed; by columns takes one more copy.
+        # By columns takes one more copy: an array that was made is gone by then, but a mapped file's pages are not.
         size = held[name]
-        return max(0, size - read) if name in matrices else 0
+        return 0 if name not in matrices else size if workload.mapped else max(0, size - read)
 
     return MemoryEstimate(dtype, sum(held.values()), cache, activations, load_peak(workload, held, extra))
 
@@ -114,7 +122,7 @@ def rms_norm(node: Any, x: Ghost, ctx: Context) -> Ghost:
 
 def linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
     """As ``modules.Linear``: on a plain CPU half precision is multiplied in float32."""
-    widen = plain and x.dtype != "float32" and node.in_features * node.out_features <= WIDEST
+    widen = plain and x.dtype != "float32" and node.in_features * node.out_features in WIDENED
     shape = (*x.shape[:-1], node.out_features)
     weight = ctx.weights[node.weight_name]
     views(weight, 1)
@@ -125,33 +133,85 @@ def linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
     return cast(new(x.memory, shape, "float32", (wide, weight)), x.dtype)
 
 
-def attention(node: Any, x: Ghost, ctx: Any) -> Ghost:
-    """As ``modules.Attention``, with the fallback of MLX's attention: scores as a whole."""
+def attention(node: Any, x: Ghost, ctx: Any, plain: bool, keep: int = 0) -> Ghost:
+    """As ``modules.Attention``; with `keep`, only the last so many positions ask."""
     batch, length, _ = x.shape
+    asking = min(keep or length, length)
     parts = []
     for child, heads in ((node.q, node.num_heads), (node.k, node.num_kv_heads), (node.v, node.num_kv_heads)):
-        y = ctx.run(child, x).reshaped((batch, length, heads, node.head_dim))
+        rows = asking if child is node.q else length
+        y = ctx.run(child, x[:, length - rows :]).reshaped((batch, rows, heads, node.head_dim))
         parts.append(y.permuted((0, 2, 1, 3)))
-    rotation = ctx.rotation(node.rope)
-    q, k, v = rotate(parts[0], *rotation), rotate(parts[1], *rotation), parts[2]
+    cos, sin = ctx.rotation(node.rope)
+    q = rotate(parts[0], cos[:, :, length - asking :], sin[:, :, length - asking :])
+    k, v = rotate(parts[1], cos, sin), parts[2]
     if ctx.cache is not None:
         k, v = ctx.cache.update(node.name, k, v)
+    y = _in_blocks(node, q, k, v) if plain and asking >= BLOCK else _whole(node, q, k, v, ctx)
+    y = y.permuted((0, 2, 1, 3))
+    projected: Ghost = ctx.run(node.o, y.reshaped((batch, asking, node.num_heads * node.head_dim)))
+    return projected
+
+
+def _whole(node: Any, q: Ghost, k: Ghost, v: Ghost, ctx: Any) -> Ghost:
+    """The fallback of MLX's attention: scores as a whole."""
+    batch, _, length, _ = q.shape
     views(q, 2)
     q = elementwise(q)  # scaled
     groups, repeats = node.num_kv_heads, node.num_heads // node.num_kv_heads
-    q = new(x.memory, (batch, groups, repeats, length, node.head_dim), q.dtype, (q,), reuses=True)
+    q = new(q.memory, (batch, groups, repeats, length, node.head_dim), q.dtype, (q,), reuses=True)
     views(k, 3)
     views(v, 3)
-    scores = new(x.memory, (batch, groups, repeats, length, k.shape[2]), q.dtype, (q, k))
+    scores = new(q.memory, (batch, groups, repeats, length, k.shape[2]), q.dtype, (q, k))
     if length > 1:
         if ctx.mask is None:
-            ctx.mask = elementwise(new(x.memory, (1, 1, length, k.shape[2]), "bool"))
+            ctx.mask = elementwise(new(q.memory, (1, 1, length, k.shape[2]), "bool"))
         views(ctx.mask, 2)
         scores = elementwise(scores)
     y = matmul(elementwise(scores), v[:, :, None])
-    y = y.reshaped((batch, node.num_heads, length, node.head_dim)).permuted((0, 2, 1, 3))
-    projected: Ghost = ctx.run(node.o, y.reshaped((batch, length, node.num_heads * node.head_dim)))
-    return projected
+    return y.reshaped((batch, node.num_heads, length, node.head_dim))
+
+
+def _in_blocks(node: Any, q: Ghost, k: Ghost, v: Ghost) -> Ghost:
+    """As ``attention.causal_attention``: the last blocks, which have the most keys; of the others only the output."""
+    batch, heads, length, dim = q.shape
+    past = k.shape[2] - length
+    first = max(0, (length - 1) // BLOCK - BLOCKS) * BLOCK
+    done = [new(q.memory, (batch, heads, first, dim), q.dtype, (q,))] if first else []
+    for start in range(first, length, BLOCK):
+        stop = min(start + BLOCK, length)
+        done.append(_block(node, q[:, :, start:stop], k[:, :, : past + stop], v[:, :, : past + stop]))
+    return done[0] if len(done) == 1 else new(q.memory, q.shape, q.dtype, done)
+
+
+def _block(node: Any, q: Ghost, k: Ghost, v: Ghost) -> Ghost:
+    batch, heads, rows, dim = q.shape
+    groups, keys, folded = k.shape[1], k.shape[2], (k.shape[0], k.shape[1], q.shape[1] // k.shape[1] * q.shape[2])
+    wide = elementwise(cast(q, "float32"))
+    views(wide, 1)
+    wide = new(q.memory, (*folded, dim), "float32", (wide,), reuses=True)
+    columns = new(q.memory, (batch, groups, dim, keys), "float32", (cast(k, "float32"),))
+    scores = new(q.memory, (*folded, keys), "float32", (wide, columns))
+    mask = new(q.memory, (1, 1, rows, keys), "bool")
+    views(scores, 1)
+    scores = new(q.memory, scores.shape, "float32", (scores, mask), reuses=True)
+    probabilities = elementwise(scores)
+    views(probabilities, 1)
+    y = new(q.memory, (*folded, dim), "float32", (probabilities, cast(v, "float32")))
+    return cast(y.reshaped((batch, heads, rows, dim)), q.dtype)
+
+
+def decoder_layer(node: Any, x: Ghost, ctx: Any, plain: bool, last: str) -> Ghost:
+    """As ``modules.DecoderLayer``: the last one computes what is read."""
+    keep = ctx.keep if node.name == last else 0
+    normed = ctx.run(node.attention_norm, x)
+    if keep and isinstance(node.attention, spec.Attention):
+        x = x[:, -keep:] + attention(node.attention, normed, ctx, plain, keep)
+    else:
+        x = x + ctx.run(node.attention, normed)
+    del normed
+    y: Ghost = x + ctx.run(node.mlp, ctx.run(node.mlp_norm, x))
+    return y
 
 
 def quantized_linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
@@ -172,9 +232,10 @@ def quantized_linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
     return elementwise(y) if node.bias else y
 
 
-def _overrides(plain: bool) -> Mapping[type, Any]:
+def _overrides(plain: bool, last: str) -> Mapping[type, Any]:
     return {
-        spec.Attention: attention,
+        spec.DecoderLayer: partial(decoder_layer, plain=plain, last=last),
+        spec.Attention: partial(attention, plain=plain),
         spec.Linear: partial(linear, plain=plain),
         spec.RMSNorm: rms_norm,
         QuantizedLinear: partial(quantized_linear, plain=plain),

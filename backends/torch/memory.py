@@ -47,8 +47,7 @@ def _taken_over(workload: Workload, held: Mapping[str, int]) -> frozenset[str]:
     """Tensors whose memory is used as it is handed over: on a CPU, those that need no other dtype."""
     if not workload.on_cpu:
         return frozenset()
-    unmapped = not workload.mapped or workload.quantized_while_loading
-    return frozenset(name for name, size in held.items() if unmapped and workload.stored.get(name, size) == size)
+    return frozenset(name for name, size in held.items() if workload.stored.get(name, size) == size)
 
 
 def _int4_kernels(workload: Workload, dtype: str) -> int:

@@ -22,7 +22,8 @@ def adapted(
 ) -> tuple[Described, Mapping[str, Any]]:
     """What is loaded with an adapter instead: the model as described, and its weights.
 
-    Merged weights are quantized after merging, where that is asked for; beside packed ones an adapter stays as it is.
+    What is merged is rounded once, to a float32 or float64 that is asked for or else to what it was stored in. Merged
+    weights are quantized after merging, where that is asked for; beside packed ones an adapter stays as it is.
 
     Args:
         head: ``seed`` and ``fresh_head``, how a head that the checkpoint lacks starts.
@@ -32,7 +33,11 @@ def adapted(
     plain = described.plain_graph if described.plain_graph is not None else described.graph
     adapter = Adapter(path, plain)
     stored = stored_weights(described, plain, settings, **head)
-    weights = merged_weights(stored, plain, adapter) if merge else replaced_weights(stored, plain, adapter)
+    if merge:
+        wide = settings.dtype in ("float32", "float64") and settings.quantize is None
+        weights = merged_weights(stored, plain, adapter, settings.dtype if wide else None)
+    else:
+        weights = replaced_weights(stored, plain, adapter)
     graph = plain if described.plain_graph is None else described.graph
     if adapter.untied:
         if described.plain_graph is not None or described.config.quantization is not None:

@@ -67,8 +67,8 @@ def _as_dtype(adapter: Adapter, stored: str, dtype: str) -> Array:
     return adapter.read(stored).astype(numpy_dtype(dtype), copy=False)
 
 
-def merged_weights(weights: Weights, graph: Graph, adapter: Adapter) -> Weights:
-    """See :func:`merge_adapter`."""
+def merged_weights(weights: Weights, graph: Graph, adapter: Adapter, dtype: str | None = None) -> Weights:
+    """See :func:`merge_adapter`; with `dtype`, what is merged is not rounded to what it was stored in, but to that."""
     nodes = {getattr(node, "name", ""): node for node in untied(graph, adapter).walk()}
     for module, pair in adapter.pairs.items():
         node: Any = nodes[module]
@@ -92,7 +92,9 @@ def merged_weights(weights: Weights, graph: Graph, adapter: Adapter) -> Weights:
             module, _, kind = name.rpartition(".")
             pair = adapter.pairs.get(module)
             if pair is not None and kind == "weight":
-                yield plain.info(name), partial(_merged, plain, name, adapter, pair)
+                info = plain.info(name)
+                info = TensorInfo(name, dtype or info.dtype, info.shape, info.file)
+                yield info, partial(_merged, plain, info, adapter, pair)
             elif pair is not None and kind == "bias" and pair.b_bias is not None:
                 yield plain.info(name), partial(_merged_bias, plain, name, adapter, pair)
             else:
@@ -101,22 +103,24 @@ def merged_weights(weights: Weights, graph: Graph, adapter: Adapter) -> Weights:
     return Weights(entries())
 
 
-def _merged(plain: Weights, name: str, adapter: Adapter, pair: Pair) -> Array:
-    """``W + scale * B A``, or DoRA's rescaled sum, in the dtype of W, some rows at a time."""
+def _merged(plain: Weights, info: TensorInfo, adapter: Adapter, pair: Pair) -> Array:
+    """``W + scale * B A``, or DoRA's rescaled sum, some rows at a time."""
     import numpy as np
 
-    weight = plain[name]
+    from ..dtypes import numpy_dtype
+
+    weight = plain[info.name]
     wide: Any = np.float64 if weight.dtype == np.float64 else np.float32
     a, b = (np.asarray(adapter.read(name).astype(wide)) for name in (pair.a, pair.b))
     magnitude = None if pair.magnitude is None else adapter.read(pair.magnitude).astype(wide)
-    result = np.empty_like(weight)
+    result = np.empty(weight.shape, numpy_dtype(info.dtype))
     step = max(1, ROWS // weight.shape[1])
     for start in range(0, len(weight), step):
         rows = slice(start, start + step)
         total = weight[rows].astype(wide) + wide(pair.scale) * (b[rows] @ a)
         if magnitude is not None:
             total *= (magnitude[rows] / np.linalg.norm(total, axis=1))[:, None]
-        result[rows] = total.astype(weight.dtype)
+        result[rows] = total.astype(result.dtype)
     return result
 
 

@@ -19,6 +19,15 @@ def shortened(items: Sequence[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def bytes_text(count: int) -> str:
+    """A size of files or memory.
+
+    >>> bytes_text(13_476_839_424), bytes_text(2_345_000)
+    ('13.48 GB', '2.35 MB')
+    """
+    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.2f} MB"
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Numbers as ranges.
 

@@ -17,6 +17,7 @@ from ..dtypes import dtype_name, itemsize, safetensors_code
 from ..errors import CheckpointError, UnsupportedError
 from .base import TensorInfo
 from .huggingface import INDEX_NAME, SINGLE_NAME, is_plain_name
+from .report import bytes_text
 from .safetensors import MAX_HEADER_BYTES
 from .weights import Weights
 
@@ -209,7 +210,7 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CheckpointError(
-            f"{folder}: saving takes {needed / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free",
+            f"{folder}: saving takes {bytes_text(needed)}, only {bytes_text(free)} are free",
             hint="files that will be replaced go only when the new ones are complete; make room or save elsewhere",
         )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError, InputError
 from .locking import locked
-from .report import shortened
+from .report import bytes_text, shortened
 
 if TYPE_CHECKING:
     from ..config import LlamaConfig
@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 _UNFINISHED = ".converting"
 _OURS = (_UNFINISHED, ".saving.lock")
 _MODEL_SUFFIXES = (".safetensors", ".json", ".gguf", ".pth", ".bin", ".model", ".jinja", ".chk", ".md", ".txt")
-_SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding
+_SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding; a small model's are small
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ def placed(destination: Path, suffix: str, needed: int, *, overwrite: bool) -> I
                     _move_into(staging, destination)
                 else:
                     _move(target if single else staging, destination)
+            except CheckpointError as error:  # of a place that nobody has heard of
+                message = error.message.replace(str(staging), str(destination))
+                raise type(error)(message, hint=error.hint) from None
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -175,9 +178,10 @@ def check_apart(destination: Path, source: Path | None) -> None:
 
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if needed + _SPARE_BYTES > free:
+    needed += min(_SPARE_BYTES, needed // 2)
+    if needed > free:
         raise CheckpointError(
-            f"{folder}: writing takes {(needed + _SPARE_BYTES) / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free",
+            f"{folder}: writing takes {bytes_text(needed)}, only {bytes_text(free)} are free",
             hint="make room, or choose another place",
         )
 
