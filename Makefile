@@ -53,12 +53,14 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "polyllama needs Python 3.11 or later, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
+KERNELS := setup.py $(wildcard backends/cpu/native/*)
+
+$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q -e .
 	@touch $@
 
 # torch by its exact version first: an open range would bring gigabytes of CUDA libraries.
-$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -q -e '.[torch,mlx,jax,test,lint]'
 	@touch $@ $(VENV)/.installed-demo
