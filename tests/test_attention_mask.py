@@ -176,6 +176,17 @@ def test_weights_are_loaded_only_for_attention(tmp_path: Path) -> None:
         visualizer.picture("The sun", attention=True)
 
 
+def test_a_model_that_carries_its_tokenizer(tiny: AttentionMaskVisualizer, tmp_path: Path) -> None:
+    import polyllama
+
+    file = tmp_path / "tiny.gguf"
+    polyllama.convert("tiny", file, to="gguf")
+    wanted = tiny.picture("Once upon a time")
+    for source in (file, Llama.load(file, backend="reference")):
+        found = AttentionMaskVisualizer(source).picture("Once upon a time")
+        assert found.rows[0].labels == wanted.rows[0].labels and np.array_equal(found.mask, wanted.mask)
+
+
 def test_showing_a_mask_imports_no_framework_and_no_picture_library() -> None:
     code = (
         "import sys; from polyllama.__main__ import main; main(['mask', 'tiny', 'The sun'])\n"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, UnsupportedError
+from ..errors import CheckpointError, InputError, UnsupportedError
 from .build import Batch, masked_rows, pack, pad, token_rows
 from .picture import AttentionMask, Heat, Row
 
@@ -149,12 +149,15 @@ class AttentionMaskVisualizer:
         if self._described.folder is None:
             return None
         from ..hub import locate
+        from ..loading import tokenizer_of
         from ..tokenizer import load_tokenizer
 
         settings, revision = self._described.settings, self._options.get("revision")
-        return load_tokenizer(
-            locate(self._source, revision=revision, files="tokenizer", settings=settings).path  # type: ignore[arg-type]
-        )
+        path = locate(self._source, revision=revision, files="tokenizer", settings=settings).path  # type: ignore[arg-type]
+        try:
+            return tokenizer_of(path, plugins=self._described.plugins)
+        except CheckpointError:  # nothing that could carry one, which is not what is wrong
+            return load_tokenizer(path)
 
     def _side(self) -> str:
         return self._tokenizer.padding_side if self._tokenizer is not None else "left"
