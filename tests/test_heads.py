@@ -157,6 +157,24 @@ class TestAgainstTransformers:
             for name, value in found.items():
                 assert relative_error(value[mask == 1], wanted[name].numpy()[mask == 1]) < TOLERANCE, name
 
+    def test_masks_with_holes(self, backend: str, heads: Heads) -> None:
+        """Any tokens may be masked, also in the middle and at both ends, in rows of any number of them."""
+        numbers = np.random.default_rng(8)
+        mask = (numbers.random(IDS.shape) < 0.5).astype(int)
+        mask[np.arange(3), [0, 5, 10]] = 1
+        arguments = {"attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0)}
+        last = (mask * np.arange(11)).argmax(axis=1)
+        for kind in ("ForTokenClassification", "ForQuestionAnswering", "ForSequenceClassification"):
+            model, folder = heads(kind, **({} if "Question" in kind else {"num_labels": 5 if "Token" in kind else 4}))
+            found = loaded(folder, backend).forward(IDS, attention_mask=mask).numpy()
+            if kind == "ForSequenceClassification":
+                states = oracle(model.model, IDS, **arguments).last_hidden_state.numpy()[np.arange(3), last]
+                assert relative_error(found["logits"], states @ model.score.weight.detach().numpy().T) < TOLERANCE
+                continue
+            wanted = oracle(model, IDS, **arguments)
+            for name, value in found.items():
+                assert relative_error(value[mask == 1], wanted[name].numpy()[mask == 1]) < TOLERANCE, name
+
     def test_embeddings_as_input(self, backend: str, heads: Heads) -> None:
         model, folder = heads("ForSequenceClassification", num_labels=4)
         llm, ids = loaded(folder, backend), IDS[:1]

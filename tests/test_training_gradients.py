@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from polyllama.core.errors import InputError
 from support import relative_error
-from training_support import CASES, FRAMEWORKS, IDS, MASK, Case, Trainer, model_of, weights_of
+from training_support import CASES, FRAMEWORKS, IDS, MASK, SIZES, Case, Trainer, model_of, weights_of
 
 EVERY = pytest.mark.parametrize("name", CASES)
 STEP = 1e-4
@@ -115,6 +115,28 @@ def test_a_handful_of_examples_is_learnt(name: str, framework: str) -> None:
     assert losses[-1] < CASES[name].reaches * losses[0]
     output = each.evaluate()
     assert learnt(name, {key: np.asarray(each.model.to_numpy(value)) for key, value in output.items()})
+
+
+def test_a_padding_token_that_is_attended_to_is_trained() -> None:
+    """A deliberate difference: transformers never trains the embedding of ``pad_token_id``, which often ends texts."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from polyllama import LlamaConfig
+    from polyllama.backends.torch.model import build_module
+    from polyllama.plugins.tasks.token_classification import TokenClassification
+
+    fields = SIZES | {"pad_token_id": 2, "num_labels": 3}
+    theirs = transformers.LlamaForTokenClassification(transformers.LlamaConfig(**fields)).eval()
+    ours = build_module(LlamaConfig(**fields), TokenClassification()).eval()
+    ours.load_state_dict(theirs.state_dict())
+    ids, labels = torch.tensor([[5, 6, 2]]), torch.tensor([[0, 2, 1]])
+    rows = []
+    for model in (ours, theirs):
+        model(ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+        rows.append(model.model.embed_tokens.weight.grad)
+    assert rows[0][2].abs().max() > 0 and not rows[1][2].any()
+    rows[0][2] = 0
+    assert relative_error(rows[0], rows[1]) < 1e-5
 
 
 def test_an_embedding_of_nothing_has_a_gradient() -> None:
