@@ -226,22 +226,22 @@ def test_the_interpreter_ends_while_a_daemon_thread_generates() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
-@pytest.mark.parametrize("what", ["llm.forward([[5] * 3000])", "llm.generate([5], max_new_tokens=10**6)"])
+@pytest.mark.parametrize("what", ["llm.forward([[5] * 1000])", "llm.generate([5], max_new_tokens=10**6)"])
 def test_an_interrupt_ends_what_goes_on_at_once(what: str) -> None:
     """Logits of every position of a long prompt, whose head is nearly all of the work; and generating without end."""
     code = MODEL + (
         "llm = load(vocab_size=60000, hidden_size=512, intermediate_size=32, num_hidden_layers=1,\n"
-        "           max_position_embeddings=10**7, eos_token_id=None)\n"
+        "           num_key_value_heads=1, max_position_embeddings=10**7, eos_token_id=None)\n"
         f"print('ready', flush=True)\ntry:\n    {what}\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
     )
     environment = os.environ | {"POLYLLAMA_THREADS": "1", "POLYLLAMA_CPU_ISA": "portable"}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(1.5)
+    time.sleep(2.5)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     assert process.stdout.readline() == "interrupted\n"
-    assert time.monotonic() - began < 6  # of a quarter of a minute or more
+    assert time.monotonic() - began < 3  # of about ten more
     assert process.wait(30) == 0
 
 

@@ -35,7 +35,7 @@ CHUNK = 512
 """Rows that go through the program at a time: enough for the products, and bounded memory for long prompts."""
 
 
-PRODUCTS = 1 << 33
+PRODUCTS = 1 << 31
 """Multiplications that a single product does at a time, so that Ctrl-C waits for no more of a long prompt's head."""
 
 THREADS = 4096
