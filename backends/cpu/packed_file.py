@@ -71,7 +71,8 @@ def weight_files(weights: Any, graph: Graph) -> list[Path]:
     info = getattr(weights, "info", None)
     if info is None:
         return []
-    names = [p.name for p in graph.parameters() if p.name.rpartition(".")[0] in matrices(graph)]
+    modules = matrices(graph)
+    names = [p.name for p in graph.parameters() if p.name.rpartition(".")[0] in modules]
     files = [info(name).file for name in names]
     return [] if None in files else sorted(set(files))
 
