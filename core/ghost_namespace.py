@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .errors import UnsupportedError
 from .ghost import Ghost, Memory, broadcast, elementwise, matmul, new, take
 
 _ELEMENTWISE = [
@@ -50,6 +51,10 @@ _ELEMENTWISE = [
 _COMPARISONS = ["equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isfinite", "isnan", "isinf"]
 
 
+class NotPlannedError(UnsupportedError, AttributeError):
+    """A name of the array API that ghosts do not know."""
+
+
 class GhostNamespace:
     """``xp`` for the graph's own definitions, on ghosts that `memory` counts.
 
@@ -70,7 +75,10 @@ class GhostNamespace:
             return elementwise
         if name in _COMPARISONS:
             return lambda *operands: elementwise(*operands, dtype="bool")
-        raise AttributeError(f"ghost arrays have no {name!r}")
+        raise NotPlannedError(
+            f"arrays without contents have no {name!r}, so that what uses it cannot be planned",
+            hint="a task's or a backend's plugin may do without",
+        )
 
     def empty(self, shape: int | Sequence[int], *, dtype: str | None = None, device: Any = None) -> Ghost:
         """A new array."""
@@ -89,6 +97,10 @@ class GhostNamespace:
         return new(self.memory, x.shape, dtype or x.dtype)
 
     zeros_like = ones_like = empty_like
+
+    def full_like(self, x: Ghost, fill_value: Any, *, dtype: str | None = None, device: Any = None) -> Ghost:
+        """A new array of the same shape."""
+        return self.empty_like(x, dtype=dtype)
 
     def asarray(self, value: Any, *, dtype: str | None = None, device: Any = None) -> Ghost:
         """A ghost as it is, anything else as one of its shape."""
@@ -112,6 +124,16 @@ class GhostNamespace:
         """Another shape."""
         return x.reshaped(shape)
 
+    def expand_dims(self, x: Ghost, *, axis: int = 0) -> Ghost:
+        """An axis of one more."""
+        place = axis % (x.ndim + 1)
+        return x[(*[slice(None)] * place, None)]
+
+    def squeeze(self, x: Ghost, axis: int | Sequence[int]) -> Ghost:
+        """Without axes of one."""
+        gone = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+        return x[tuple(0 if a in gone else slice(None) for a in range(x.ndim))]
+
     def permute_dims(self, x: Ghost, axes: Sequence[int]) -> Ghost:
         """Axes in another order."""
         return x.permuted(axes)
@@ -131,6 +153,14 @@ class GhostNamespace:
     def take(self, x: Ghost, indices: Ghost, *, axis: int = 0) -> Ghost:
         """Entries along an axis."""
         return take(x, indices, axis)
+
+    def take_along_axis(self, x: Ghost, indices: Ghost, *, axis: int = -1) -> Ghost:
+        """Entries along an axis, others for each place beside it."""
+        return new(self.memory, indices.shape, x.dtype, (x, indices))
+
+    def flip(self, x: Ghost, *, axis: int | None = None) -> Ghost:
+        """Backwards: a view in NumPy, counted as the copy that it is elsewhere."""
+        return elementwise(x)
 
     def concat(self, arrays: Sequence[Ghost], *, axis: int = 0) -> Ghost:
         """Arrays one after the other, laid out as the first."""
@@ -176,4 +206,4 @@ class GhostNamespace:
         shape = [1 if a in gone else n for a, n in enumerate(x.shape) if keepdims or a not in gone]
         return new(self.memory, shape, dtype or x.dtype, (x,))
 
-    sum = mean = max = min = prod = all = any = argmax = argmin = _reduced
+    sum = mean = max = min = prod = all = any = argmax = argmin = var = std = _reduced

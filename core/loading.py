@@ -89,7 +89,7 @@ def describe(
     if task is not None and (not isinstance(task, str) or not task):
         raise InputError(f"task is {task!r}", hint="give a name such as 'causal-lm', or leave it out")
     plugins = plugin_manager(settings)
-    check_overrides(overrides, () if task is None else _named_task(plugins, task).options)
+    check_task_overrides(overrides, plugins, task)
     if load_format == "auto":
         load_format = settings.load_format
     checkpoint = folder = None
@@ -243,6 +243,11 @@ def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -
             f"did you mean {close[0]!r}?" if close else "it takes fields of LlamaConfig"
         )
         raise InputError(f"load has no argument {name!r}", hint=hint)
+
+
+def check_task_overrides(overrides: Mapping[str, Any], plugins: Plugins, task: str | None) -> None:
+    """:func:`check_overrides` with the options of a task that was named."""
+    check_overrides(overrides, () if task is None else _named_task(plugins, task).options)
 
 
 def load(

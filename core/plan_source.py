@@ -12,7 +12,7 @@ from .config import LlamaConfig
 from .errors import CheckpointError, ConfigError, DownloadError, PolyllamaWarning, UnsupportedError
 from .graph import Graph
 from .llama import build_graph
-from .loading import check_overrides, find_task
+from .loading import check_task_overrides, find_task
 from .plugins import Plugins, plugin_manager
 from .task import Task
 
@@ -73,8 +73,8 @@ def find_facts(
     Raises:
         PolyllamaError: nothing is known under that name.
     """
-    check_overrides(overrides)
     plugins = plugin_manager(settings)
+    check_task_overrides(overrides, plugins, task)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", PolyllamaWarning)
         if isinstance(source, LlamaConfig):
