@@ -287,9 +287,13 @@ class TestMaking:
     def test_devices(self, folder: Any, device: Any) -> None:
         assert pipeline("ner", model=folder("entities"), backend="torch", device=device).model.device == "cpu"
 
-    def test_a_device_that_is_not_there_is_no_silent_fallback(self, folder: Any) -> None:
-        with pytest.raises(BackendUnavailableError, match="cuda:7"):
-            pipeline("ner", model=folder("entities"), backend="torch", device=7)
+    @pytest.mark.parametrize("number", [0, 7])
+    def test_a_device_that_is_not_there_is_no_silent_fallback(
+        self, folder: Any, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(BackendUnavailableError, match=f"cuda:{number}"):
+            pipeline("ner", model=folder("entities"), backend="torch", device=number)
 
     @pytest.mark.parametrize(
         ("task", "options", "kind", "said"),

@@ -23,6 +23,7 @@ from polyllama.core.plugins import plugin_manager, reset_plugins
 from polyllama.core.prediction.entities import STRATEGIES, ScoredTokens, find_entities
 from polyllama.core.prediction.results import Answer, Entity, Label, as_data
 from polyllama.core.prediction.spans import as_answers, best_answers, best_spans, whole_words
+from polyllama.core.prediction.windows import Encoder
 from polyllama.core.task import Task
 from prediction_models import CONTEXT, labels, random_head, taught_head
 from support import ALL_BACKENDS, relative_error
@@ -338,6 +339,15 @@ class TestAnswers:
         assert found.text == "Nora met a fox by the sea" == context[found.start : found.end]
         assert found.start == len("ünd so " * before)
 
+    @pytest.mark.parametrize(("length", "shared"), [(None, 128), (300, 128), (100, 50)])
+    def test_what_windows_share_by_default(self, models: Models, length: int | None, shared: int) -> None:
+        llm = models("answers")
+        encoder = Encoder(llm.tokenizer, None, length)
+        first, second, *_ = llm.task_head.encode(encoder, {"question": "Who?", "context": "so on " * 400})
+        assert len(first) == (length or 384)
+        held = [[window.input_ids[place] for place in window.places(1)] for window in (first, second)]
+        assert second.first == len(held[0]) - shared and held[0][-shared:] == held[1][:shared]
+
     def test_long_contexts_need_no_option(self, models: Models) -> None:
         context = f"{'The fox slept on a hill. ' * 80}{self.STORY}{' The fox slept on a hill.' * 80}"
         assert len(models("answers").tokenizer.encode(context)) > 3 * CONTEXT
@@ -558,6 +568,12 @@ class TestMistakes:
                 "entities",
                 "so on and on",
                 {"stride": 9, "max_length": 4},
+                "windows hold 3 tokens of the text, and would",
+            ),
+            (
+                "entities",
+                "so on and on",
+                {"stride": 3, "max_length": 4},
                 "windows hold 3 tokens of the text, and would",
             ),
             ("answers", "Who?", {}, "context is missing: task 'question-answering' takes question and context"),

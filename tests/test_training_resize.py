@@ -210,6 +210,16 @@ def test_a_head_that_uses_the_vocabulary_otherwise_is_refused(monkeypatch: pytes
         llm.resize_token_embeddings(40)
 
 
+@EVERY
+def test_packed_rows_are_not_resized(backend: str) -> None:
+    config = LlamaConfig(**(SIZES | {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32}))
+    llm = Llama.load(config, load_format="dummy", backend=backend, quantize="int4-g32")
+    before = llm.forward(IDS).numpy()["logits"]
+    with pytest.raises(UnsupportedError, match=r"lm_head, model\.embed_tokens: packed weights are not resized"):
+        llm.resize_token_embeddings(70)
+    assert np.array_equal(llm.forward(IDS).numpy()["logits"], before) and llm.config.vocab_size == 64
+
+
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A base model, and adapters with weights that do something: one of attention, one of the head over the tokens."""
