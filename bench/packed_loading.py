@@ -66,7 +66,9 @@ def main() -> None:
     for way, runs in found.items():
         middle = {key: statistics.median(run[key] for run in runs[1:]) for key in runs[0]}
         own = (f"{middle[key] / 1e6:.1f} MB" for key in ("added by loading", "added by both"))
-        rows.append((way, f"{middle['load']:.3f} s", f"{middle['first']:.3f} s", *own, f"{middle['mapped'] / 1e6:.0f} MB"))
+        rows.append(
+            (way, f"{middle['load']:.3f} s", f"{middle['first']:.3f} s", *own, f"{middle['mapped'] / 1e6:.0f} MB")
+        )
     header = ("weights", "load", "load and first pass", "own memory, load", "and first pass", "mapped files")
     report("packed_loading", {"packed bytes": size, "runs": found}, rows, header)
 

@@ -116,7 +116,9 @@ def test_a_program_that_has_run_is_not_added_to() -> None:
 
 def test_more_threads_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYLLAMA_THREADS", "5000")
-    with pytest.raises(SettingsError, match=r"threads: .* at most 4096, not 5000; it is fastest with one for each core"):
+    with pytest.raises(
+        SettingsError, match=r"threads: .* at most 4096, not 5000; it is fastest with one for each core"
+    ):
         Llama.load(LlamaConfig(**SIZES), load_format="dummy", backend="cpu")
 
 

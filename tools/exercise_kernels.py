@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 NAME = "polyllama.backends.cpu._kernels"
+ATTEMPTS = 3000
 
 
 def load_extension(file: str) -> None:
@@ -109,6 +110,19 @@ def threads(isa: str) -> None:
         thread.join()
 
 
+def wrong_arguments() -> None:
+    """Calls with arguments that do not fit, on every instruction set; see fuzz_kernels."""
+    import random
+
+    import fuzz_kernels
+    from polyllama.backends.cpu import _kernels
+
+    rng = random.Random(1)
+    for _ in range(ATTEMPTS):
+        fuzz_kernels.attempt(_kernels, rng.choice, rng.randrange(fuzz_kernels.STEPS))
+    print(f"{ATTEMPTS} wrong calls: clean", flush=True)
+
+
 def main() -> int:
     """Do it all on every instruction set of this machine."""
     import os
@@ -124,6 +138,7 @@ def main() -> int:
         models(isa)
         threads(isa)
         print(f"{isa}: clean", flush=True)
+    wrong_arguments()
     return 0
 
 

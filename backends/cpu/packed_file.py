@@ -7,10 +7,8 @@ processor.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,6 +22,8 @@ from ...core.errors import CheckpointError, PolyllamaWarning
 from .weights import Layout, Packed, _packed, matrices
 
 if TYPE_CHECKING:
+    import hashlib
+
     from ...core.graph import Graph
 
 NAME = "polyllama-cpu.packed"
@@ -42,6 +42,8 @@ def fingerprint(files: list[Path]) -> str:
     Raises:
         OSError: a file that cannot be read.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.name.encode())
@@ -51,6 +53,8 @@ def fingerprint(files: list[Path]) -> str:
 
 def seal(path: Path, start: int, layouts: str) -> str:
     """The same of a packed file: how its matrices lie, and pages of what comes after byte `start`."""
+    import hashlib
+
     digest = hashlib.sha256(layouts.encode())
     _look_at(path, start, digest)
     return digest.hexdigest()
@@ -83,6 +87,8 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
     Raises:
         CheckpointError: weights that do not come from files, or a folder that cannot be written.
     """
+    import secrets
+
     files = weight_files(weights, graph)
     if not files:
         raise CheckpointError(f"{folder}: only weights that lie in files can be packed", hint="quantize them first")

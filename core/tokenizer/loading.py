@@ -86,8 +86,11 @@ def _compare(
             hint="remove the one that does not belong to this checkpoint",
         )
     # Control and unknown pieces may have been renamed; the others decide ids.
+    texts = {index: text for text, index in vocabulary.items() if _is_index(index, len(model))}
     differing = [
-        (index, piece.text) for index, piece in enumerate(model.pieces()) if vocabulary.get(piece.text) != index
+        (index, model.piece(index).text)
+        for index in range(len(model))
+        if not (index in texts and model.says(index, texts[index])) and vocabulary.get(model.piece(index).text) != index
     ]
     renamed = {index for index, text in differing if text in ("<unk>", "<s>", "</s>", "<pad>")}
     differing = [pair for pair in differing if pair[0] not in renamed]

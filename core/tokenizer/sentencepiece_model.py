@@ -6,6 +6,7 @@ buffer wire encoding). Only the fields that decide ids and text are read; pieces
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -75,6 +76,23 @@ class SentencePieceModel:
         """Every piece in id order."""
         return (self.piece(piece_id) for piece_id in range(len(self)))
 
+    def says(self, piece_id: int, text: str) -> bool:
+        """Whether the piece with this id is `text`; quicker than reading it, as a comparison of bytes will do.
+
+        That is for a text, a score and perhaps a type, each once and in this order, as they are written by everybody;
+        what is written in another way is read.
+        """
+        encoded, (start, end) = text.encode("utf-8", "surrogatepass"), self.spans[piece_id]
+        score = start + 2 + len(encoded)
+        usual = (
+            end - score in (5, 7)
+            and self.content[score] == 0x15
+            and (end - score == 5 or self.content[score + 5] == 0x18)
+        )
+        if usual and len(encoded) < 128:
+            return self.content[start:score] == bytes((10, len(encoded))) + encoded
+        return self.piece(piece_id).text == text
+
     def special_pieces(self) -> Iterator[tuple[int, Piece]]:
         """Control and unknown pieces, without decoding the many others: their type is written out, NORMAL is not."""
         kinds = (PieceKind.CONTROL, PieceKind.UNKNOWN)
@@ -102,7 +120,11 @@ class SentencePieceModel:
 
     @classmethod
     def parse(cls, content: bytes, source: str) -> SentencePieceModel:
-        """Read the bytes of a `.model` file; ``source`` names it in errors."""
+        """Read the bytes of a `.model` file; ``source`` names it in errors. The last one is remembered."""
+        return _parsed(content, source)
+
+    @classmethod
+    def _parse(cls, content: bytes, source: str) -> SentencePieceModel:
         spans: list[tuple[int, int]] = []
         trainer: dict[int, int | float | tuple[int, int]] = {}
         normalizer: dict[int, int | float | tuple[int, int]] = {}
@@ -193,6 +215,11 @@ def _not_a_model(source: str, reason: str) -> TokenizerError:
         f"{source} is not a SentencePiece model ({reason})",
         hint="it may be truncated: compare its size, fetch it again",
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(content: bytes, source: str) -> SentencePieceModel:
+    return SentencePieceModel._parse(content, source)
 
 
 def _varint(content: bytes, position: int, end: int) -> tuple[int, int]:
