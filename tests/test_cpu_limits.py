@@ -28,17 +28,18 @@ if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
 from polyllama.backends.cpu import _kernels
 from polyllama.backends.cpu.weights import Packed, pack_floats
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import fuzz_kernels
 
+ROOT = Path(__file__).parents[1]
 ISA = _kernels.instruction_sets()[0]
 MODEL = (
     "import numpy as np, os, sys, threading, time, warnings\nwarnings.simplefilter('ignore')\n"
     "from polyllama import Llama, LlamaConfig\n"
     "def load(**fields):\n"
-    "    sizes = dict(vocab_size=97, hidden_size=256, intermediate_size=960, num_attention_heads=4, num_hidden_layers=4)\n"
-    "    return Llama.load(LlamaConfig(**sizes | fields), load_format='dummy', backend='cpu', dtype='float32')\n"
+    "    sizes = dict(vocab_size=97, hidden_size=256, intermediate_size=960, num_attention_heads=4)\n"
+    "    sizes |= dict(num_hidden_layers=4) | fields\n"
+    "    return Llama.load(LlamaConfig(**sizes), load_format='dummy', backend='cpu', dtype='float32')\n"
 )
 
 
@@ -64,7 +65,7 @@ def test_whatever_is_handed_over_is_refused_or_done(data: st.DataObject) -> None
 
 def test_the_attempts_get_to_the_end_where_nothing_is_spoilt() -> None:
     for packed in (False, True):
-        trial = fuzz_kernels.Attempt(lambda options: list(options)[0], -1)
+        trial = fuzz_kernels.Attempt(lambda options: next(iter(options)), -1)
         with pytest.raises(ValueError, match="a program that has run is not added to"):
             fuzz_kernels._everything(_kernels, trial, "portable", "float32", packed)
         assert trial.calls > 25
@@ -234,7 +235,8 @@ def test_an_interrupt_ends_what_goes_on_at_once(what: str) -> None:
     code = MODEL + (
         "llm = load(vocab_size=60000, hidden_size=512, intermediate_size=32, num_hidden_layers=1,\n"
         "           num_key_value_heads=1, max_position_embeddings=10**7, eos_token_id=None)\n"
-        f"print('ready', flush=True)\ntry:\n    {what}\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+        "print('ready', flush=True)\n"
+        f"try:\n    {what}\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
     )
     environment = os.environ | {"POLYLLAMA_THREADS": "1", "POLYLLAMA_CPU_ISA": "portable"}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
@@ -252,7 +254,8 @@ def test_the_pools_threads_take_no_signals() -> None:
     code = (
         "llm = load()\nllm.forward([[1, 2]])\nimport pathlib\n"
         "for task in pathlib.Path('/proc/self/task').iterdir():\n"
-        "    blocked = next(x.split()[1] for x in (task / 'status').read_text().splitlines() if x.startswith('SigBlk'))\n"
+        "    lines = (task / 'status').read_text().splitlines()\n"
+        "    blocked = next(line.split()[1] for line in lines if line.startswith('SigBlk'))\n"
         "    if int(task.name) != os.getpid(): print(bool(int(blocked, 16) & 2))\n"
     )
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

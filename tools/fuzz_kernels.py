@@ -1,9 +1,9 @@
-"""Wrong arguments for the native kernels: whatever Python hands over, they refuse it or do it, and stay in their memory.
+"""Wrong arguments for the native kernels: whatever is handed over, they refuse it or do it, and stay in their memory.
 
 python tools/fuzz_kernels.py [COUNT]    # so many random attempts; also part of ``make sanitize``
 
-An attempt builds a small program, a cache and a pass, and spoils an argument or two of one call on the way. What is refused
-must be refused by an ordinary exception; what is not goes on to the end with it.
+An attempt builds a small program, a cache and a pass, and spoils an argument or two of one call on the way. What is
+refused must be refused by an ordinary exception; what is not goes on to the end with it.
 """
 
 from __future__ import annotations
