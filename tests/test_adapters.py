@@ -20,8 +20,9 @@ from polyllama.core.errors import CheckpointError, InputError, UnsupportedError
 from polyllama.core.graph import Graph
 from polyllama.core.grouped_heads import pool_key_value_heads
 from safetensors.numpy import load_file, save_file
+from support import ALL_BACKENDS
 
-BACKENDS = ("reference", "torch:cpu", "mlx:cpu", "jax:cpu", "cpu")
+BACKENDS = ("reference", "torch:cpu", "mlx:cpu", "jax:cpu", *(("cpu",) if "cpu" in ALL_BACKENDS else ()))
 IDS = [[1, 5, 9, 60, 3, 3, 17], [2, 8, 33, 4, 61, 0, 12]]
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "v_proj"]},
@@ -149,7 +150,9 @@ def test_beside_packed_weights(backend: str, base: Path, variants: Any) -> None:
     shutil.copytree(base, rounded)
     save_file({name: np.ascontiguousarray(array) for name, array in floats.items()}, rounded / "model.safetensors")
     oracle = _logits(rounded, adapter=folder)
-    _close(_logits(base, backend, adapter=folder, quantize="int8-g32"), oracle, 1e-4)
+    # Without a word about it the cpu backend takes inputs of packed weights in int8.
+    dtype = "float32" if backend == "cpu" else "auto"
+    _close(_logits(base, backend, adapter=folder, quantize="int8-g32", dtype=dtype), oracle, 1e-4)
     assert np.abs(_logits(base, quantize="int8-g32") - oracle).max() > 0.05 * np.abs(oracle).max()
 
 

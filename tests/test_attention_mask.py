@@ -24,7 +24,7 @@ from polyllama.core.attention_mask.png import measures
 from polyllama.core.attention_mask.terminal import tenths
 from polyllama.core.hub import resolve_checkpoint_folder
 from polyllama.core.tokenizer import LlamaTokenizerFast, load_tokenizer
-from support import SIZES
+from support import ALL_BACKENDS, SIZES
 from test_cli import Terminal, spawn
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -37,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "packed": {"texts": [*ROWS, [4]], "packed": True},
 }
 LAYERS = SIZES["num_hidden_layers"]
-BACKENDS = ("reference", "torch", "mlx", "jax")
+BACKENDS = ("reference", "torch", "mlx", "jax", *(("cpu",) if "cpu" in ALL_BACKENDS else ()))
 
 
 @pytest.fixture(scope="module")
