@@ -210,3 +210,42 @@ def test_two_processes_that_save_into_one_folder(tiny_models: TinyModels, tmp_pa
         assert process.returncode == 0 or "another process is writing there" in error
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
     assert relative_error(our_logits(tmp_path / "out"), logits_of(model)) < 2e-5
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from polyllama import Llama, PolyllamaError, convert
+from polyllama.core.quantization.convert import quantize_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+llm = Llama.load(source, backend="reference", dtype="float32")
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+for what in ("hf", "mlx", "meta", "gguf", "quantized", "saved"):
+    target = folder / (f"x.{what}" if what == "gguf" else what)
+    try:
+        if what == "saved":
+            llm.save(target)
+        elif what == "quantized":
+            quantize_checkpoint(source, target, bits=8, group_size=32)
+        else:
+            convert(source, target, to=what)
+        print(what, "was written")
+    except PolyllamaError as error:
+        print(f"{what}: {error}")
+"""
+
+
+def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """The place is named as it was asked for, and nothing stays there."""
+    _, source = tiny_models(**SIZES)
+    command = [sys.executable, "-c", FULL, str(source), str(tmp_path)]
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6, done.stderr
+    for line in lines:
+        what, _, message = line.partition(": ")
+        assert message.startswith(str(tmp_path)) and what in message and "File too large" in message, line
+        assert ".converting" not in message
+    assert list(tmp_path.iterdir()) == []
