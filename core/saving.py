@@ -40,8 +40,9 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
             hint="load it with merge_adapter=True and save that",
         )
     target = Path(folder).expanduser()
-    new = not os.path.lexists(target)
+    new = False
     try:
+        new = not os.path.lexists(target)
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, inside=True), tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
             staging = Path(name)
