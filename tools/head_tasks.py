@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from entity_data import KINDS, Entity, Tagged, tagged_texts
-from question_data import Question, questions
+from question_data import SLOTS, Question, questions
 from sentiment_data import LABELS, Opinion, opinions
 
 IGNORED = -100
@@ -26,12 +26,14 @@ class Row:
         offsets: where each token stands in its text, in characters.
         labels: what the loss is against; what it is depends on the head.
         example: what the row was made from.
+        hints: for each token, what a layer in the middle is told to see there while training; none for most heads.
     """
 
     ids: list[int]
     offsets: list[tuple[int, int]]
     labels: Any
     example: Any
+    hints: list[int] | None = None
 
 
 class Head:
@@ -42,6 +44,8 @@ class Head:
     architecture: ClassVar[str]
     labels: ClassVar[tuple[str, ...]] = ()
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    hints: ClassVar[int] = 0
+    """How many kinds of hints the rows have."""
 
     @property
     def folder(self) -> str:
@@ -200,13 +204,18 @@ class Entities(Head):
 
 
 class Questions(Head):
-    """Where in a passage the answer to a question is: the places of its first and last token, 0 where there is none."""
+    """Where in a passage the answer to a question is: the places of its first and last token, 0 where there is none.
+
+    One answer in a passage is little to learn from. So while training, a layer is also asked what each token is: who,
+    what, where or when, and whether of the fact that the question is about.
+    """
 
     name = "questions"
     task = "question-answering"
     architecture = "LlamaForQuestionAnswering"
     outputs = ("start_logits", "end_logits")
     longest: ClassVar[int] = 16
+    hints = 1 + 3 * len(SLOTS)
 
     def examples(self, split: str, how_many: int, first: int = 0) -> Iterator[Question]:
         return questions(split, how_many, first)
@@ -221,8 +230,20 @@ class Questions(Head):
                 first = next(i for i in context if offsets[i][1] > example.start)
                 last = next(i for i in context if offsets[i][1] >= example.end)
                 labels = (first, last)
-            rows.append(Row(ids, offsets, labels, example))
+            rows.append(Row(ids, offsets, labels, example, self._hints(example, ids, offsets)))
         return rows
+
+    @staticmethod
+    def _hints(example: Question, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
+        """What is asked for, at the question's last token; in the passage, what each token is, and of which fact."""
+        begin = _context_start(ids)
+        hints = [IGNORED] * begin + [0] * (len(ids) - begin)
+        hints[begin - 2] = 1 + 2 * len(SLOTS) + SLOTS.index(example.asked)
+        for slot, start, end, asked_about in example.told:
+            for place in range(begin, len(ids)):
+                if offsets[place][0] < end and start < offsets[place][1]:
+                    hints[place] = 1 + SLOTS.index(slot) + len(SLOTS) * asked_about
+        return hints
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         places = np.array([row.labels for row in rows], np.int64)

@@ -20,6 +20,7 @@ import argparse
 import json
 import math
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from head_card import model_card
-from head_tasks import HEADS, Head, Row
+from head_tasks import HEADS, IGNORED, Head, Row
 from polyllama import Llama, LlamaConfig
 from polyllama.backends.torch import build_module
 from polyllama.core.checkpoint import open_checkpoint, save_safetensors
@@ -53,6 +54,7 @@ class Recipe:
     batch_tokens: int
     learning_rate: float
     shortest_first: float = 0.0  # share of the training in which texts grow from the shortest to any length
+    hints: float = 0.0  # weight of the loss of what the tokens are, where the head has hints
     warmup: float = 0.05
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
@@ -65,7 +67,7 @@ class Recipe:
 RECIPES = {
     "sentiment": Recipe("sentiment", 100_000, 3, "tiny", 1024, 2e-3),
     "entities": Recipe("entities", 100_000, 3, "tiny", 1536, 2e-3),
-    "questions": Recipe("questions", 110_000, 5, "tiny-entities", 1024, 1.5e-3, shortest_first=0.3),
+    "questions": Recipe("questions", 150_000, 6, "tiny-entities", 1024, 2e-3, shortest_first=0.25, hints=0.5),
 }
 
 
@@ -103,12 +105,16 @@ def start_weights(module: torch.nn.Module, folder: Path) -> None:
     Where that model has fewer layers, the others start as those of `tiny`, but add nothing to what passes through them.
     """
     learned, trunk = _without_head(folder), _without_head(TRUNK)
+    deepest = max(int(number) for number in re.findall(r"layers\.(\d+)", " ".join(trunk)))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             _, _, part = name.partition(".")
             if not name.startswith(PREFIXES):
                 continue
-            parameter.copy_(torch.from_numpy((learned[part] if part in learned else trunk[part]).astype(np.float32)))
+            known = learned.get(part, trunk.get(part))
+            if known is None:  # deeper than `tiny`, too
+                known = trunk[re.sub(r"(?<=layers\.)\d+", str(deepest), part)]
+            parameter.copy_(torch.from_numpy(known.astype(np.float32)))
             if part not in learned and part.endswith(("o_proj.weight", "down_proj.weight")):
                 parameter.zero_()
 
@@ -176,11 +182,37 @@ def learning_rate(progress: float, recipe: Recipe) -> float:
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def optimizers_for(module: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+class Hints:
+    """Asks a layer what each token is, while training only: more to learn from than the labels alone."""
+
+    def __init__(self, module: torch.nn.Module, head: Head) -> None:
+        layers = next(child for name, child in module.named_modules() if name.endswith(".layers"))
+        layer = list(layers.children())[-2]  # what it sees is for the last one to use
+        width = next(parameter.shape[-1] for parameter in layer.parameters() if parameter.ndim == 1)
+        self.classify = torch.nn.Linear(width, head.hints)
+        layer.register_forward_hook(self._keep)
+        self.seen = torch.empty(0)
+
+    def _keep(self, module: torch.nn.Module, given: Any, output: torch.Tensor) -> None:
+        self.seen = output
+
+    def loss(self, rows: Sequence[Row]) -> torch.Tensor:
+        """The cross entropy of what that layer saw in the last pass."""
+        wanted = torch.full(self.seen.shape[:2], IGNORED)
+        for index, row in enumerate(rows):
+            if row.hints is not None:
+                wanted[index, : len(row.hints)] = torch.tensor(row.hints)
+        found = self.classify(torch.nn.functional.rms_norm(self.seen, self.seen.shape[-1:]))
+        return torch.nn.functional.cross_entropy(found.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+
+
+def optimizers_for(module: torch.nn.Module, recipe: Recipe, hints: Hints | None) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the layers' matrices, which then learn in half the steps; AdamW for the rest."""
     inner = [p for name, p in module.named_parameters() if p.ndim == 2 and ".layers." in name]
     embeddings = [p for name, p in module.named_parameters() if p.ndim == 2 and ".layers." not in name]
     others = [p for p in module.parameters() if p.ndim == 1]
+    if hints is not None:
+        others += hints.classify.parameters()
     groups: list[dict[str, Any]] = [{"params": embeddings}, {"params": others, "weight_decay": 0.0}]
     rate, decay = recipe.learning_rate, recipe.weight_decay
     muon = torch.optim.Muon(inner, rate, decay, ns_steps=3, adjust_lr_fn="match_rms_adamw")
@@ -190,7 +222,8 @@ def optimizers_for(module: torch.nn.Module, recipe: Recipe) -> list[torch.optim.
 def train(module: torch.nn.Module, head: Head, tokenizer: Any, report: Report) -> None:
     """One pass over the training texts."""
     recipe = report.recipe
-    optimizers = optimizers_for(module, recipe)
+    hints = Hints(module, head) if head.hints and recipe.hints else None
+    optimizers = optimizers_for(module, recipe, hints)
     watched = head.rows(tokenizer, list(head.examples("heldout", 300)))
     started, average = time.process_time(), math.nan
     module.train()
@@ -201,7 +234,7 @@ def train(module: torch.nn.Module, head: Head, tokenizer: Any, report: Report) -
         given = inputs(rows)
         labels = {name: torch.from_numpy(array) for name, array in head.collate(rows).items()}
         loss = module(**given, **labels).loss
-        loss.backward()
+        (loss if hints is None else loss + recipe.hints * hints.loss(rows)).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
         for optimizer in optimizers:
             optimizer.step()
