@@ -69,18 +69,20 @@ ABOUT = {
             'print(llm.predict(question="What did Mia find?", context=story))'
         ),
         texts=(
-            "Passages of one to three facts and a question each, made by `tools/question_data.py`; two in five "
-            "questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). Several "
-            "people do similar things, so that who, what, where and when have to agree. Held out by construction: the "
-            "ways to tell and some ways to ask, the names, things, places, animals, foods, times and colours, none of "
-            "which is in a training text."
+            "Passages of one to four facts and a question each, made by `tools/question_data.py`; more than a third of "
+            "the questions have no answer in their passage (the label is then the first token, as in SQuAD 2.0). "
+            "Several people do similar things, so that who, what, where and when have to agree. A third of the names "
+            "and a sixth of the nouns are made up of syllables. While training, two layers are also asked what each "
+            "token is (who, what, where, when), and whether the question has the same and is for this fact; what reads "
+            "this there is not part of the model. Held out by construction: the ways to tell and some ways to ask, the "
+            "names, things, places, animals, foods, times and colours, none of which is in a training text."
         ),
         limits=(
             "A Llama reads from left to right: at an answer it knows the question and what came before it, and "
-            'nothing of what follows. So it answers with the first mention that is settled by then. In "Pip found a '
-            'kite. Pip laughed.", asked who found the kite, that is the second "Pip"; in "Pip found a kite." alone it '
-            'cannot know at "Pip" what Pip is about to do, and such questions were not trained on. Ask what, where, '
-            "when, to whom and by whom."
+            'nothing of what follows. In "Pip found a kite. Tom lost a hat.", asked who lost the hat, it cannot know '
+            'at "Tom" what Tom is about to do: it guesses, and prefers a later name where the guess was wrong. So it '
+            "can say that a question for what, where, to whom or by whom has no answer, but seldom that nobody did "
+            "something. It knows about a hundred verbs; what it says about other ones is a guess."
         ),
     ),
 }
@@ -105,7 +107,7 @@ from polyllama import Llama
 
 ## Model
 
-`{architecture}`: {layers} layers, begun from those of the bundled `{start}` and trained along, and a head.
+`{architecture}`: {layers} layers, begun from {start} and trained along, and a head.
 The weights are stored in bfloat16; the tokenizer is `tiny`'s, with `<unk>` to pad with. {labels}
 
 ## Data
@@ -175,7 +177,11 @@ def model_card(head: Head, report: Report) -> str:
         architecture=head.architecture,
         labels=f"Its labels: {', '.join(head.labels)}." if head.labels else "",
         layers=recipe.layers,
-        start=recipe.start,
+        start=(
+            "those of the bundled `tiny`"
+            if recipe.kept == recipe.layers
+            else f"the first {recipe.kept} of those of the bundled `tiny`"
+        ),
         parameters=report.parameters,
         learning_rate=recipe.learning_rate,
         steps=report.steps,

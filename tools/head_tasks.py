@@ -26,14 +26,14 @@ class Row:
         offsets: where each token stands in its text, in characters.
         labels: what the loss is against; what it is depends on the head.
         example: what the row was made from.
-        hints: for each token, what a layer in the middle is told to see there while training; none for most heads.
+        hints: for each of the head's ``hint_layers`` what it is told to see at each token while training.
     """
 
     ids: list[int]
     offsets: list[tuple[int, int]]
     labels: Any
     example: Any
-    hints: list[int] | None = None
+    hints: tuple[list[int], ...] = ()
 
 
 class Head:
@@ -46,6 +46,7 @@ class Head:
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     hints: ClassVar[int] = 0
     """How many kinds of hints the rows have."""
+    hint_layers: ClassVar[tuple[int, ...]] = ()
 
     @property
     def folder(self) -> str:
@@ -206,8 +207,8 @@ class Entities(Head):
 class Questions(Head):
     """Where in a passage the answer to a question is: the places of its first and last token, 0 where there is none.
 
-    One answer in a passage is little to learn from. So while training, a layer is also asked what each token is: who,
-    what, where or when, and whether of the fact that the question is about.
+    One answer in a passage is little to learn from. So while training, two layers are also asked what each token is:
+    who, what, where or when, and whether the question has the same, or, later on, is for this fact.
     """
 
     name = "questions"
@@ -216,6 +217,7 @@ class Questions(Head):
     outputs = ("start_logits", "end_logits")
     longest: ClassVar[int] = 16
     hints = 1 + 3 * len(SLOTS)
+    hint_layers = (2, 4)
 
     def examples(self, split: str, how_many: int, first: int = 0) -> Iterator[Question]:
         return questions(split, how_many, first)
@@ -234,15 +236,17 @@ class Questions(Head):
         return rows
 
     @staticmethod
-    def _hints(example: Question, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
-        """What is asked for, at the question's last token; in the passage, what each token is, and of which fact."""
+    def _hints(example: Question, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], ...]:
+        """What is asked for, at the last token of the question; in the passage what each token is, and if asked for."""
         begin = _context_start(ids)
-        hints = [IGNORED] * begin + [0] * (len(ids) - begin)
-        hints[begin - 2] = 1 + 2 * len(SLOTS) + SLOTS.index(example.asked)
-        for slot, start, end, asked_about in example.told:
+        hints = tuple([IGNORED] * begin + [0] * (len(ids) - begin) for _ in range(2))
+        for layer in hints:
+            layer[begin - 2] = 1 + 2 * len(SLOTS) + SLOTS.index(example.asked)
+        for slot, start, end, *alike in example.told:
             for place in range(begin, len(ids)):
                 if offsets[place][0] < end and start < offsets[place][1]:
-                    hints[place] = 1 + SLOTS.index(slot) + len(SLOTS) * asked_about
+                    for layer, same in zip(hints, alike, strict=True):
+                        layer[place] = 1 + SLOTS.index(slot) + len(SLOTS) * same
         return hints
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:

@@ -41,8 +41,8 @@ class Question:
     end: int
     about: str
     asked: str
-    told: tuple[tuple[str, int, int, bool], ...] = ()
-    """What stands where in the context: slot, start, end, and whether it is of the fact that is asked for."""
+    told: tuple[tuple[str, int, int, bool, bool], ...] = ()
+    """What stands where in the context: slot, start, end, whether the question has the same, and is for this fact."""
 
     @property
     def answer(self) -> str:
@@ -76,7 +76,7 @@ class Questioner:
     # passages
 
     def passage(self, rng: random.Random) -> Passage:
-        """One to five facts about one to three people, with something said in between."""
+        """One to four facts about one to three people, with something said in between."""
         people: dict[str, Person] = {}
         while len(people) < pick(rng, (1, 2, 2, 3)):
             person = self.person(rng)
@@ -84,7 +84,7 @@ class Questioner:
         facts: list[Fact] = []
         sentences: list[tuple[str, Fact | None]] = []
         before: Person | None = None
-        for _ in range(pick(rng, (1, 1, 2, 2, 3, 3, 4, 5))):
+        for _ in range(pick(rng, (1, 1, 2, 2, 2, 3, 3, 4))):
             fact = self.fact(rng, list(people.values()), facts, before)
             last = facts[-1] if facts and sentences[-1][1] is not None else None
             facts.append(fact)
@@ -318,9 +318,16 @@ def _question(
     kind: Mapping[str, Any] | None = None,
 ) -> Question:
     """A question about a fact of a passage, or about none of them."""
-    told = tuple((*span, other is fact) for other in passage.facts for span in other.spans)
     name = (fact.kind if fact is not None else kind or {})["name"]
-    return Question(text, passage.text, *place, name, asked, told)
+    told = []
+    for other in passage.facts:
+        for span in other.spans:
+            said = passage.text[span.start : span.end].lower()
+            if span.slot == "t":
+                said = said.split()[-1]  # the question may leave out the adjective
+            alike = other.kind["name"] == name if span.slot == "happened" else said in text.lower()
+            told.append((*span, alike, other is fact))
+    return Question(text, passage.text, *place, name, asked, tuple(told))
 
 
 def questions(split: str, how_many: int, first: int = 0) -> Iterator[Question]:
