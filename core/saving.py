@@ -40,9 +40,8 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
             hint="load it with merge_adapter=True and save that",
         )
     target = Path(folder).expanduser()
-    new = False
+    new = not os.path.lexists(target)
     try:
-        new = not os.path.lexists(target)
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, inside=True), tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as name:
             staging = Path(name)
@@ -61,7 +60,7 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
         raise CheckpointError(f"{str(folder)[:80]}: cannot save there ({reason})") from None
     finally:
         if new:
-            with contextlib.suppress(OSError):  # there is something in it: it was saved
+            with contextlib.suppress(OSError, ValueError):  # there is something in it: it was saved
                 target.rmdir()
     return target
 
