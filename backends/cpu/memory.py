@@ -63,7 +63,7 @@ def _module(name: str) -> str:
 def _matrices(graph: Graph) -> Mapping[str, Any]:
     """Modules that are multiplied by; a tied head's is the embedding it shares."""
     nodes = [node for node in graph.walk() if type(node) in (Linear, QuantizedLinear)]
-    return {getattr(node, "tied_to", None) or getattr(node, "name", ""): node for node in nodes}
+    return {str(getattr(node, "tied_to", None) or getattr(node, "name", "")): node for node in nodes}
 
 
 def _held(workload: Workload, matrices: Mapping[str, Any], dtype: str) -> dict[str, int]:
@@ -88,15 +88,16 @@ def _held(workload: Workload, matrices: Mapping[str, Any], dtype: str) -> dict[s
 
 def _panels(node: Any, dtype: str, workload: Workload) -> int:
     """Bytes of a matrix in panels of 16 rows: ``panel_bytes`` in native/formats.h."""
-    panels = -(-node.out_features // PANEL)
+    panels: int = -(-node.out_features // PANEL)
     if isinstance(node, QuantizedLinear):
-        return panels * (node.in_features // node.group_size) * _group_bytes(node, dtype, workload) + LINE
-    columns = node.in_features + (node.in_features % 2 if dtype != "float32" else 0)
+        groups: int = node.in_features // node.group_size
+        return panels * groups * _group_bytes(node, dtype, workload) + LINE
+    columns: int = node.in_features + (node.in_features % 2 if dtype != "float32" else 0)
     return panels * columns * PANEL * itemsize(dtype) + LINE
 
 
 def _group_bytes(node: Any, dtype: str, workload: Workload) -> int:
-    values = node.group_size * PANEL // (2 if node.bits <= 4 else 1)
+    values: int = node.group_size * PANEL // (2 if node.bits <= 4 else 1)
     half = dtype != "float32" or workload.stored_dtype in ("bfloat16", "float16")
     return values + 2 * PANEL * (2 if half else 4)
 
