@@ -200,7 +200,7 @@ class TextClassification(Pipeline):
         if asked and options["top_k"] is None:
             options["top_k"] = "all"
         found = super()._call(inputs, options)
-        return [found] if isinstance(inputs, str) and not asked else found
+        return [found] if isinstance(inputs, str) and isinstance(found, dict) else found
 
 
 class TokenClassification(Pipeline):

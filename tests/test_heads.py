@@ -308,6 +308,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"attention_mask": MASK, "start_positions": [1, 3], "end_positions": [1, 4]},
         r"end_positions\[1\] is 4, which the attention mask says is padding",
     ),
+    "a span on the first token, which is padding": (
+        SPAN,
+        {"attention_mask": MASK, "start_positions": [0, 0], "end_positions": [3, 1]},
+        r"start_positions\[0\] is 0, which the attention mask says is padding",
+    ),
     "a span in fractions": (
         SPAN,
         {"start_positions": [0.5, 1], "end_positions": [1, 1]},

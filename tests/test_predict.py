@@ -62,6 +62,11 @@ class Models:
                 **labels("sad", "glad", "calm"),
                 problem_type="multi_label_classification",
             ),
+            "numbers": lambda f: taught_head(
+                *(f, "SequenceClassification", {"▁good": [2.5, 4.0, -1.0]}),
+                **labels("price", "size", "age"),
+                problem_type="regression",
+            ),
             "number": lambda f: taught_head(f, "SequenceClassification", {"▁good": [2.5], "▁sad": [-4]}),
             "answers": lambda f: taught_head(f, "QuestionAnswering", POINTERS),
             "unsure": lambda f: taught_head(f, "QuestionAnswering", POINTERS | {"<s>": [7, 7]}),
@@ -119,6 +124,18 @@ class TestLabels:
     def test_regression_gives_the_value(self, models: Models) -> None:
         found = models("number").predict(["good", "sad"])
         assert [label.score for label in found] == pytest.approx([2.5, -4])
+
+    def test_regression_of_several_gives_every_value(self, models: Models) -> None:
+        """None is the likeliest; transformers' pipeline gives the largest alone."""
+        llm = models("numbers")
+        wanted = [Label("price", 2.5), Label("size", 4.0), Label("age", -1.0)]
+        [found] = llm.predict(["all was good"])
+        assert [label.label for label in found] == [label.label for label in wanted]
+        assert [label.score for label in found] == pytest.approx([label.score for label in wanted], rel=1e-5)
+        assert llm.predict("all was good") == found
+        assert [label.label for label in llm.predict("all was good", top_k=2)] == ["size", "price"]
+        ours = polyllama.pipeline("text-classification", model=llm)
+        assert ours("all was good") == as_data(found) and ours(["all was good"]) == [as_data(found)]
 
     @pytest.mark.parametrize(
         ("function", "wanted"), [("none", 3), ("sigmoid", 1 / (1 + np.exp(-3))), ("softmax", soft([0, 3, 1], 1))]

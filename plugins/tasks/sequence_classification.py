@@ -78,7 +78,7 @@ class SequenceClassification(Task):
     def result(
         self, example: Example, *, top_k: int | str | None = None, function_to_apply: str | None = None
     ) -> Label | list[Label]:
-        """The likeliest label with its probability; for regression, the value under its label.
+        """The likeliest label with its probability; for regression the value under its label, or a list of several.
 
         Probabilities are a softmax over the labels, or for multi-label problems each label's own.
 
@@ -102,6 +102,8 @@ class SequenceClassification(Task):
         count = check_top_k(top_k, everything=example.config.num_labels)
         scores = functions[name](example.output["logits"]).tolist()
         labels = [Label(example.config.id2label[number], score) for number, score in enumerate(scores)]
+        if problem == REGRESSION and count is None and len(labels) > 1:
+            return labels  # none of several values is the answer
         labels.sort(key=lambda label: -label.score)
         return labels[0] if count is None else labels[:count]
 
