@@ -148,9 +148,10 @@ def test_an_embedding_of_nothing_has_a_gradient() -> None:
         def __init__(self) -> None:
             self.xp, self.widen = xp, lambda x: x
 
-    states = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    states = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3e-8, 4e-8]], requires_grad=True)
     found = Embedding().outputs(Context(), states, None)["embeddings"]  # type: ignore[arg-type]
-    assert found.tolist() == [[0.0, 0.0], [pytest.approx(0.6), pytest.approx(0.8)]]
+    direction = [pytest.approx(0.6), pytest.approx(0.8)]
+    assert found.tolist() == [[0.0, 0.0], direction, direction]
     found.sum().backward()
     assert states.grad is not None and bool(torch.isfinite(states.grad).all())
 
