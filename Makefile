@@ -27,9 +27,9 @@ install: $(VENV)/.installed-demo
 
 install-test: $(VENV)/.installed-test
 
-bench: $(VENV)/.installed-test ## polyllama beside transformers, in one run
+bench: $(VENV)/.installed-test ## polyllama beside its peers; ONLY="cpu_speed loading" for some, QUICK=1 to see that they run
 	$(PIP) install -q -e '.[bench]'
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/run.py $(if $(QUICK),--quick) $(ONLY)
 
 sanitize: sanitize-address sanitize-thread ## the native kernels under sanitizers: addresses and undefined behaviour, then threads
 

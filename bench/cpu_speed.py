@@ -15,7 +15,7 @@ from measure import RESULTS
 from polyllama import LlamaConfig
 from polyllama.backends.cpu.topology import physical_cores
 from polyllama.benchmark.models import TINYLLAMA
-from polyllama.benchmark.run import MEASURES, draw, rows, run
+from polyllama.benchmark.run import MEASURES, check_installed, draw, rows, run
 
 
 def main() -> None:
@@ -25,10 +25,12 @@ def main() -> None:
     parser.add_argument("--peers", default="llama-cpp,transformers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--layers", type=int, default=TINYLLAMA["num_hidden_layers"], help="fewer are quicker to try")
     parser.add_argument("--measures", default=",".join(measure.name for measure in MEASURES))
     options = parser.parse_args()
-    kinds, peers = options.weights.split(","), options.peers.split(",")
-    config, measures = LlamaConfig(**TINYLLAMA), options.measures.split(",")
+    kinds, peers = options.weights.split(","), [peer for peer in options.peers.split(",") if peer]
+    config, measures = LlamaConfig(**TINYLLAMA | {"num_hidden_layers": options.layers}), options.measures.split(",")
+    check_installed("plot")
     result = run(config, kinds, peers, threads=options.threads, rounds=options.rounds, measures=measures)
     for row in rows(result):
         print("  ".join(row))

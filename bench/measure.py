@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).resolve().parent / "results")
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -114,7 +114,7 @@ def plot(name: str, labels: list[str], bars: Mapping[str, list[float]], unit: st
     figure.tight_layout()
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / f"{name}.png", dpi=120)
-    print(f"drawn: bench/results/{name}.png")
+    print(f"drawn: {RESULTS / name}.png")
 
 
 def report(name: str, result: dict[str, Any], rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
@@ -129,4 +129,4 @@ def report(name: str, result: dict[str, Any], rows: list[tuple[str, ...]], heade
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
-    print(f"written: bench/results/{path.name}")
+    print(f"written: {path}")

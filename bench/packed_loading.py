@@ -51,11 +51,13 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--layers", type=int, default=TINYLLAMA["num_hidden_layers"], help="fewer are quicker to try")
+    options = parser.parse_args()
+    rounds, config = options.rounds, LlamaConfig(**TINYLLAMA | {"num_hidden_layers": options.layers})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         start = time.perf_counter()
-        write_checkpoint(folder, LlamaConfig(**TINYLLAMA), "int4", pack=True)
+        write_checkpoint(folder, config, "int4", pack=True)
         print(f"written in {time.perf_counter() - start:.0f} s")
         size = (folder / "polyllama-cpu.packed").stat().st_size
         found = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -17,11 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import LlamaConfig
-from ..core.errors import InputError, PolyllamaError
-from .models import write_checkpoint, write_gguf
+from ..core.errors import InputError, PolyllamaError, UnsupportedError
+from ..core.quantization.settings import parse_quantize
+from .models import GGUF_TYPES, write_checkpoint, write_gguf
 
-PEERS = ("llama-cpp", "transformers")
-PACKAGES = {"llama-cpp": "llama-cpp-python", "transformers": "transformers"}
+PEERS = ("llama-cpp", "transformers", "mlx-lm")
+PACKAGES = {"llama-cpp": "llama-cpp-python", "transformers": "transformers", "mlx-lm": "mlx-lm"}
+MODULES = {
+    "llama-cpp": ("llama_cpp", "gguf"),
+    "transformers": ("transformers", "torch"),
+    "mlx-lm": ("mlx_lm", "mlx"),
+    "plot": ("matplotlib",),
+}
+"""What each contender, and a plot, needs beside polyllama."""
+
+INSTALL = "pip install 'polyllama[bench]' (transformers also takes 'polyllama[torch]')"
 
 
 @dataclass(frozen=True)
@@ -92,17 +102,23 @@ def run(
 
     Args:
         kinds: weights: ``"int4"``, ``"int8"``, ``"bfloat16"`` ...
-        peers: ``"llama-cpp"``, ``"transformers"`` (which runs bfloat16, float16 and float32 alone).
+        peers: ``"llama-cpp"``, ``"transformers"`` (which runs bfloat16, float16 and float32 alone), ``"mlx-lm"``.
         measures: names of :data:`MEASURES`.
 
     Returns:
         Raw rounds, medians, ratios and the machine, as plain data for JSON.
+
+    Raises:
+        InputError: weights or a contender that there is no such thing as.
+        UnsupportedError: a contender whose packages are not installed, or that has no such weights.
     """
     chosen = [measure for measure in MEASURES if measure.name in set(measures)]
-    peers = tuple(peers)
+    kinds, peers = tuple(kinds), tuple(peers)
+    check_kinds(kinds, peers)
     for peer in peers:
         if peer not in PEERS:
             raise InputError(f"there is no contender called {peer!r}", hint=f"there are: {', '.join(PEERS)}")
+        check_installed(peer)
     result: dict[str, Any] = {"machine": machine(peers), "threads": threads, "config": _shape(config), "kinds": {}}
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="polyllama-bench-") as folder:
@@ -113,6 +129,36 @@ def run(
                 for worker in workers:
                     worker.close()
     return result
+
+
+def check_installed(what: str) -> None:
+    """Refuse a contender (or ``"plot"``) whose packages are not here, before anything is measured.
+
+    Raises:
+        UnsupportedError: names what is missing.
+    """
+    missing = [module for module in MODULES[what] if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UnsupportedError(f"{what} needs {' and '.join(missing)}, not installed here", hint=INSTALL)
+
+
+def check_kinds(kinds: Iterable[str], peers: Iterable[str]) -> None:
+    """Refuse weights that nobody has, and those that one of the contenders has not.
+
+    Raises:
+        InputError: no such weights.
+        UnsupportedError: a contender has no such weights.
+    """
+    for kind in kinds:
+        width, _, _ = kind.partition("-")
+        if kind not in ("float32", "bfloat16", "float16"):
+            parse_quantize(kind, "weights")
+        if "llama-cpp" in peers and width not in GGUF_TYPES:
+            hint = f"use one of {', '.join(GGUF_TYPES)}, or leave it out"
+            raise UnsupportedError(f"GGUF has no type for {kind}, so llama-cpp cannot run it", hint=hint)
+    if "transformers" in peers and all(kind.startswith("int") for kind in kinds):
+        hint = "add bfloat16, float16 or float32 to the weights, or leave it out"
+        raise UnsupportedError("transformers has no such packed weights to run", hint=hint)
 
 
 def _workers(
@@ -126,8 +172,10 @@ def _workers(
         if peer == "llama-cpp":
             write_gguf(folder / "model.gguf", config, kind.partition("-")[0])
             workers.append(Worker(peer, folder / "model.gguf", threads))
-        elif not kind.startswith("int"):
+        elif peer == "mlx-lm" or not kind.startswith("int"):
             workers.append(Worker(peer, checkpoint, threads))
+        else:
+            report(f"{kind}: {peer} has no such weights and is left out here")
     return workers
 
 

@@ -146,10 +146,30 @@ class Transformers:
         float(output.logits[0, -1, 0])
 
 
+class MlxLm:
+    """mlx-lm, which reads packed weights as they are."""
+
+    def __init__(self, model: Path, threads: int, backend: str) -> None:
+        self.mx: Any = importlib.import_module("mlx.core")
+        self.caches: Any = importlib.import_module("mlx_lm.models.cache")
+        self.model: Any = importlib.import_module("mlx_lm.utils").load_model(model)[0]
+
+    def start(self, batch: int, context: int) -> None:
+        self.cache: Any = self.caches.make_prompt_cache(self.model)
+
+    def feed(self, tokens: list[list[int]]) -> None:
+        ids = self.mx.array(tokens)
+        if ids.shape[1] > 1:  # as mlx-lm itself does: of a prompt, only the last token's logits are computed
+            self.model(ids[:, :-1], cache=self.cache)
+            self.mx.eval([cache.state for cache in self.cache])
+        self.mx.eval(self.model(ids[:, -1:], cache=self.cache))
+
+
 CONTENDERS: dict[str, Callable[[Path, int, str], Any]] = {
     "polyllama": Polyllama,
     "llama-cpp": LlamaCpp,
     "transformers": Transformers,
+    "mlx-lm": MlxLm,
 }
 
 

@@ -1,4 +1,4 @@
-"""``polyllama bench``: backend cpu beside llama.cpp and transformers, on random models of a shape."""
+"""``polyllama bench``: backend cpu beside llama.cpp, transformers and mlx-lm, on random models of a shape."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ from ._options import ModelName
 @click.option(
     "--weights", default="int4", show_default=True, metavar="KINDS", help="int4, int8, bfloat16 ..., by commas."
 )
-@click.option("--vs", "peers", default="", metavar="NAMES", help="Contenders by commas: llama-cpp, transformers.")
-@click.option("--threads", type=int, metavar="N", help="For every contender; by default the physical cores.")
-@click.option("--rounds", type=int, default=3, show_default=True, metavar="N", help="Turns that are counted.")
+@click.option(
+    "--vs", "peers", default="", metavar="NAMES", help="Contenders by commas: llama-cpp, transformers, mlx-lm."
+)
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="For every contender; by default the physical cores."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Turns that are counted."
+)
 @click.option("--long", "with_long", is_flag=True, help="Also decode after 2048 tokens.")
 @click.option("--json", "file", metavar="FILE", help="Write every round; - for stdout.")
 @click.option("--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw the medians.")
@@ -45,15 +51,17 @@ def bench(
     Prints tokens per second, ratios round by round, and how much of the memory's own speed decoding reaches.
     """
     from ...backends.cpu.topology import physical_cores
-    from ...benchmark.run import draw, rows, run
+    from ...benchmark.run import check_installed, draw, rows, run
 
+    if plot is not None:
+        check_installed("plot")
     measures = ["prefill", "decode", "batch decode", *(["long decode"] if with_long else [])]
     result = run(
         _config(model),
         [kind.strip() for kind in weights.split(",")],
         [peer.strip() for peer in peers.split(",") if peer.strip()],
         threads=threads or physical_cores(),
-        rounds=max(1, rounds),
+        rounds=rounds,
         measures=measures,
         report=lambda text: click.echo(text, err=True),
     )

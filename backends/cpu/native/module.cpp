@@ -67,6 +67,10 @@ void refuse_unaligned(const Arrays&... arrays) {
     if (!(aligned(arrays) && ...)) refuse("an array whose elements are not aligned");
 }
 
+void refuse_astray(const void* matrix) {
+    if (reinterpret_cast<uintptr_t>(matrix) % kLine) refuse("a matrix does not begin on a cache line");
+}
+
 Element element_of(const std::string& name) {
     if (name == "float32") return Element::f32;
     if (name == "bfloat16") return Element::bf16;
@@ -114,7 +118,7 @@ std::unique_ptr<PyMatrix> make_matrix(const std::string& format, size_t rows, si
     if (data.ndim() != 1 || static_cast<size_t>(data.nbytes()) != made->m.panels * made->m.bytes_panel) {
         refuse("a matrix's bytes are not as many as its shape says");
     }
-    if (reinterpret_cast<uintptr_t>(data.data()) % kLine) refuse("a matrix does not begin on a cache line");
+    refuse_astray(data.data());
     made->m.data = data.data(), made->data = data;
     if (bias) {
         if (static_cast<size_t>(bias->size()) != made->m.panels * kPanel) refuse("a bias is not padded to whole panels");
@@ -136,6 +140,7 @@ void pack_floats_into(const std::string& format, py::array source, Array<uint8_t
     if (m.group || source.itemsize() != (m.format == Format::f32 ? 4 : 2)) refuse("elements of another size");
     refuse_unaligned(source);
     if (static_cast<size_t>(out.nbytes()) != m.panels * m.bytes_panel) refuse("an output of another size");
+    refuse_astray(out.data());
     const auto* from = static_cast<const uint8_t*>(source.data());
     uint8_t* to = out.mutable_data();
     without_lock([&](auto&&) { pack_floats(from, m.format, rows, columns, to); });
@@ -173,6 +178,7 @@ void pack_quantized_into(const std::string& format, size_t columns, size_t group
     const Matrix m = shape_of(format, static_cast<size_t>(words.shape(0)), columns, group, scale);
     check_parts(m, bits, words, scales, biases);
     if (static_cast<size_t>(out.nbytes()) != m.panels * m.bytes_panel) refuse("an output of another size");
+    refuse_astray(out.data());
     const Packed from{static_cast<const uint32_t*>(words.data()), static_cast<const uint8_t*>(scales.data()),
                       static_cast<const uint8_t*>(biases.data())};
     uint8_t* to = out.mutable_data();
