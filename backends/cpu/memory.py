@@ -62,8 +62,12 @@ def _module(name: str) -> str:
 
 def _matrices(graph: Graph) -> Mapping[str, Any]:
     """Modules that are multiplied by; a tied head's is the embedding it shares."""
-    nodes = [node for node in graph.walk() if type(node) in (Linear, QuantizedLinear)]
-    return {str(getattr(node, "tied_to", None) or getattr(node, "name", "")): node for node in nodes}
+    found: dict[str, Any] = {}
+    node: Any
+    for node in graph.walk():
+        if type(node) in (Linear, QuantizedLinear):
+            found[node.tied_to or node.name] = node
+    return found
 
 
 def _held(workload: Workload, matrices: Mapping[str, Any], dtype: str) -> dict[str, int]:
@@ -90,8 +94,7 @@ def _panels(node: Any, dtype: str, workload: Workload) -> int:
     """Bytes of a matrix in panels of 16 rows: ``panel_bytes`` in native/formats.h."""
     panels: int = -(-node.out_features // PANEL)
     if isinstance(node, QuantizedLinear):
-        groups: int = node.in_features // node.group_size
-        return panels * groups * _group_bytes(node, dtype, workload) + LINE
+        return panels * (node.in_features // node.group_size) * _group_bytes(node, dtype, workload) + LINE
     columns: int = node.in_features + (node.in_features % 2 if dtype != "float32" else 0)
     return panels * columns * PANEL * itemsize(dtype) + LINE
 
