@@ -1,0 +1,67 @@
+"""``polyllama bench``: a whole run on a small model, and what is said before anything is measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from polyllama.benchmark import run as benchmark
+from polyllama.core.errors import InputError, UnsupportedError
+
+ROOT = Path(__file__).parents[1]
+KERNELS = importlib.util.find_spec("polyllama.backends.cpu._kernels") is not None
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "polyllama", "bench", "tiny", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not KERNELS, reason="the native kernels were not built")
+def test_a_whole_run(tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    done = bench("--weights", "int8-g32", "--rounds", "1", "--threads", "1", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "int8-g32" in done.stdout and "of reading" in done.stdout
+    found = json.loads(file.read_text())
+    assert found["threads"] == 1 and found["config"]["hidden_size"] == 128
+    measured = found["kinds"]["int8-g32"]
+    assert set(measured["rates"]) == {"prefill", "decode", "batch decode"}
+    for rates in measured["rates"].values():
+        assert len(rates["polyllama:cpu"]) == 1 and rates["polyllama:cpu"][0] > 1
+    assert measured["ready"]["polyllama:cpu"]["weight_bytes"] > 500_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "int9"), "--weights int9 is not known"),
+        (("--vs", "vllm"), "there is no contender called 'vllm'; there are: llama-cpp, transformers, mlx-lm"),
+        (("--weights", "int4", "--vs", "transformers"), "transformers has no such packed weights to run"),
+        (("--weights", "int5", "--vs", "llama-cpp"), "GGUF has no type for int5"),
+        (("--rounds", "0"), "'--rounds': 0 is not in the range"),
+        (("--threads", "-2"), "'--threads': -2 is not in the range"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(arguments: tuple[str, ...], message: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode != 0 and message in done.stderr, done.stderr
+    assert "writing" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(benchmark.MODULES, "llama-cpp", ("json", "no_such_module", "nor_this"))
+    with pytest.raises(UnsupportedError, match="llama-cpp needs no_such_module and nor_this, not installed here; pip"):
+        benchmark.check_installed("llama-cpp")
+    with pytest.raises(InputError, match="no contender called 'x'"):
+        benchmark.run(None, ["int4"], ["x"], threads=1)  # type: ignore[arg-type]
+
+
+def test_there_is_no_such_benchmark() -> None:
+    command = [sys.executable, str(ROOT / "bench" / "run.py"), "typo"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "no benchmark called 'typo'; there are: startup" in done.stderr
