@@ -102,4 +102,8 @@ def kernels() -> list[Extension]:
     return [Extension("polyllama.backends.cpu._kernels", sources, language="c++", optional=wanted != "1")]
 
 
+if sys.platform == "darwin":
+    # Pythons for two processor families compile everything twice, and no instruction set is of both.
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+
 setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels})

@@ -98,6 +98,15 @@ def test_sizes_that_leave_64_bits_are_refused() -> None:
         )
 
 
+def test_panels_begin_on_a_cache_line() -> None:
+    source, raw = np.ones((16, 4), np.uint32), np.zeros(16 * 4 * 4 + 128, np.uint8)
+    start = -raw.ctypes.data % 64
+    _kernels.pack_floats("float32", source, raw[start : start + 256])
+    for astray in (1, 4, 32):
+        with pytest.raises(ValueError, match="does not begin on a cache line"):
+            _kernels.pack_floats("float32", source, raw[start + astray : start + astray + 256])
+
+
 def test_a_program_that_has_run_is_not_added_to() -> None:
     """Its memory is planned by what was there then, and another thread may be in the middle of a pass."""
     program = _kernels.Program(ISA, 1, False)
