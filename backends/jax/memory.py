@@ -88,8 +88,9 @@ def _in_float32(workload: Workload, dtype: str, length: int, kept: int) -> int:
     node: Any
     for node in workload.graph.walk():
         rows = workload.batch * (kept if id(node) in in_head else length)
-        packed = isinstance(node, QuantizedLinear)
-        if packed or (isinstance(node, spec.Linear) and dtype != "float32"):
-            many = rows > (1 if packed else FEW_ROWS)
-            total += math.prod((node.in_features, node.out_features)) * 4 if many else 0
+        if isinstance(node, QuantizedLinear):
+            plane_by_plane = rows <= FEW_ROWS and 32 % node.bits == 0
+            total += 0 if plane_by_plane else math.prod((node.in_features, node.out_features)) * 4
+        elif isinstance(node, spec.Linear) and dtype != "float32":
+            total += math.prod((node.in_features, node.out_features)) * 4 if rows > FEW_ROWS else 0
     return total

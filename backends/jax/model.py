@@ -397,6 +397,8 @@ def realize(
         if array.dtype.kind not in "fV" and not parameter.bits:
             raise BackendError(f"{parameter.name} holds {array.dtype}, wanted floating-point weights")
         held = np.uint32 if parameter.bits else dtype  # packed words stay what they are
-        params[parameter.name] = jax.device_put(array.astype(held, copy=False), device)
+        made = jax.device_put(array.astype(held, copy=False), device)
+        made.block_until_ready()  # copied in the background, the file's pages would come back
         release(weights, parameter.name)
+        params[parameter.name] = made
     return JaxModel(graph, config, task, params, name)
