@@ -117,7 +117,7 @@ def test_entities_written_by_hand() -> None:
     assert right(found, TAGGED) >= TEXTS_RIGHT, found
 
 
-@pytest.mark.xfail(strict=True, reason="tiny-questions answers too few questions yet: exact match 0.65 on unseen words")
+@pytest.mark.xfail(strict=True, reason="tiny-questions answers too few questions yet: exact match 0.66 on unseen words")
 def test_questions_written_by_hand() -> None:
     asked = {"question": [question for question, _ in ANSWERS], "context": [STORY] * len(ANSWERS)}
 
@@ -161,19 +161,26 @@ def test_the_cards_scores_are_what_the_tool_measures(head: Head) -> None:
         assert scores and found[split] == pytest.approx(scores, abs=0.002)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="tiny-sentiment is right on 0.827 of unseen words, looking words up on 0.674; half the mistakes are wanted",
-)
-def test_better_than_looking_words_up() -> None:
-    """The cards give what a table of words reaches; a model that is not far better would have learned nothing else."""
-    for name in NAMES:
-        rows = re.findall(
-            r"^\| by \w+ \| (accuracy|F1|exact match) \| ([\d.]+) \| ([\d.]+) \|$", card(name), re.MULTILINE
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.xfail(
+                strict=True, reason="on unseen words tiny-questions is right on 0.657, looking words up on 0.377"
+            )
+            if name == "tiny-questions"
+            else (),
         )
-        assert rows
-        for score, model, baseline in rows:
-            assert 1 - float(model) < 0.5 * (1 - float(baseline)), (name, score)
+        for name in NAMES
+    ],
+)
+def test_better_than_looking_words_up(name: str) -> None:
+    """The cards give what a table of words reaches; a model that is not far better would have learned nothing else."""
+    rows = re.findall(r"^\| by \w+ \| (accuracy|F1|exact match) \| ([\d.]+) \| ([\d.]+) \|$", card(name), re.MULTILINE)
+    assert rows
+    for score, model, baseline in rows:
+        assert 1 - float(model) < 0.5 * (1 - float(baseline)), score
 
 
 def test_files_and_size() -> None:
