@@ -231,7 +231,6 @@ class Hints:
             found = self.classify[str(index)](torch.nn.functional.rms_norm(seen, seen.shape[-1:]))
             target = torch.from_numpy(wanted).flatten()
             losses.append(torch.nn.functional.cross_entropy(found.flatten(0, 1), target, ignore_index=IGNORED))
-        self.last = [round(loss.item(), 3) for loss in losses]
         return torch.stack(losses).mean()
 
 
@@ -274,11 +273,7 @@ def train(module: torch.nn.Module, head: Head, tokenizer: Any, report: Report) -
         if step % 100 == 0:
             seconds = time.process_time() - started
             found = ", ".join(f"{name} {value:.3f}" for name, value in evaluate(module, head, watched).items())
-            print(
-                f"{progress:4.0%} step {step}: loss {average:.4f}, {found}, {seconds:.0f} CPU seconds",
-                hints and hints.last,
-                flush=True,
-            )
+            print(f"{progress:4.0%} step {step}: loss {average:.4f}, {found}, {seconds:.0f} CPU seconds", flush=True)
     report.loss, report.cpu_seconds = average, time.process_time() - started
 
 
