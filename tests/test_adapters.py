@@ -122,10 +122,9 @@ def test_merged_it_gives_the_same(name: str, base: Path, variants: Any, tmp_path
 def test_what_is_merged_for_float32_is_not_rounded_to_less(base: Path, tmp_path: Path) -> None:
     """A bfloat16 checkpoint that is to run in float32: merged gives what unmerged gives."""
     Llama.load(base, backend="torch:cpu", dtype="bfloat16").save(tmp_path / "half")
-    theirs = _made(tmp_path / "half", tmp_path / "lora", target_modules="all-linear")
+    _made(base, tmp_path / "lora", target_modules="all-linear")
     options = {"adapter": tmp_path / "lora", "dtype": "float32"}
     unmerged = _logits(tmp_path / "half", **options)
-    assert theirs.shape == unmerged.shape
     for backend in ("reference", "torch:cpu"):
         merged = _logits(tmp_path / "half", backend, merge_adapter=True, **options)
         _close(merged, unmerged, 5e-5)
