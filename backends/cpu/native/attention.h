@@ -158,7 +158,7 @@ inline void soften(float* scores, size_t count, Softmax& state, float* sums, siz
         const Floats score = V::load(scores + i);
         // What may not be looked at is minus infinity, whose exponential here ends at 1.6e-38: less than that is zero.
         const Floats e = exponential(V::sub(score, V::set1(state.top)));
-        const Floats p = V::max(V::sub(e, V::set1(2e-38f)), V::zero());
+        const Floats p = V::max(V::zero(), V::sub(e, V::set1(2e-38f)));
         V::store(scores + i, p);
         total = V::add(total, p);
     }
@@ -227,13 +227,15 @@ void attention(const AttentionTile& tile) {
     }
 }
 
+// The largest size there is; no number where one of them is infinite or no number, as int8 has neither.
 inline float largest_of(const float* x, size_t n) {
-    float top = 0.0f;
+    float top = 0.0f, nothing = 0.0f;
     for (size_t i = 0; i < n; ++i) {
         const float size = x[i] < 0 ? -x[i] : x[i];
         top = size > top ? size : top;
+        nothing += 0.0f * x[i];
     }
-    return top;
+    return top + nothing;
 }
 
 // A vector into `to`, element i at place(i), rounded to E; the scale that int8 needs comes back.

@@ -12,10 +12,11 @@ using Floats = Vector::Floats;
 constexpr size_t kLanes = Vector::lanes;
 
 // e^x to about one unit in the last place: x = n ln 2 + r, and a Taylor polynomial for |r| <= ln(2) / 2, whose first
-// term left out is below 6e-9 of the result. Clamped where floats end; below, what is zero comes out as 1e-38.
+// term left out is below 6e-9 of the result. Clamped where floats end; below, what is zero comes out as 1e-38. What is no
+// number stays none: of two operands, max and min give back the second where one is none, so x is the second.
 inline Floats exponential(Floats x) {
     using V = Vector;
-    x = V::max(V::min(x, V::set1(88.0f)), V::set1(-87.0f));
+    x = V::max(V::set1(-87.0f), V::min(V::set1(88.0f), x));
     const auto n = V::nearest(V::mul(x, V::set1(1.44269504f)));
     const Floats whole = V::to_floats(n);
     Floats r = V::fma(whole, V::set1(-0.693145752f), x);  // ln 2 in two parts: the first has few bits

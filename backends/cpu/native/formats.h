@@ -16,6 +16,9 @@ constexpr size_t kLine = 64;   // bytes of a cache line; everything is aligned t
 
 constexpr size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
+// In bfloat16. Rounding adds to the bits, and some that are no number would turn into 0 or infinity.
+constexpr uint16_t kNotANumber = 0x7fc0;
+
 enum class Element : int32_t { f32 = 0, bf16 = 1, f16 = 2, i8 = 3 };
 
 enum class Format : int32_t {

@@ -143,7 +143,7 @@ bool Program::each_row(Running& r, const Operation& op) const {
             for (size_t i = 0; i < width; ++i) {
                 uint32_t bits;
                 std::memcpy(&bits, y + i, 4);
-                bits = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+                bits = y[i] != y[i] ? bits : (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
                 std::memcpy(y + i, &bits, 4);
             }
         }

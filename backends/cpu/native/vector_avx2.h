@@ -57,6 +57,8 @@ struct Vector {
         __m256i bits = _mm256_castps_si256(x);
         __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
         bits = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+        __m256i broken = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        bits = _mm256_blendv_epi8(bits, _mm256_set1_epi32(kNotANumber), broken);
         __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves);
     }

@@ -51,7 +51,8 @@ struct Vector {
         uint32x4_t bits = vreinterpretq_u32_f32(x);
         uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
         bits = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
-        vst1_u16(p, vshrn_n_u32(bits, 16));
+        uint16x4_t halves = vshrn_n_u32(bits, 16);
+        vst1_u16(p, vbsl_u16(vmovn_u32(vceqq_f32(x, x)), halves, vdup_n_u16(kNotANumber)));
     }
     static Floats load_f16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
     static void store_f16(uint16_t* p, Floats x) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }

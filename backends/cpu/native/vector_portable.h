@@ -90,7 +90,7 @@ struct Vector {
     static void store_bf16(uint16_t* p, Floats x) {
         for (size_t i = 0; i < lanes; ++i) {
             uint32_t bits = to_bits(x.v[i]);
-            p[i] = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+            p[i] = static_cast<uint16_t>(x.v[i] != x.v[i] ? kNotANumber : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
         }
     }
     static Floats load_f16(const uint16_t* p) { return each([&](size_t i) { return half_to_float(p[i]); }); }
