@@ -11,12 +11,14 @@ import pytest
 from polyllama.backends.cpu import CpuBackend
 from polyllama.core.backend import RealizeOptions
 from polyllama.testing.probes import Probe, make, make_quantized, probe
+from support import relative_error
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
 
 from polyllama.backends.cpu import _kernels
-from polyllama.backends.cpu.weights import Packed, pack_floats
+from polyllama.backends.cpu.weights import Packed, pack_floats, pack_quantized
+from polyllama.core.quantization.affine import dequantize, quantize
 
 ISAS = tuple(_kernels.instruction_sets())
 KEYS = "model.layers.0.self_attn.k_proj.weight"
@@ -90,3 +92,22 @@ def test_rounding_to_bfloat16_leaves_no_number_one(isa: str, bits: int) -> None:
     norm.view(np.uint32)[3] = bits
     broken = dataclasses.replace(found, weights={**found.weights, "model.norm.weight": norm})
     assert np.isnan(realized(broken, isa, dtype="bfloat16").forward(inputs_embeds=EMBEDS).logits).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, 128), (8, 64)])
+def test_a_groups_bias_meets_its_inputs_as_they_were_rounded(isa: str, bits: int, group: int) -> None:
+    """Beside one input that is far larger the others round to 0; met unrounded, the biases would not fit the values."""
+    rng = np.random.default_rng(6)
+    quantized = quantize(rng.standard_normal((32, 256)).astype(np.float16), group, bits)
+    packed = Packed.of(*pack_quantized(*quantized, bits=bits, group=group, dtype="bfloat16"))
+    exact = dequantize(*quantized, bits=bits, dtype=np.float64)
+    x = rng.standard_normal((5, 256)).astype(np.float32)
+    x[:, 17] = 1000.0
+    groups = x.reshape(5, -1, group)
+    step = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
+    rounded = (np.rint(groups / step).astype(np.float64) * step).reshape(x.shape)
+    for rows in (1, 3, 5):
+        y = np.empty((rows, 32), np.float32)
+        _kernels.Program(isa, 1, True).product(packed.matrix, x[:rows], y)
+        assert relative_error(y, rounded[:rows] @ exact.T) < 1e-5

@@ -67,7 +67,7 @@ struct Inputs {
     const int8_t* q8 = nullptr;      // rounded per row and group of `group` inputs
     size_t q8_stride = 0;
     const float* scale = nullptr;    // [rows][K / group]
-    const float* sum = nullptr;      // [rows][K / group] sums of the inputs before rounding, for the groups' biases
+    const float* sum = nullptr;      // [rows][K / group] sums of the rounded inputs, for the groups' biases
     size_t group_stride = 0;
 };
 
