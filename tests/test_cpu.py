@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from polyllama import Llama, LlamaConfig, PolyllamaError, PolyllamaWarning
+from polyllama import Llama, LlamaConfig, PolyllamaError
 from polyllama.backends.cpu import CpuBackend, instruction_set
 from polyllama.core.backend import RealizeOptions, choose_backend
 from polyllama.core.errors import BackendError, InputError, SettingsError, UnsupportedError
@@ -401,90 +401,3 @@ def test_native_code_refuses_what_does_not_fit() -> None:
 def test_errors_are_the_projects_own() -> None:
     with pytest.raises(PolyllamaError, match="outside the vocabulary"):
         load().forward([[97]])
-
-
-# packed files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packed") / "tiny-int4"
-    command = ["quantize", "tiny", str(folder), "--group-size", "32", "--pack", "cpu", "--json"]
-    done = subprocess.run([sys.executable, "-m", "polyllama", *command], capture_output=True, text=True, check=True)
-    assert str(folder / "polyllama-cpu.packed") in done.stdout
-    return folder
-
-
-def copied(folder: Path, to: Path) -> Path:
-    import shutil
-
-    return Path(shutil.copytree(folder, to / "model"))
-
-
-def test_a_packed_file_is_mapped_and_gives_the_same_tokens(packed_folder: Path, tmp_path: Path) -> None:
-    plain = copied(packed_folder, tmp_path)
-    (plain / "polyllama-cpu.packed").unlink()
-    ours, theirs = (Llama.load(folder, backend="cpu") for folder in (packed_folder, plain))
-    model, other = (llm.model for llm in (ours, theirs))
-    for name, packed in model.weights.packed.items():  # type: ignore[attr-defined]
-        base = packed.data
-        while isinstance(base, np.ndarray):
-            base = base.base
-        assert type(base).__name__ in ("mmap", "memoryview"), name
-        np.testing.assert_array_equal(packed.data, other.weights.packed[name].data)  # type: ignore[attr-defined]
-    prompt = ours.tokenizer.encode("Once upon a time")
-    first, second = (llm.forward([prompt]).logits for llm in (ours, theirs))
-    np.testing.assert_array_equal(first, second)
-
-
-def test_a_packed_file_of_other_weights_is_said_and_not_used(packed_folder: Path, tmp_path: Path) -> None:
-    folder = copied(packed_folder, tmp_path)
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1000:] = bytes(1000)
-    weights.write_bytes(bytes(content))
-    with pytest.warns(PolyllamaWarning, match=r"polyllama-cpu.packed is not used \(it was made from other weights\)"):
-        Llama.load(folder, backend="cpu")
-
-
-@pytest.mark.parametrize(
-    ("what", "reason"),
-    [
-        ("cut", "polyllama-cpu.packed"),
-        ("zeros", "it is damaged"),
-        ("layout", "it is damaged"),
-        ("version", "it is of another version"),
-        ("nothing", "polyllama-cpu.packed"),
-    ],
-)
-def test_a_broken_packed_file_is_said_and_not_used(what: str, reason: str, packed_folder: Path, tmp_path: Path) -> None:
-    folder = copied(packed_folder, tmp_path)
-    packed = folder / "polyllama-cpu.packed"
-    content = packed.read_bytes()
-    half = len(content) // 2
-    changed = {
-        "cut": content[:-64],
-        "zeros": content[:half] + bytes(20_000) + content[half + 20_000 :],
-        # Scales of another kind and as many bytes: without the seal they would be taken for what they are not.
-        "layout": content.replace(b'\\"scale\\": \\"bfloat16\\"', b'\\"scale\\": \\"float16\\" '),
-        "version": content.replace(b'"version": "2"', b'"version": "9"'),
-        "nothing": b"",
-    }[what]
-    assert changed != content
-    packed.write_bytes(changed)
-    with pytest.warns(PolyllamaWarning, match=rf"polyllama-cpu.packed is not used \(.*{reason}"):
-        llm = Llama.load(folder, backend="cpu")
-    prompt = [[5, 6, 7]]
-    np.testing.assert_array_equal(
-        llm.forward(prompt).logits, Llama.load(packed_folder, backend="cpu").forward(prompt).logits
-    )
-
-
-def test_a_packed_file_is_for_one_dtype(packed_folder: Path) -> None:
-    """In float32 it is not looked at, and nothing needs to be said: the checkpoint is what counts."""
-    assert Llama.load(packed_folder, backend="cpu", dtype="float32").dtype == "float32"
-
-
-def test_only_files_can_be_packed() -> None:
-    with pytest.raises(PolyllamaError):
-        CpuBackend().pack(Path("no-such-folder"))

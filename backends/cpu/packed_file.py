@@ -3,6 +3,9 @@
 The file is safetensors in format, under a name of its own: one tensor of bytes for each matrix, each beginning on a
 cache line, and in the metadata how each lies and what the checkpoint looked like. The layout is the same for every
 processor.
+
+Loading must not read what it only maps. So weights whose files have the sizes, times and samples that they had are
+taken for the same; after copying, which changes times alone, all of their content is compared by a digest.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from ...core.graph import Graph
 
 NAME = "polyllama-cpu.packed"
-VERSION = "2"
+VERSION = "3"
 PAGE = 4096
 SAMPLES = 64
 STRIDE = 1 << 20
@@ -37,7 +40,7 @@ HEADER_PER_MATRIX = 256
 
 
 def fingerprint(files: list[Path]) -> str:
-    """What weights look like without reading them all: names, sizes, and pages spread over each file.
+    """What weights look like without reading them all: names, sizes, times, and pages spread over each file.
 
     Raises:
         OSError: a file that cannot be read.
@@ -46,8 +49,23 @@ def fingerprint(files: list[Path]) -> str:
 
     digest = hashlib.sha256()
     for path in sorted(files):
-        digest.update(path.name.encode())
+        digest.update(f"{path.name} {path.stat().st_mtime_ns}".encode())
         _look_at(path, 0, digest)
+    return digest.hexdigest()
+
+
+def content(files: list[Path]) -> str:
+    """A digest of all that is in the files of weights, by name.
+
+    Raises:
+        OSError: a file that cannot be read.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -109,8 +127,13 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
                 layouts[name], position = asdict(packed.layout), end
             file.flush()
             described = json.dumps(layouts)
-            metadata = {"version": VERSION, "dtype": dtype, "layouts": described, "made_from": fingerprint(files)}
-            metadata["seal"] = seal(partial, room, described)
+            metadata = {
+                "version": VERSION,
+                "dtype": dtype,
+                "layouts": described,
+                "seal": seal(partial, room, described),
+            }
+            metadata |= {"made_from": content(files), "looked_like": fingerprint(files)}
             header = json.dumps({"__metadata__": metadata, **entries}).encode().ljust(room - 8)
             if len(header) != room - 8:
                 raise CheckpointError(f"{target}: names of modules are too long to be packed")
@@ -138,7 +161,7 @@ def find(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Mapping
         file = SafetensorsFile(path)
         if file.metadata.get("version") == VERSION and file.metadata.get("dtype") != dtype:
             return None
-        return _read(file, graph, fingerprint(files))
+        return _read(file, graph, files)
     except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
         warnings.warn(
             f"{path} is not used ({error}): weights are packed anew; "
@@ -149,10 +172,10 @@ def find(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Mapping
         return None
 
 
-def _read(file: SafetensorsFile, graph: Graph, made_from: str) -> Mapping[str, Packed]:
+def _read(file: SafetensorsFile, graph: Graph, files: list[Path]) -> Mapping[str, Packed]:
     if file.metadata.get("version") != VERSION:
         raise CheckpointError("it is of another version")
-    if file.metadata.get("made_from") != made_from:
+    if file.metadata["looked_like"] != fingerprint(files) and file.metadata["made_from"] != content(files):
         raise CheckpointError("it was made from other weights")
     described = file.metadata["layouts"]
     if file.metadata["seal"] != seal(file.path, file.data_start, described):
