@@ -31,6 +31,9 @@ MODULES = {
 }
 """What each contender, and a plot, needs beside polyllama."""
 
+FLOATS = ("float32", "bfloat16", "float16")
+"""Weights that are not packed."""
+
 INSTALL = "pip install 'polyllama[bench]' (transformers also takes 'polyllama[torch]')"
 
 
@@ -142,6 +145,18 @@ def check_installed(what: str) -> None:
         raise UnsupportedError(f"{what} needs {' and '.join(missing)}, not installed here", hint=INSTALL)
 
 
+def check_destination(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is measured.
+
+    Raises:
+        InputError: no such folder, or one that nothing can be written into.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no such folder", hint="make it first, or choose another place")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written", hint="choose another place")
+
+
 def check_kinds(kinds: Iterable[str], peers: Iterable[str]) -> None:
     """Refuse weights that nobody has, and those that one of the contenders has not.
 
@@ -151,8 +166,14 @@ def check_kinds(kinds: Iterable[str], peers: Iterable[str]) -> None:
     """
     for kind in kinds:
         width, _, _ = kind.partition("-")
-        if kind not in ("float32", "bfloat16", "float16"):
-            parse_quantize(kind, "weights")
+        if kind not in FLOATS:
+            try:
+                parse_quantize(kind, "weights")
+            except PolyllamaError:
+                packed = "int4, int8 (also int2, int3, int5, int6), each with -g32, -g64 or -g128 for the group size"
+                raise InputError(
+                    f"there are no weights {kind!r} to measure", hint=f"use {', '.join(FLOATS)}, {packed}"
+                ) from None
         if "llama-cpp" in peers and width not in GGUF_TYPES:
             hint = f"use one of {', '.join(GGUF_TYPES)}, or leave it out"
             raise UnsupportedError(f"GGUF has no type for {kind}, so llama-cpp cannot run it", hint=hint)

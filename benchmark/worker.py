@@ -223,4 +223,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from polyllama.core.errors import PolyllamaError
+
+    try:
+        main()
+    except PolyllamaError as error:
+        sys.exit(f"{sys.argv[1]}: {error}")

@@ -138,7 +138,7 @@ class Settings(BaseModel):
     threads: _WholeNumber | None = _setting(
         None,
         "threads the cpu and torch backends may use on the CPU; their own choice when not set",
-        "a whole number of at least 1",
+        "a whole number from 1 to 65536",
         ge=1,
         le=65536,
     )

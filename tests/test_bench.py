@@ -39,12 +39,21 @@ def test_a_whole_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--weights", "int9"), "--weights int9 is not known"),
+        (("--weights", "int9"), "there are no weights 'int9' to measure"),
         (("--vs", "vllm"), "there is no contender called 'vllm'; there are: llama-cpp, transformers, mlx-lm"),
         (("--weights", "int4", "--vs", "transformers"), "transformers has no such packed weights to run"),
         (("--weights", "int5", "--vs", "llama-cpp"), "GGUF has no type for int5"),
         (("--rounds", "0"), "'--rounds': 0 is not in the range"),
         (("--threads", "-2"), "'--threads': -2 is not in the range"),
+        (("--threads", "99999"), "'--threads': 99999 is not in the range"),
+        (
+            ("--weights", "float64"),
+            "no weights 'float64' to measure; use float32, bfloat16, float16, int4",
+        ),
+        (("--weights", ""), "there are no weights '' to measure"),
+        (("--json", "no/such/folder/speed.json"), "no/such/folder/speed.json: there is no such folder"),
+        (("--plot", "no/such/folder/speed.png"), "no/such/folder/speed.png: there is no such folder"),
+        (("--json", "."), "'--json': File '.' is a directory"),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(arguments: tuple[str, ...], message: str) -> None:
@@ -65,3 +74,10 @@ def test_there_is_no_such_benchmark() -> None:
     command = [sys.executable, str(ROOT / "bench" / "run.py"), "typo"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "no benchmark called 'typo'; there are: startup" in done.stderr
+
+
+def test_what_goes_wrong_in_a_contender_is_said_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "polyllama.benchmark.worker", "polyllama:cpu", str(tmp_path), "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"polyllama:cpu: {tmp_path}")
+    assert "Traceback" not in done.stderr and done.stdout == ""

@@ -28,13 +28,19 @@ from ._options import ModelName
     "--vs", "peers", default="", metavar="NAMES", help="Contenders by commas: llama-cpp, transformers, mlx-lm."
 )
 @click.option(
-    "--threads", type=click.IntRange(1), metavar="N", help="For every contender; by default the physical cores."
+    "--threads", type=click.IntRange(1, 4096), metavar="N", help="For every contender; by default the physical cores."
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Turns that are counted."
 )
 @click.option("--long", "with_long", is_flag=True, help="Also decode after 2048 tokens.")
-@click.option("--json", "file", metavar="FILE", help="Write every round; - for stdout.")
+@click.option(
+    "--json",
+    "file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Write every round; - for stdout.",
+)
 @click.option("--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw the medians.")
 def bench(
     model: str | None,
@@ -43,7 +49,7 @@ def bench(
     threads: int | None,
     rounds: int,
     with_long: bool,
-    file: str | None,
+    file: Path | None,
     plot: Path | None,
 ) -> None:
     """Measure backend cpu and its peers in turns, on random weights in the shape of MODEL (TinyLlama-1.1B by default).
@@ -51,8 +57,12 @@ def bench(
     Prints tokens per second, ratios round by round, and how much of the memory's own speed decoding reaches.
     """
     from ...backends.cpu.topology import physical_cores
-    from ...benchmark.run import check_installed, draw, rows, run
+    from ...benchmark.run import check_destination, check_installed, draw, rows, run
 
+    printed = file is not None and str(file) == "-"
+    for path in (None if printed else file, plot):
+        if path is not None:
+            check_destination(path)
     if plot is not None:
         check_installed("plot")
     measures = ["prefill", "decode", "batch decode", *(["long decode"] if with_long else [])]
@@ -65,12 +75,12 @@ def bench(
         measures=measures,
         report=lambda text: click.echo(text, err=True),
     )
-    if file == "-":
+    if printed:
         print_json(result)
     else:
         print_table(["weights", "what", "median", "ratio"], rows(result))
-    if file is not None and file != "-":
-        Path(file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if file is not None and not printed:
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         click.echo(f"written: {file}")
     if plot is not None:
         draw(result, plot)
