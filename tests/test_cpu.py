@@ -335,6 +335,16 @@ def test_the_instruction_set_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> N
         load()
 
 
+def test_backends_say_which_instruction_set_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYLLAMA_CPU_ISA", raising=False)
+    assert CpuBackend().availability().reason == f"runs as {ISAS[0]}; there are {', '.join(ISAS)}"
+    monkeypatch.setenv("POLYLLAMA_CPU_ISA", "portable")
+    assert (CpuBackend().availability().reason or "").startswith("runs as portable; there are ")
+    monkeypatch.setenv("POLYLLAMA_CPU_ISA", "avx9")
+    said = CpuBackend().availability()
+    assert said.usable and (said.reason or "").startswith("POLYLLAMA_CPU_ISA: 'avx9' has no kernels that run here")
+
+
 def test_threads_come_from_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = load().model
     assert model.threads == 1  # so small a model would only wait

@@ -45,8 +45,15 @@ class CpuBackend:
         self.isa = isa
 
     def availability(self) -> Availability:
-        """Whether the kernels were built when polyllama was installed, and load."""
-        return _availability()
+        """Whether the kernels were built when polyllama was installed, and load; and whose run."""
+        found = _availability()
+        if not found.usable:
+            return found
+        try:
+            text = f"runs as {instruction_set(self.isa)}; there are {', '.join(instruction_sets())}"
+        except SettingsError as error:  # what loading a model will say
+            text = str(error)
+        return Availability(True, text, found.devices)
 
     def memory(self, workload: Workload) -> MemoryEstimate:
         """What it takes: panels, caches and the buffers of a program."""
