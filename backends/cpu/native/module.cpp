@@ -298,26 +298,20 @@ std::unique_ptr<PyCache> make_cache(const std::string& element, size_t head_dim,
     return made;
 }
 
-bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64_t> positions,
-         const std::vector<Array<float>>& frequencies, const PyCache* cache, size_t past, std::optional<Array<uint8_t>> mask,
-         std::optional<Array<float>> captured, std::optional<Array<float>> hidden, size_t hidden_buffer,
-         std::optional<Array<int64_t>> kept, std::optional<Array<float>> logits) {
-    Pass pass;
-    pass.first = first, pass.last = last, pass.past = past;
-    const size_t width = p.program.width(0);
-    py::array inputs = tokens.cast<py::array>();
+// Ids or embeddings, and where they stand.
+void take_inputs(Pass& pass, const PyProgram& p, const py::array& inputs, const Array<int64_t>& positions,
+                 const std::vector<Array<float>>& frequencies) {
     if (!(inputs.flags() & py::array::c_style)) refuse("inputs must be in C order");
     refuse_unaligned(inputs, positions);
     if (inputs.ndim() == 2 && inputs.dtype().is(py::dtype::of<int64_t>())) {
         pass.ids = static_cast<const int64_t*>(inputs.data());
     } else if (inputs.ndim() == 3 && inputs.dtype().is(py::dtype::of<float>()) &&
-               static_cast<size_t>(inputs.shape(2)) == width) {
+               static_cast<size_t>(inputs.shape(2)) == p.program.width(0)) {
         pass.embeds = static_cast<const float*>(inputs.data());
     } else {
         refuse("inputs are neither int64 ids [batch, length] nor float32 embeddings of the model's width");
     }
     pass.batch = static_cast<size_t>(inputs.shape(0)), pass.length = static_cast<size_t>(inputs.shape(1));
-    const size_t rows = pass.batch * pass.length;
     if (positions.ndim() != 2 || static_cast<size_t>(positions.shape(1)) != pass.length) refuse("positions of another length");
     pass.positions = positions.data(), pass.positions_rows = static_cast<size_t>(positions.shape(0));
     for (size_t i = 0; i < frequencies.size(); ++i) {
@@ -328,16 +322,16 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
         pass.frequencies.push_back(frequencies[i].data());
         pass.frequency_rows.push_back(static_cast<size_t>(frequencies[i].shape(0)));
     }
-    if (mask) {
-        if (mask->ndim() != 3 || static_cast<size_t>(mask->shape(1)) != pass.length ||
-            static_cast<size_t>(mask->shape(2)) != past + pass.length) {
-            refuse("a mask of another shape");
-        }
-        pass.mask = mask->data(), pass.mask_rows = static_cast<size_t>(mask->shape(0));
-    }
-    if (cache) pass.cache = cache->storage;
+}
+
+// Where hidden states go.
+void take_hidden(Pass& pass, const PyProgram& p, std::optional<Array<float>>& captured, std::optional<Array<float>>& hidden,
+                 size_t hidden_buffer) {
+    const size_t rows = pass.batch * pass.length;
     if (captured) {
-        if (static_cast<size_t>(captured->size()) < p.program.captures() * rows * width) refuse("no room for hidden states");
+        if (static_cast<size_t>(captured->size()) < p.program.captures() * rows * p.program.width(0)) {
+            refuse("no room for hidden states");
+        }
         refuse_unaligned(*captured);
         pass.captured = captured->mutable_data();
     }
@@ -346,6 +340,25 @@ bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64
         refuse_unaligned(*hidden);
         pass.hidden = hidden->mutable_data(), pass.hidden_buffer = hidden_buffer;
     }
+}
+
+bool run(PyProgram& p, size_t first, size_t last, py::object tokens, Array<int64_t> positions,
+         const std::vector<Array<float>>& frequencies, const PyCache* cache, size_t past, std::optional<Array<uint8_t>> mask,
+         std::optional<Array<float>> captured, std::optional<Array<float>> hidden, size_t hidden_buffer,
+         std::optional<Array<int64_t>> kept, std::optional<Array<float>> logits) {
+    Pass pass;
+    pass.first = first, pass.last = last, pass.past = past;
+    const py::array inputs = tokens.cast<py::array>();
+    take_inputs(pass, p, inputs, positions, frequencies);
+    if (mask) {
+        if (mask->ndim() != 3 || static_cast<size_t>(mask->shape(1)) != pass.length ||
+            static_cast<size_t>(mask->shape(2)) != past + pass.length) {
+            refuse("a mask of another shape");
+        }
+        pass.mask = mask->data(), pass.mask_rows = static_cast<size_t>(mask->shape(0));
+    }
+    if (cache) pass.cache = cache->storage;
+    take_hidden(pass, p, captured, hidden, hidden_buffer);
     if (logits) {
         if (!kept || logits->ndim() != 2 || logits->shape(0) != kept->size()) refuse("one row of logits for each kept row");
         refuse_unaligned(*kept, *logits);

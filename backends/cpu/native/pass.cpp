@@ -18,9 +18,7 @@ constexpr size_t kPanels = 2;       // panels of a task of a product of many row
 constexpr size_t kRunPanels = 8;    // panels of a gated product of one row between two activations
 constexpr auto kAskAfter = std::chrono::milliseconds(20);
 
-size_t blocks(size_t n, size_t size) { return (n + size - 1) / size; }
-
-void embed(const Table& table, const Kernels&, size_t id, float* out) {
+void embed(const Table& table, size_t id, float* out) {
     if (table.panels) return read_row(*table.panels, id, out);
     if (!table.bits) {
         for (size_t i = 0; i < table.width; ++i) out[i] = to_float(table.element, table.floats, id * table.width + i);
@@ -74,7 +72,7 @@ bool Program::run(const Pass& pass) {
 
 void Program::execute(Running& r, size_t thread) const {
     const Pass& pass = *r.pass;
-    if (!begin(r, thread)) return;
+    if (!begin(r)) return;
     for (size_t i = pass.first; i < pass.last; ++i) {
         if (thread == 0 && pass.interrupted) {
             const auto now = std::chrono::steady_clock::now();
@@ -95,14 +93,13 @@ void Program::execute(Running& r, size_t thread) const {
     if (thread == 0) r.finished = !r.stopped;
 }
 
-bool Program::begin(Running& r, size_t thread) const {
+bool Program::begin(Running& r) const {
     const Pass& pass = *r.pass;
-    (void)thread;
     const size_t width = widths_[0];
     for (size_t row; (row = r.team->next(r.rows)) < r.rows;) {
         float* x = at(r, 0, row);
         if (pass.embeds) std::copy_n(pass.embeds + row * width, width, x);
-        else embed(table_, kernels_, static_cast<size_t>(pass.ids[row]), x);
+        else embed(table_, static_cast<size_t>(pass.ids[row]), x);
         const size_t b = row / pass.length, s = row % pass.length;
         const int64_t position = pass.positions[(pass.positions_rows == 1 ? 0 : b) * pass.length + s];
         for (size_t i = 0; i < ropes_.size(); ++i) {
@@ -228,28 +225,16 @@ bool Program::linear(Running& r, const Operation& op, size_t thread) const {
         kernels_.matmul(m, from_row(inputs(r, op, m, *forms), first), last - first, panel, panel_end, y, y_stride, start,
                         scratch);
     };
-    if (rows == 1) {
-        size_t all = 0, begin, end;
-        for (const Matrix* m : op.matrices) all += m->panels;
-        while (r.team->next_run(all, begin, end)) {
-            size_t before = 0;
-            for (size_t i = 0; i < op.matrices.size(); before += op.matrices[i++]->panels) {
-                const size_t from = std::max(begin, before), to = std::min(end, before + op.matrices[i]->panels);
-                if (from < to) product(i, 0, 1, from - before, to - before);
-            }
-        }
-        return r.team->barrier();
-    }
     if (rows <= kFewRows) {
+        const size_t step = rows == 1 ? 1 : kPanels;
         size_t all = 0, begin, end;
-        for (const Matrix* m : op.matrices) all += blocks(m->panels, kPanels);
+        for (const Matrix* m : op.matrices) all += blocks(m->panels, step);
         while (r.team->next_run(all, begin, end)) {
             size_t before = 0;
-            for (size_t i = 0; i < op.matrices.size(); before += blocks(op.matrices[i++]->panels, kPanels)) {
-                const size_t pairs = blocks(op.matrices[i]->panels, kPanels);
-                const size_t from = std::max(begin, before), to = std::min(end, before + pairs);
-                if (from >= to) continue;
-                product(i, 0, rows, (from - before) * kPanels, std::min((to - before) * kPanels, op.matrices[i]->panels));
+            for (size_t i = 0; i < op.matrices.size(); before += blocks(op.matrices[i++]->panels, step)) {
+                const size_t panels = op.matrices[i]->panels;
+                const size_t from = std::max(begin, before), to = std::min(end, before + blocks(panels, step));
+                if (from < to) product(i, 0, rows, (from - before) * step, std::min((to - before) * step, panels));
             }
         }
         return r.team->barrier();
@@ -308,86 +293,6 @@ bool Program::gated(Running& r, const Operation& op, size_t thread) const {
         }
     } else {
         for (size_t task; (task = r.team->next(all)) < all;) task_of(task);
-    }
-    return r.team->barrier();
-}
-
-void Program::rotate(const Running& r, const Operation& op, float* head, size_t row, bool query) const {
-    const size_t half = ropes_[op.rope].half;
-    const float *cos = r.cos[op.rope] + row * half, *sin = r.sin[op.rope] + row * half;
-    for (size_t i = 0; i < half; ++i) {
-        const float first = head[i], second = head[half + i];
-        head[i] = first * cos[i] - second * sin[i];
-        head[half + i] = second * cos[i] + first * sin[i];
-    }
-    if (query) {
-        const float scale = 1.0f / std::sqrt(static_cast<float>(op.head_dim));
-        for (size_t i = 0; i < op.head_dim; ++i) head[i] *= scale;
-    }
-}
-
-// Key/value head `head` of a row, and the queries that read it: turned, and the key and value put into the cache.
-void Program::rotate_and_store(const Running& r, const Operation& op, size_t row, size_t head) const {
-    const size_t group = op.heads / op.kv_heads, b = row / r.pass->length, s = row % r.pass->length;
-    float* key = at(r, op.k, row) + head * op.head_dim;
-    for (size_t i = 0; i < group; ++i) rotate(r, op, at(r, op.input, row) + (head * group + i) * op.head_dim, row, true);
-    rotate(r, op, key, row, false);
-    kernels_.store(r.pass->cache.row(op.layer, b, head), r.pass->past + s, key, at(r, op.v, row) + head * op.head_dim);
-}
-
-// Queries first .. last of a key/value head, counted position by position and head by head.
-void Program::attend_tile(Running& r, const Operation& op, size_t b, size_t head, size_t first, size_t last,
-                          size_t thread) const {
-    const Pass& pass = *r.pass;
-    const size_t group = op.heads / op.kv_heads, dim = op.head_dim, keys = pass.past + pass.length;
-    const size_t keys_width = key_stride(pass.cache.element, dim);
-    float* queries = r.threads[thread].tile;
-    size_t reach[kTileRows];
-    const uint8_t* mask[kTileRows];
-    float* out[kTileRows];
-    for (size_t i = first; i < last; ++i) {
-        const size_t s = i / group, row = b * pass.length + s, column = (head * group + i % group) * dim;
-        float* query = queries + (i - first) * keys_width;
-        std::copy_n(at(r, op.input, row) + column, dim, query);
-        std::fill(query + dim, query + keys_width, 0.0f);
-        reach[i - first] = pass.past + s + 1;
-        mask[i - first] = pass.mask ? pass.mask + ((pass.mask_rows == 1 ? 0 : b) * pass.length + s) * keys : nullptr;
-        out[i - first] = at(r, op.output, row) + column;
-    }
-    AttentionTile tile;
-    tile.cache = pass.cache.row(op.layer, b, head);
-    tile.rows = last - first;
-    tile.keys = pass.mask ? keys : reach[tile.rows - 1];
-    tile.queries = queries, tile.reach = reach, tile.mask = pass.mask ? mask : nullptr, tile.out = out;
-    tile.scratch = queries + kTileRows * keys_width;
-    kernels_.attention(tile);
-}
-
-bool Program::attend(Running& r, const Operation& op, size_t thread) const {
-    const Pass& pass = *r.pass;
-    const size_t group = op.heads / op.kv_heads, heads = pass.batch * op.kv_heads, each = pass.length * group;
-    if (pass.length == 1 && heads >= r.team->threads()) {
-        // A new token looks only at its own head's keys: whoever stores the key attends, with nothing to wait for.
-        for (size_t task; (task = r.team->next(heads)) < heads;) {
-            const size_t b = task / op.kv_heads, head = task % op.kv_heads;
-            rotate_and_store(r, op, b, head);
-            for (size_t i = 0; i < each; i += kTileRows) {
-                attend_tile(r, op, b, head, i, std::min(i + kTileRows, each), thread);
-            }
-        }
-        return r.team->barrier();
-    }
-    const size_t stores = r.rows * op.kv_heads;
-    for (size_t task; (task = r.team->next(stores)) < stores;) {
-        rotate_and_store(r, op, task / op.kv_heads, task % op.kv_heads);
-    }
-    if (!r.team->barrier()) return false;
-    const size_t wanted = blocks(r.team->threads(), heads);  // tiles that each head should at least be cut into
-    const size_t rows = std::max<size_t>(1, std::min(kTileRows, blocks(each, wanted)));
-    const size_t tiles = blocks(each, rows), all = heads * tiles;
-    for (size_t task; (task = r.team->next(all)) < all;) {
-        const size_t tile = tiles - 1 - task / heads, head = task % heads;  // later ones have more keys: they go first
-        attend_tile(r, op, head / op.kv_heads, head % op.kv_heads, tile * rows, std::min((tile + 1) * rows, each), thread);
     }
     return r.team->barrier();
 }

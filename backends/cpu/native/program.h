@@ -138,7 +138,7 @@ class Program {
     void prepare(const Operation& op, const float* x, Forms& forms, size_t row) const;
     Forms* prepared(Running& r, const Operation& op, size_t rows, size_t thread) const;
     void execute(Running& r, size_t thread) const;
-    bool begin(Running& r, size_t thread) const;
+    bool begin(Running& r) const;
     bool perform(Running& r, const Operation& op, size_t thread) const;
     bool linear(Running& r, const Operation& op, size_t thread) const;
     bool gated(Running& r, const Operation& op, size_t thread) const;

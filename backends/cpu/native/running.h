@@ -10,6 +10,8 @@
 
 namespace polyllama {
 
+constexpr size_t blocks(size_t n, size_t size) { return (n + size - 1) / size; }
+
 constexpr size_t kGroups[] = {32, 64, 128};
 constexpr size_t group_index(size_t group) { return group == 32 ? 0 : group == 64 ? 1 : 2; }
 
