@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,12 @@ def machine() -> dict[str, Any]:
     if cpuinfo.is_file():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
-    packages = {name: version(name) for name in ("numpy", "torch", "transformers")}
+    packages = {}
+    for name in ("numpy", "torch", "transformers"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), **packages}
 
 
