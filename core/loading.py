@@ -18,7 +18,7 @@ from .errors import CheckpointError, InputError, PolyllamaWarning, RegistryError
 from .graph import Dropout, Graph, nodes_of_type
 from .llama import build_graph
 from .plugins import Plugins, plugin_manager
-from .settings import Settings, load_settings
+from .settings import Settings, load_settings, settings_of_call
 from .task import Task
 
 if TYPE_CHECKING:
@@ -274,16 +274,7 @@ def load(
         from .quantization.settings import parse_quantize
 
         parse_quantize(quantize)  # a misspelt argument is an error of the call, not of the settings
-    # A backend named in the call brings its own device; one from a file must not be mixed into it.
-    settings = load_settings(
-        backend=backend,
-        device=device,
-        dtype=None if dtype == "auto" else dtype,
-        quantize=quantize,
-        offline=offline,
-    )
-    if backend is not None and device is None:
-        settings = settings.model_copy(update={"device": None})
+    settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
     described = describe(
         source,
         task=task,

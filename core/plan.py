@@ -149,15 +149,9 @@ def plan(
 ) -> Plan:
     """See :meth:`polyllama.core.model.Llama.plan`."""
     from .plan_advice import advise
-    from .settings import load_settings
+    from .settings import settings_of_call
 
-    settings = load_settings(
-        backend=backend,
-        device=device,
-        dtype=None if dtype == "auto" else dtype,
-        quantize=quantize,
-        offline=offline,
-    )
+    settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
     facts = find_facts(source, task=task, revision=revision, overrides=dict(config_overrides or {}), settings=settings)
     asked = _asked(facts, settings, batch, context, prompt, prefill_chunk_size)
     devices = find_devices()

@@ -217,6 +217,20 @@ def load_settings(**arguments: Any) -> Settings:
     return _honour_hub_offline(settings, os.environ)
 
 
+def settings_of_call(
+    *, backend: str | None, device: str | None, dtype: str, quantize: str | None, offline: bool | None
+) -> Settings:
+    """The settings that loading a model with these arguments, or planning to, goes by; see :func:`load_settings`.
+
+    A backend named in the call brings its own device; one from a file must not be mixed into it.
+    """
+    asked = None if dtype == "auto" else dtype
+    settings = load_settings(backend=backend, device=device, dtype=asked, quantize=quantize, offline=offline)
+    if backend is not None and device is None:
+        return settings.model_copy(update={"device": None})
+    return settings
+
+
 def _read_settings_file(path: Path) -> dict[str, Any]:
     content = read_yaml_mapping(path, SettingsError, max_bytes=MAX_FILE_BYTES)
     for key in content:

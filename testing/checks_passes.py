@@ -87,7 +87,12 @@ def positions_cached(candidate: Candidate) -> Iterator[Measurement]:
 
 @check("positions.explicit", "position_ids that are given are used")
 def positions_explicit(candidate: Candidate) -> Measurement:
-    p, positions = probe("plain"), 2 * np.arange(LENGTH)[None] + 3
+    return at_positions(candidate, 2 * np.arange(LENGTH)[None] + 3)
+
+
+def at_positions(candidate: Candidate, positions: np.ndarray) -> Measurement:
+    """The rows at positions ``[1, tokens]`` that are given."""
+    p = probe("plain")
     found = candidate.run(p, ROWS, position_ids=positions)["logits"]
     return compare(found, candidate.oracle(p, ROWS, position_ids=positions)["logits"], "logits")
 
@@ -103,9 +108,7 @@ def positions_holes(candidate: Candidate) -> Iterator[Measurement]:
 
 @check("positions.large", "positions beyond max_position_embeddings, and beyond what bfloat16 can count")
 def positions_large(candidate: Candidate) -> Measurement:
-    p, positions = probe("plain"), 11 * np.arange(LENGTH)[None] + 200
-    found = candidate.run(p, ROWS, position_ids=positions)["logits"]
-    return compare(found, candidate.oracle(p, ROWS, position_ids=positions)["logits"], "logits")
+    return at_positions(candidate, 11 * np.arange(LENGTH)[None] + 200)
 
 
 @check("positions.packed", "given alone, a position that does not rise begins another text, which sees none before it")

@@ -9,14 +9,13 @@ whether a kite or a house follows.
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from head_text import SPLITS, Words, belongs, examples, fill, marked, read, story_sentences, unmarked
+from head_text import Words, belongs, examples, fill, marked, preview, read, story_sentences, unmarked
 from story_templates import pick
 
 KINDS = ("PERSON", "PLACE", "THING")
@@ -161,15 +160,10 @@ def tagged_texts(split: str, how_many: int, first: int = 0) -> Iterator[Tagged]:
     return examples("entities", split, how_many, Tagger(split).attempt, first)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=5, help="how many texts (default 5)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="train, heldout or unseen (default train)")
-    arguments = parser.parse_args()
-    for example in tagged_texts(arguments.split, arguments.count):
-        print(example.text)
-        print("  " + ", ".join(f"{example.text[e.start : e.end]}: {e.kind}" for e in example.entities))
+def _shown(example: Tagged) -> str:
+    entities = (f"{example.text[entity.start : entity.end]}: {entity.kind}" for entity in example.entities)
+    return f"{example.text}\n  {', '.join(entities)}"
 
 
 if __name__ == "__main__":
-    main()
+    preview(__doc__ or "", "texts", tagged_texts, _shown)

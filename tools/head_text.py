@@ -13,6 +13,7 @@ What is held out from training is held out twice:
 
 from __future__ import annotations
 
+import argparse
 import random
 import re
 import tomllib
@@ -150,6 +151,20 @@ def examples(
         while (made := make(rng)) is None:
             pass
         yield made
+
+
+def preview(description: str, what: str, make: Callable[[str, int], Iterator[T]], show: Callable[[T], str]) -> None:
+    """The command of a module that makes examples: some of a split, printed.
+
+    Args:
+        what: what the examples are called in ``--help``.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--count", type=int, default=5, help=f"how many {what} (default 5)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="train, heldout or unseen (default train)")
+    arguments = parser.parse_args()
+    for example in make(arguments.split, arguments.count):
+        print(show(example))
 
 
 def read(name: str) -> dict[str, Any]:

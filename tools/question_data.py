@@ -12,13 +12,12 @@ that none of the names is the answer, so most questions without one ask for what
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from head_text import SPLITS, Person, Words, belongs, examples, fill, marked, read, unmarked
+from head_text import Person, Words, belongs, examples, fill, marked, preview, read, unmarked
 from question_passages import HAPPENED, SLOTS, Fact, Passage, Thing, kinds_of_deeds, passage_of, plain, same
 from story_templates import parse, pick, slots
 
@@ -335,14 +334,5 @@ def questions(split: str, how_many: int, first: int = 0) -> Iterator[Question]:
     return examples("questions", split, how_many, Questioner(split).attempt, first)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=5, help="how many questions (default 5)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="train, heldout or unseen (default train)")
-    arguments = parser.parse_args()
-    for example in questions(arguments.split, arguments.count):
-        print(f"{example.context}\n  {example.question} {example.answer or '(no answer)'}")
-
-
 if __name__ == "__main__":
-    main()
+    preview(__doc__ or "", "questions", questions, lambda q: f"{q.context}\n  {q.question} {q.answer or '(no answer)'}")

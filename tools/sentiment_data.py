@@ -8,7 +8,6 @@ the main clause or what is said last decides ("at first sad, but then ..."). Eve
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entity_data import Tagger
-from head_text import SPLITS, Words, belongs, examples, fill, read, story_sentences, unmarked
+from head_text import Words, belongs, examples, fill, preview, read, story_sentences, unmarked
 from story_templates import pick
 
 LABELS = ("negative", "neutral", "positive")
@@ -157,14 +156,5 @@ def opinions(split: str, how_many: int, first: int = 0) -> Iterator[Opinion]:
     return examples("sentiment", split, how_many, Critic(split).attempt, first)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=5, help="how many texts (default 5)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="train, heldout or unseen (default train)")
-    arguments = parser.parse_args()
-    for example in opinions(arguments.split, arguments.count):
-        print(f"{example.label:9} {example.text}")
-
-
 if __name__ == "__main__":
-    main()
+    preview(__doc__ or "", "texts", opinions, lambda opinion: f"{opinion.label:9} {opinion.text}")

@@ -16,11 +16,8 @@ from ...core.errors import BackendError
 from ...core.graph import Attention, Graph, Linear
 from ...core.memory import MemoryEstimate, Workload, load_peak
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
+from .sizes import CHUNK, DTYPES, matrices, nearest_dtype
 from .topology import physical_cores
-
-DTYPES = ("float32", "bfloat16", "float16")
-CHUNK = 512
-"""Rows that go through the program at a time; the rule of ``model.CHUNK``."""
 
 LINE, PANEL, STEP, TILE_ROWS = 64, 16, 64, 16
 THREAD = 4 * (2 * PANEL * 128 + 2 * 128 * 2 * PANEL + 2 * TILE_ROWS * 64)
@@ -30,13 +27,13 @@ THREAD = 4 * (2 * PANEL * 128 + 2 * 128 * 2 * PANEL + 2 * TILE_ROWS * 64)
 def estimate(workload: Workload) -> MemoryEstimate:
     """See :func:`polyllama.core.memory.estimate`."""
     dtype = _own_dtype(workload)
-    matrices = _matrices(workload.graph)
-    held = _held(workload, matrices, dtype)
-    kernels = {p.name: _unpacked(workload, matrices, p.name, dtype) for p in workload.parameters}
+    by_name = matrices(workload.graph)
+    held = _held(workload, by_name, dtype)
+    kernels = {p.name: _unpacked(workload, by_name, p.name, dtype) for p in workload.parameters}
 
     def extra(name: str, read: int) -> int:
         # Panels are made from the tensor as it was read; what needs no panels is taken over as it is.
-        return kernels[name] if _module(name) in matrices else -min(read, held[name])
+        return kernels[name] if _module(name) in by_name else -min(read, held[name])
 
     cache = sum(_cache_bytes(node, workload, dtype) for node in workload.graph.walk() if isinstance(node, Attention))
     chunk = min(workload.chunk or workload.prompt, workload.prompt)
@@ -53,21 +50,11 @@ def _own_dtype(workload: Workload) -> str:
     if any(p.bits for p in workload.parameters):
         return "bfloat16"
     own = workload.config.dtype or workload.stored_dtype
-    return own if own in DTYPES else "float32" if own == "float64" else "bfloat16"
+    return nearest_dtype(own)
 
 
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _matrices(graph: Graph) -> Mapping[str, Any]:
-    """Modules that are multiplied by; a tied head's is the embedding it shares."""
-    found: dict[str, Any] = {}
-    node: Any
-    for node in graph.walk():
-        if type(node) in (Linear, QuantizedLinear):
-            found[node.tied_to or node.name] = node
-    return found
 
 
 def _held(workload: Workload, matrices: Mapping[str, Any], dtype: str) -> dict[str, int]:

@@ -19,6 +19,7 @@ from ...core.spec_model import SpecModel
 from . import packed_file
 from .cache import CpuCache
 from .program import Lowered, lower
+from .sizes import CHUNK, DTYPES, nearest_dtype
 from .topology import physical_cores
 from .weights import CpuWeights, FloatView, pack
 
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
     from ...core.graph import Graph
     from ...core.outputs import ModelOutput
     from ...core.task import Task
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-CHUNK = 512
-"""Rows that go through the program at a time: enough for the products, and bounded memory for long prompts."""
-
 
 PRODUCTS = 1 << 31
 """Multiplications that a single product does at a time, so that Ctrl-C waits for no more of a long prompt's head."""
@@ -222,4 +217,4 @@ def own_dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, confi
     if own == "float64":
         message = "the model is in float64, which the cpu backend does not compute in: it runs in float32"
         warnings.warn(message, PolyllamaWarning, stacklevel=2)
-    return own if own in DTYPES else "float32" if own == "float64" else "bfloat16"
+    return nearest_dtype(own)

@@ -22,7 +22,8 @@ import numpy as np
 
 from ...core.checkpoint.safetensors import SafetensorsFile
 from ...core.errors import CheckpointError, PolyllamaWarning
-from .weights import Layout, Packed, _packed, matrices
+from .sizes import matrices
+from .weights import Layout, Packed, _packed
 
 if TYPE_CHECKING:
     import hashlib

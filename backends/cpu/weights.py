@@ -13,9 +13,10 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.dtypes import dtype_name, numpy_dtype
 from ...core.errors import BackendError
-from ...core.graph import Embedding, Graph, Linear, Node
+from ...core.graph import Embedding, Graph
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from . import _kernels
+from .sizes import matrices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,15 +193,6 @@ class FloatView(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._weights)
-
-
-def matrices(graph: Graph) -> dict[str, Node]:
-    """Modules that are multiplied by, by name; a tied head's is the embedding it shares."""
-    found: dict[str, Node] = {}
-    for node in graph.walk():
-        if type(node) in (Linear, QuantizedLinear):
-            found[node.tied_to or node.name] = node  # type: ignore[attr-defined]
-    return found
 
 
 def pack(

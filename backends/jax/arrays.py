@@ -1,4 +1,4 @@
-"""NumPy and JAX arrays, dtypes, devices, and the lengths that compiled passes are padded to."""
+"""NumPy and JAX arrays, dtypes and devices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ from ...core.errors import BackendError, BackendUnavailableError
 
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 """What the backend computes in."""
-
-SMALLEST_PREFILL = 16
-"""Tokens that a pass over more than one is padded to at least."""
-
-SMALLEST_CACHE = 64
-"""Slots of the smallest cache."""
 
 
 def dtype_of(name: str) -> Any:
@@ -66,18 +60,3 @@ def is_traced(*values: Any) -> bool:
 def as_float32(array: Any) -> np.ndarray:
     """A JAX array as float32 NumPy."""
     return np.asarray(array).astype(np.float32)
-
-
-def padded_length(count: int, smallest: int) -> int:
-    """The next of 1, `smallest`, and then two sizes for each doubling: few to compile for, a third wasted at most.
-
-    For a smallest of 16: 1, 16, 24, 32, 48, 64, 96, 128 ...
-    """
-    if count == 1:
-        return 1
-    size = smallest
-    while size < count:
-        if count <= size + size // 2:
-            return size + size // 2
-        size *= 2
-    return size

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.cache import Cache
-from .arrays import SMALLEST_CACHE, padded_length
+from .lengths import SMALLEST_CACHE, padded_length
 
 if TYPE_CHECKING:
     from ...core.graph import Array

@@ -15,9 +15,10 @@ from ...core.dtypes import itemsize
 from ...core.errors import BackendError
 from ...core.memory import MemoryEstimate, Workload, load_peak
 from ...core.quantization.nodes import QuantizedLinear
+from .lengths import SMALLEST_CACHE, SMALLEST_PREFILL, padded_length
 
 DTYPES = ("float32", "bfloat16", "float16")
-SMALLEST_PREFILL, SMALLEST_CACHE, FEW_ROWS = 16, 64, 4
+FEW_ROWS = 4
 SCORES = 3
 """Copies of attention's scores: two in XLA's plan, and one that its fused kernels make for themselves."""
 
@@ -43,18 +44,6 @@ def estimate(workload: Workload) -> MemoryEstimate:
         max(_pass(workload, dtype, count, slots) for count in (length, 1)),
         load_peak(workload, held, lambda name, read: 0),
     )
-
-
-def padded_length(count: int, smallest: int) -> int:
-    """The length that a pass or a cache is padded to; the rule of ``arrays.padded_length``."""
-    if count == 1:
-        return 1
-    size = smallest
-    while size < count:
-        if count <= size + size // 2:
-            return size + size // 2
-        size *= 2
-    return size
 
 
 def _pass(workload: Workload, dtype: str, length: int, slots: int) -> int:

@@ -19,9 +19,10 @@ from ...core.forward import attended_tokens, length_ropes
 from ...core.inputs import HostInputs, Layout, lay_out, read_inputs, read_num_items
 from ...core.labels import split_labels
 from ...core.training import Measure, read_checkpointing
-from .arrays import SMALLEST_PREFILL, as_float32, device_name, dtype_of, find_device, padded_length
+from .arrays import as_float32, device_name, dtype_of, find_device
 from .cache import JaxCache
 from .functional import apply, dropout_key, register_output
+from .lengths import SMALLEST_PREFILL, padded_length
 from .nodes import Checkpoint
 from .params import check_params
 from .traced import Inputs, Params, Result, Static, TracedPass
