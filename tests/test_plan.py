@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,26 @@ def test_torch_allocates_what_ghosts_say(dtype: str, quantize: str | None, batch
     assert planned.cache + planned.activations == pytest.approx(measured, rel=slack, abs=head_kernel)
 
 
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """All threads of this process on one processor, where the system can be told so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+
+    def run_on(processors: set[int]) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), processors)
+
+    allowed = os.sched_getaffinity(0)
+    run_on({min(allowed)})
+    try:
+        yield
+    finally:
+        run_on(allowed)
+
+
 @pytest.mark.parametrize(
     ("dtype", "quantize", "batch", "context"),
     [("float32", None, 2, 128), ("float32", None, 1, 400), ("bfloat16", None, 2, 128), ("bfloat16", "int4", 1, 128)],
@@ -131,16 +153,17 @@ def test_mlx_hands_out_what_ghosts_say(dtype: str, quantize: str | None, batch: 
     model._stride = 1 << 30  # begun along the layers, small ones are done before the next are handed over
     wanted = planned.cache + planned.activations
     most = 0
-    for _ in range(50):  # on a busy machine what is handed out is computed at once: then it is less
-        mx.clear_cache()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        output = _pass(llm, batch, context)
-        most = max(most, mx.get_peak_memory() - before)
-        assert output is not None
-        del output
-        if most >= 0.88 * wanted:
-            break
+    with one_processor():  # with two, some is computed while the rest is handed out, and given back: then it is less
+        for _ in range(200):
+            mx.clear_cache()
+            before = mx.get_active_memory()
+            mx.reset_peak_memory()
+            output = _pass(llm, batch, context)
+            most = max(most, mx.get_peak_memory() - before)
+            assert output is not None
+            del output
+            if wanted <= 1.12 * most:
+                break
     assert wanted == pytest.approx(most, rel=0.12)
 
 
@@ -336,6 +359,13 @@ def test_what_fits(model: Path) -> None:
     of_mlx = [option for option in plan.options if (option.backend, option.dtype) == ("mlx", "float32")]
     smaller = {option.quantize: option.memory.weights for option in of_mlx if option.memory}
     assert smaller["int4"] < smaller["int8"] < smaller[None]  # type: ignore[index]
+
+
+def test_a_backend_that_is_asked_for_brings_its_own_device(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in loading: a device in the settings belongs to the backend there."""
+    monkeypatch.setenv("POLYLLAMA_DEVICE", "cuda")
+    plan = Llama.plan(model, backend="reference")
+    assert plan.chosen is not None and plan.chosen.device == Llama.load(model, backend="reference").model.device
 
 
 def test_a_backend_that_is_asked_for(model: Path) -> None:
