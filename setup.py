@@ -17,7 +17,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("backends/cpu/native")
-COMMON = ("activations", "detect", "module", "packing", "pass", "pass_attention", "pool", "program")
+COMMON = (
+    *("activations", "detect", "packing", "pass", "pass_attention", "pool", "program"),
+    *("module", "python_matrices", "python_program"),
+)
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake; GCC and Clang differ in the rest.
 QUIET = [

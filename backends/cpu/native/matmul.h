@@ -13,16 +13,38 @@ struct Output {
     size_t stride;
 };
 
-// Weights of `Panels` panels times `Rows` rows, over n inputs.
+// Sums of `Rows` rows and `Panels` panels, in registers.
 template <size_t Rows, size_t Panels>
-void tile_floats(const float* const* w, size_t n, const float* x, size_t x_stride, Output y) {
-    Floats sums[Rows][Panels][kParts];
+using TileSums = Floats[Rows][Panels][kParts];
+
+template <size_t Rows, size_t Panels>
+inline void clear_sums(TileSums<Rows, Panels>& sums) {
 #pragma GCC unroll 16
     for (size_t r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
             for (size_t i = 0; i < kParts; ++i) sums[r][p][i] = Vector::zero();
+}
+
+template <size_t Rows, size_t Panels>
+inline void add_to(Output y, const TileSums<Rows, Panels>& sums) {
+#pragma GCC unroll 16
+    for (size_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 16
+            for (size_t i = 0; i < kParts; ++i) {
+                float* at = y.at + r * y.stride + p * kPanel + i * kLanes;
+                Vector::store(at, Vector::add(Vector::load(at), sums[r][p][i]));
+            }
+}
+
+// Weights of `Panels` panels times `Rows` rows, over n inputs.
+template <size_t Rows, size_t Panels>
+void tile_floats(const float* const* w, size_t n, const float* x, size_t x_stride, Output y) {
+    TileSums<Rows, Panels> sums;
+    clear_sums<Rows, Panels>(sums);
     for (size_t k = 0; k < n; ++k) {
         Floats weights[Panels][kParts];
 #pragma GCC unroll 16
@@ -39,27 +61,14 @@ void tile_floats(const float* const* w, size_t n, const float* x, size_t x_strid
                     sums[r][p][i] = Vector::fma(weights[p][i], input, sums[r][p][i]);
         }
     }
-#pragma GCC unroll 16
-    for (size_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 16
-        for (size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 16
-            for (size_t i = 0; i < kParts; ++i) {
-                float* at = y.at + r * y.stride + p * kPanel + i * kLanes;
-                Vector::store(at, Vector::add(Vector::load(at), sums[r][p][i]));
-            }
+    add_to<Rows, Panels>(y, sums);
 }
 
 // The same in pairs of bf16, over n pairs.
 template <class V, size_t Rows, size_t Panels>
 void tile_pairs(const uint16_t* const* w, size_t n, const uint16_t* x, size_t x_stride, Output y) {
-    Floats sums[Rows][Panels][kParts];
-#pragma GCC unroll 16
-    for (size_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 16
-        for (size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 16
-            for (size_t i = 0; i < kParts; ++i) sums[r][p][i] = V::zero();
+    TileSums<Rows, Panels> sums;
+    clear_sums<Rows, Panels>(sums);
     for (size_t k = 0; k < n; ++k) {
 #pragma GCC unroll 16
         for (size_t r = 0; r < Rows; ++r)
@@ -71,15 +80,7 @@ void tile_pairs(const uint16_t* const* w, size_t n, const uint16_t* x, size_t x_
                     sums[r][p][i] = V::dot_bf16(sums[r][p][i], pairs, x + r * x_stride + 2 * k);
                 }
     }
-#pragma GCC unroll 16
-    for (size_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 16
-        for (size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 16
-            for (size_t i = 0; i < kParts; ++i) {
-                float* at = y.at + r * y.stride + p * kPanel + i * kLanes;
-                V::store(at, V::add(V::load(at), sums[r][p][i]));
-            }
+    add_to<Rows, Panels>(y, sums);
 }
 
 // Bytes that are asked for before they are needed. Rows make a line last longer than processors look ahead; a single
@@ -98,13 +99,8 @@ template <Format F, size_t Rows, size_t Panels>
 void tile_packed(const PackedTile& w, const Inputs& x, Output y) {
     using V = Vector;
     constexpr size_t step = F == Format::q4 ? 8 : 4;  // inputs of a line
-    Floats sums[Rows][Panels][kParts];
-#pragma GCC unroll 16
-    for (size_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 16
-        for (size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 16
-            for (size_t i = 0; i < kParts; ++i) sums[r][p][i] = V::zero();
+    TileSums<Rows, Panels> sums;
+    clear_sums<Rows, Panels>(sums);
     const size_t group = w.m.group, values = group_values_bytes(F, group);
     const int8_t* inputs = x.q8;
     const uint8_t* at = w.groups;
@@ -164,15 +160,7 @@ void tile_packed(const PackedTile& w, const Inputs& x, Output y) {
                 }
             }
     }
-#pragma GCC unroll 16
-    for (size_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 16
-        for (size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 16
-            for (size_t i = 0; i < kParts; ++i) {
-                float* to = y.at + r * y.stride + p * kPanel + i * kLanes;
-                V::store(to, V::add(V::load(to), sums[r][p][i]));
-            }
+    add_to<Rows, Panels>(y, sums);
 }
 
 // Calls f.run<n>() for n from 1 to Most.
