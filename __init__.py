@@ -10,6 +10,7 @@ Importing this package loads nothing heavy: every public name is fetched from it
 
 from __future__ import annotations
 
+import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,14 @@ def __getattr__(name: str) -> Any:
     module = _EXPORTS.get(name)
     if module is None:
         raise AttributeError(f"module 'polyllama' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    # Modules and their classes stay: looking for garbage among them takes a tenth of the time of importing them.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        value = getattr(importlib.import_module(f".{module}", __name__), name)
+    finally:
+        if collects:
+            gc.enable()
     globals()[name] = value
     return value
 

@@ -26,6 +26,12 @@ PROGRAMS = {
         "llm = Llama.load('tiny', backend='cpu')\n"
         "assert llm.generate('Once upon a time', max_new_tokens=1).token_ids"
     ),
+    "polyllama run tiny, backend cpu": (
+        "import sys\n"
+        "sys.argv = ['polyllama', 'run', 'tiny', 'Once upon a time', '--backend', 'cpu', '--max-new-tokens', '1']\n"
+        "from polyllama.__main__ import process\n"
+        "sys.exit(process())"
+    ),
 }
 
 
@@ -38,8 +44,10 @@ def main() -> None:
     # As on a user's machine: the first round, which is not counted, compiles modules, the others find them compiled.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
     def run(program: str) -> float:
-        return seconds(lambda: subprocess.run([sys.executable, "-c", program], check=True, env=environment))
+        return seconds(lambda: subprocess.run([sys.executable, "-c", program], check=True, env=environment, **silent))
 
     figures = alternate({name: (lambda p=p: run(p)) for name, p in PROGRAMS.items()}, arguments.rounds)  # type: ignore[misc]
     rows = [

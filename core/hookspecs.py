@@ -213,17 +213,20 @@ class CheckpointFormatDescriptor(Descriptor):
     """A format of weights on disk; its target reads it into a ``core.checkpoint.Checkpoint``.
 
     ``writes``: the target writes it too (``core.checkpoint.writing.FormatWriter``), so ``polyllama convert --to`` its
-    name works. ``aliases``: other names for it there.
+    name works. ``aliases``: other names for it there. ``files``: patterns of the files by which a folder of it is
+    known; where a folder has none of them, the reader is neither asked nor imported. Without patterns it always is.
     """
 
     kind: ClassVar[str] = "checkpoint format"
 
     writes: bool = False
     aliases: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _as_strings(self, "aliases")
+        _as_strings(self, "files")
         _check_aliases(self, self.aliases)
 
     def names(self) -> tuple[str, ...]:

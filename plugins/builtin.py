@@ -93,34 +93,40 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
             "config.json beside safetensors files, single or sharded",
             writes=True,
             aliases=("hf",),
+            files=("*.safetensors", "*.safetensors.index.json"),
         ),
         CheckpointFormatDescriptor(
             "mlx",
             "polyllama.core.checkpoint.write_huggingface:MlxFormat",
             "Hugging Face's folder with MLX's packed weights",
             writes=True,
+            files=("*.safetensors", "*.safetensors.index.json"),
         ),
         CheckpointFormatDescriptor(
             "pytorch",
             "polyllama.core.checkpoint.huggingface:PyTorchFormat",
             "config.json beside pytorch_model.bin files, whose pickles are never run",
+            files=("pytorch_model*",),
         ),
         CheckpointFormatDescriptor(
             "meta",
             "polyllama.core.checkpoint.write_meta:MetaWriter",
             "Meta's originals: params.json beside consolidated.NN.pth",
             writes=True,
+            files=("consolidated.*.pth",),
         ),
         CheckpointFormatDescriptor(
             "gguf",
             "polyllama.core.checkpoint.write_gguf:GgufWriter",
             "GGUF of llama.cpp: weights, configuration and tokenizer in one file",
             writes=True,
+            files=("*.gguf",),
         ),
         CheckpointFormatDescriptor(
             "llama2c",
             "polyllama.core.checkpoint.llama2c:Llama2cFormat",
             "llama2.c's .bin, legacy and version 1",
+            files=("*.bin",),
         ),
     ]
 

@@ -43,6 +43,20 @@ def test_loading_on_the_reference_backend_loads_no_framework(tmp_path: Path) -> 
     assert loaded_after(code, (*FRAMEWORKS, "tokenizers", "huggingface_hub", "jinja2", "rich")) == set()
 
 
+def test_readers_of_other_formats_are_not_imported() -> None:
+    names = ("gguf", "meta", "llama2c", "pickle_reader", "huggingface")
+    modules = tuple(f"polyllama.core.checkpoint.{name}" for name in names)
+    code = "from polyllama import Llama\nLlama.load('tiny', backend='reference')"
+    assert loaded_after(code, modules) == {"polyllama.core.checkpoint.huggingface"}
+
+
+@pytest.mark.parametrize("setting", ["enable", "disable"])
+def test_importing_leaves_the_garbage_collector_as_it_was(setting: str) -> None:
+    code = f"import gc\ngc.{setting}()\nfrom polyllama import Llama\nprint(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(setting == "enable")
+
+
 LISTINGS = [["plugins"], ["plugins", "--json"], ["backends"], ["backends", "--json"], ["models"], ["--help"]]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -91,6 +91,9 @@ def open_checkpoint(
 
 def _detects(descriptor: FormatDescriptor, path: Path) -> bool:
     """A broken plugin must not keep the other readers from working, but it is named."""
+    patterns: Sequence[str] = getattr(descriptor, "files", ())
+    if patterns and path.is_dir() and not any(any(path.glob(pattern)) for pattern in patterns):
+        return False
     try:
         return bool(descriptor.load().detect(path))
     except Exception as error:
