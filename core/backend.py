@@ -95,7 +95,7 @@ class Backend(Protocol):
     """What a plugin registers: it says whether it can run, and realizes graphs.
 
     It may also have ``dtypes``, the names of those it computes in, and ``memory(workload) -> MemoryEstimate``, what a
-    model takes on it without being loaded; see :mod:`polyllama.core.memory`, which says what is assumed without.
+    model takes on it without being loaded; :mod:`polyllama.core.planning.memory` says what is assumed without.
     """
 
     name: str

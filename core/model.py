@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from .attention_mask import AttentionMask
     from .backend import Choice, Model
     from .config import LlamaConfig
-    from .generation import TextStream
-    from .generation_config import GenerationOptions
-    from .generation_defaults import GenerationDefaults
+    from .generation import GenerationOptions, TextStream
+    from .generation.defaults import GenerationDefaults
     from .graph import Graph
     from .outputs import ModelOutput
-    from .plan import Plan
+    from .planning.plan import Plan
     from .task import Task
     from .tokenizer import Tokenizer
 
@@ -160,8 +159,9 @@ class Llama(Training):
             task, revision, offline, config_overrides: as for :meth:`load`.
 
         Returns:
-            A :class:`~polyllama.core.plan.Plan`: tensors that do not fit and likely causes, memory by backend, dtype
-            and quantization, what fits, which backend would be taken and why, and what to change where it does not fit.
+            A :class:`~polyllama.core.planning.plan.Plan`: tensors that do not fit and likely causes, memory by backend,
+            dtype and quantization, what fits, which backend would be taken and why, and what to change where it
+            does not fit.
 
         Raises:
             PolyllamaError: nothing is known under that name, or an argument is wrong.
@@ -170,7 +170,7 @@ class Llama(Training):
         >>> plan.fit.ok, plan.chosen.memory.weights == 8 * plan.parameters
         (True, True)
         """
-        from .plan import plan
+        from .planning.plan import plan
 
         return plan(
             source,
@@ -342,7 +342,7 @@ class Llama(Training):
             attention_mask: ``[B, S]``, which of `input_ids` are real.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, ``seed``,
                 ``stop``, ``repetition_penalty``, ``num_return_sequences``, ``logprobs`` ...: see
-                :class:`~polyllama.core.generation_config.GenerationOptions`.
+                :class:`~polyllama.core.generation.options.GenerationOptions`.
 
         Returns:
             A :class:`~polyllama.core.generation.Generation` for one prompt, a list for a list; with
@@ -499,8 +499,8 @@ class Llama(Training):
             raise UnsupportedError(f"task {self.task!r} does not generate text", hint="load with task='causal-lm'")
 
     def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
-        from .generation_config import GenerationOptions
-        from .generation_defaults import GenerationDefaults
+        from .generation import GenerationOptions
+        from .generation.defaults import GenerationDefaults
 
         if not self._defaults_read and self._loaded.folder is not None:
             self._defaults = GenerationDefaults.from_pretrained(self._loaded.folder)

@@ -10,9 +10,9 @@ import numpy as np
 from ..core.dtypes import numpy_dtype
 from ..core.errors import InputError
 from ..core.generation import generate
-from ..core.generation_config import GenerationOptions
+from ..core.generation.options import GenerationOptions
+from ..core.generation.sampling import Filters, filter_logits, gumbel_noise, noise_key
 from ..core.hookspecs import describe_exception
-from ..core.sampling import Filters, filter_logits, gumbel_noise, noise_key
 from .candidate import Candidate
 from .checks import check
 from .checks_models import ROWS

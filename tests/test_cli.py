@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from polyllama.__main__ import main
 from polyllama.core.errors import PolyllamaError, PolyllamaWarning
-from polyllama.core.generation_config import GenerationOptions
+from polyllama.core.generation.options import GenerationOptions
 from polyllama.core.hookspecs import CommandDescriptor, hookimpl
 from polyllama.core.model import Llama
 from polyllama.core.plugins import plugin_manager, reset_plugins

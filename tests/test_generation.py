@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polyllama.core import decoding_batch
 from polyllama.core.cache import Cache
 from polyllama.core.config import LlamaConfig
-from polyllama.core.decoding import context_length
 from polyllama.core.errors import GenerationError, InputError, PolyllamaWarning
 from polyllama.core.generation import (
     GenerationDefaults,
     GenerationOptions,
     GenerationRun,
     TextStream,
+    batch,
     by_prompt,
     generate,
     stream,
 )
+from polyllama.core.generation.decoding import context_length
+from polyllama.core.generation.streaming import StopStrings
 from polyllama.core.outputs import CausalLMOutput
-from polyllama.core.streaming import StopStrings
 from support import BACKENDS, ROPE_TYPES
 
 # A busy machine is no failure.
@@ -422,7 +422,7 @@ def test_a_huge_limit_takes_no_memory_beforehand():
 
 
 def test_storage_grows_as_the_text_does(monkeypatch):
-    monkeypatch.setattr(decoding_batch, "FIRST_CAPACITY", 3)
+    monkeypatch.setattr(batch, "FIRST_CAPACITY", 3)
     model = RecurrentModel()
     monkeypatch.setattr(EchoCache, "capacity", property(lambda self: 10**6, lambda self, value: None), raising=False)
     assert tokens(run(model=model)) == [brute_force(prompt, 12) for prompt in PROMPTS]
@@ -885,7 +885,7 @@ def test_everything_transformers_writes_is_known(tmp_path):
     GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[1, 2]).save_pretrained(tmp_path)
     assert GenerationDefaults.from_pretrained(tmp_path).values["temperature"] == 0.6
     # ... and so is every field it has: each is honoured, named or harmless, none is a surprise
-    from polyllama.core import generation_defaults as module
+    from polyllama.core.generation import defaults as module
 
     known = set(module._HONOURED) | set(module._INERT_AT) | module._HARMLESS
     fields = {name for name in GenerationConfig().to_dict() if not name.startswith("_")}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from polyllama import Llama, LlamaConfig
-from polyllama.core.decoding import GenerationRun
-from polyllama.core.generation_config import GenerationOptions
+from polyllama.core.generation.decoding import GenerationRun
+from polyllama.core.generation.options import GenerationOptions
 from polyllama.core.llama import build_graph
 from support import relative_error
 

@@ -24,12 +24,12 @@ from polyllama import Llama, LlamaConfig
 from polyllama.core.backend import Availability, choose_backend
 from polyllama.core.devices import DeviceMemory, find_devices
 from polyllama.core.errors import BackendError, CheckpointError, DownloadError, InputError
-from polyllama.core.ghost import Memory
-from polyllama.core.ghost import given as ghost_of
-from polyllama.core.memory import QUANTIZING, Workload, estimate
-from polyllama.core.plan import Asked, Planner
-from polyllama.core.plan_advice import advise
-from polyllama.core.plan_source import find_facts
+from polyllama.core.planning.advice import advise
+from polyllama.core.planning.ghost import Memory
+from polyllama.core.planning.ghost import given as ghost_of
+from polyllama.core.planning.memory import QUANTIZING, Workload, estimate
+from polyllama.core.planning.plan import Asked, Planner
+from polyllama.core.planning.source import find_facts
 from polyllama.core.plugins import plugin_manager
 from polyllama.core.quantization.affine import BLOCK, quantize
 from polyllama.core.settings import load_settings

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from polyllama import Llama
 from polyllama.core.errors import UnsupportedError
-from polyllama.core.ghost import Memory, given
-from polyllama.core.ghost_namespace import GhostNamespace
+from polyllama.core.planning.ghost import Memory, given
+from polyllama.core.planning.ghost_namespace import GhostNamespace
 from polyllama.core.plugins import plugin_manager
 from support import ALL_BACKENDS, SIZES
 

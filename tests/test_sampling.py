@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from polyllama.core.errors import GenerationError
-from polyllama.core.logit_processing import LogitProcessor, Processing
-from polyllama.core.sampling import (
+from polyllama.core.generation.logit_processing import LogitProcessor, Processing
+from polyllama.core.generation.sampling import (
     Candidates,
     Filters,
     filter_logits,

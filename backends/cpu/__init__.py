@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
-    from ...core.memory import MemoryEstimate, Workload
+    from ...core.planning.memory import MemoryEstimate, Workload
     from ...core.task import Task
     from .model import CpuModel
 

@@ -14,7 +14,7 @@ from ...core.activations import ACTIVATION_NAMES
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
 from ...core.graph import Attention, Graph, Linear
-from ...core.memory import MemoryEstimate, Workload, load_peak
+from ...core.planning.memory import MemoryEstimate, Workload, load_peak
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from .sizes import CHUNK, DTYPES, matrices, nearest_dtype
 from .topology import physical_cores
@@ -25,7 +25,7 @@ THREAD = 4 * (2 * PANEL * 128 + 2 * 128 * 2 * PANEL + 2 * TILE_ROWS * 64)
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.memory.estimate`."""
+    """See :func:`polyllama.core.planning.memory.estimate`."""
     dtype = _own_dtype(workload)
     by_name = matrices(workload.graph)
     held = _held(workload, by_name, dtype)

@@ -13,7 +13,7 @@ from typing import Any
 from ...core import graph as spec
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
-from ...core.memory import MemoryEstimate, Workload, load_peak
+from ...core.planning.memory import MemoryEstimate, Workload, load_peak
 from ...core.quantization.nodes import QuantizedLinear
 from .lengths import SMALLEST_CACHE, SMALLEST_PREFILL, padded_length
 
@@ -27,7 +27,7 @@ HOISTED = 1 << 25
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.memory.estimate`."""
+    """See :func:`polyllama.core.planning.memory.estimate`."""
     dtype = workload.native_dtype()
     if dtype not in DTYPES:
         raise BackendError(f"the jax backend computes in {', '.join(DTYPES)}, not in {dtype!r}")

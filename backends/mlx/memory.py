@@ -14,9 +14,9 @@ from typing import Any
 from ...core import graph as spec
 from ...core.context import Context
 from ...core.errors import BackendError
-from ...core.ghost import Ghost, elementwise, matmul, new
-from ...core.ghost_tape import TapeMemory
-from ...core.memory import MemoryEstimate, Workload, folded, load_peak, run_ghosts
+from ...core.planning.ghost import Ghost, elementwise, matmul, new
+from ...core.planning.ghost_tape import TapeMemory
+from ...core.planning.memory import MemoryEstimate, Workload, folded, load_peak, run_ghosts
 from ...core.quantization.nodes import QuantizedLinear
 from ...core.rope import Rope
 
@@ -40,7 +40,7 @@ BLOCKS = 12
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.memory.estimate`."""
+    """See :func:`polyllama.core.planning.memory.estimate`."""
     dtype = workload.native_dtype()
     if dtype == "float64" and workload.dtype == "auto":
         dtype = "float32"

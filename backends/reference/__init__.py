@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.graph import Graph
-    from ...core.memory import MemoryEstimate, Workload
+    from ...core.planning.memory import MemoryEstimate, Workload
     from ...core.spec_model import SpecModel
     from ...core.task import Task
 
@@ -32,7 +32,7 @@ class ReferenceBackend:
 
     def memory(self, workload: Workload) -> MemoryEstimate:
         """What the spec takes in NumPy, every weight copied."""
-        from ...core.memory import spec_estimate, tiled_linear
+        from ...core.planning.memory import spec_estimate, tiled_linear
         from ...core.quantization.nodes import QuantizedLinear
 
         dtype = "float64" if workload.dtype == "auto" else workload.dtype

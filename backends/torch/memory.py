@@ -12,8 +12,8 @@ from ...core import graph as spec
 from ...core.context import Context
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
-from ...core.ghost import Ghost, elementwise, new
-from ...core.memory import MemoryEstimate, Workload, load_peak, run_ghosts
+from ...core.planning.ghost import Ghost, elementwise, new
+from ...core.planning.memory import MemoryEstimate, Workload, load_peak, run_ghosts
 from ...core.quantization.nodes import QuantizedLinear
 from ...core.rope import Rope
 
@@ -25,7 +25,7 @@ FUSED = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu")
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.memory.estimate`."""
+    """See :func:`polyllama.core.planning.memory.estimate`."""
     dtype = workload.native_dtype()
     if dtype not in DTYPES:
         raise BackendError(f"the torch backend computes in {', '.join(DTYPES)}, not in {dtype!r}")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..decoding import context_length
 from ..errors import BackendError, InputError, PolyllamaWarning, UnsupportedError
+from ..generation.decoding import context_length
 from ..task import Task
 from .inputs import Texts, read_texts
 from .progress import Progress

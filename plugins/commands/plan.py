@@ -51,8 +51,8 @@ def plan(model: str, overrides: tuple[str, ...], as_json: bool, **options: Any) 
     Tensors that are missing, too many or of the wrong shape are listed with likely causes. Only headers and
     configuration are read; a model on the Hub is not downloaded.
     """
-    from ...core.plan import plan as run
-    from ...core.plan_text import HEADERS, head_lines, option_row, tail_lines
+    from ...core.planning.plan import plan as run
+    from ...core.planning.text import HEADERS, head_lines, option_row, tail_lines
 
     given = {name: options[name] for name in NAMES if options[name] is not None}
     made = run(model, config_overrides=parse_overrides(overrides), **given)

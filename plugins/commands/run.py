@@ -22,7 +22,7 @@ from ._texts import refuse_silence
 
 if TYPE_CHECKING:
     from ...core.generation import TextStream
-    from ...core.generation_outputs import Generation, GenerationStats
+    from ...core.generation.outputs import Generation, GenerationStats
     from ...core.model import Llama
 
 

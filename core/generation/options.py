@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 if TYPE_CHECKING:
-    from .generation_defaults import GenerationDefaults
+    from .defaults import GenerationDefaults
     from .sampling import Filters
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -46,8 +46,8 @@ class GenerationOptions:
         min_new_tokens: fewer than this many are never generated: until then ending ids are impossible, and a stop
             string that is completed counts as ordinary text.
         do_sample: draw tokens; ``False`` takes the likeliest (greedy). Greedy too when `temperature` is 0.
-        temperature, top_k, top_p, min_p, typical_p: see :class:`~polyllama.core.sampling.Filters`; ``top_k=0`` is off,
-            and there is no hidden top_k of 50 as in transformers.
+        temperature, top_k, top_p, min_p, typical_p: see :class:`~polyllama.core.generation.sampling.Filters`;
+            ``top_k=0`` is off, and there is no hidden top_k of 50 as in transformers.
         repetition_penalty: above 1 discourages tokens of the prompt and the generated text, below 1 encourages them.
         presence_penalty, frequency_penalty: subtracted from the logits of generated tokens: once, and per occurrence.
         no_repeat_ngram_size: no n-gram of this size appears twice in prompt and generated text together; 0 is off.

@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .cache import Cache
-from .context import Context
-from .dtypes import itemsize
-from .forward import Engine, Request, forward, length_ropes
+from ..cache import Cache
+from ..context import Context
+from ..dtypes import itemsize
+from ..forward import Engine, Request, forward, length_ropes
+from ..graph import Graph, Node, Parameter
+from ..graph import _shape as shape_apart_from_names
 from .ghost import Ghost, Memory, given, new
 from .ghost_namespace import GhostNamespace
-from .graph import Graph, Node, Parameter
-from .graph import _shape as shape_apart_from_names
 
 if TYPE_CHECKING:
-    from .backend import Backend
-    from .config import LlamaConfig
-    from .context import Override
-    from .task import Task
+    from ..backend import Backend
+    from ..config import LlamaConfig
+    from ..context import Override
+    from ..task import Task
 
 QUANTIZING = 13
 """Bytes that quantizing takes for each value of the block it is at, beside the matrix and the result."""
@@ -149,7 +149,7 @@ def spec_estimate(workload: Workload, dtype: str, overrides: Mapping[type, Overr
 
 def tiled_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:
     """As ``QuantizedLinear.apply_in_tiles``; two tiles are enough to know what the others take."""
-    from .quantization.nodes import TILE, values
+    from ..quantization.nodes import TILE, values
 
     xp, (words, scales, biases) = ctx.xp, node.tensors(ctx.weights)
     step, wide = max(1, TILE // node.in_features), ctx.widen(x)
@@ -185,7 +185,7 @@ def loading_steps(workload: Workload, held: Mapping[str, int]) -> Iterator[tuple
 
     Reading a mapped file takes memory too, until the backend has copied the tensor and gives it back.
     """
-    from .quantization.affine import BLOCK
+    from ..quantization.affine import BLOCK
 
     packed = _packed_modules(workload) if workload.quantized_while_loading else {}
     kept = 0  # the three tensors of the last quantized module

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .backend import load_backend
-from .checkpoint.report import bytes_text
+from ..backend import load_backend
+from ..checkpoint.report import bytes_text
 
 if TYPE_CHECKING:
     from .plan import Option, Planner

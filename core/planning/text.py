@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .checkpoint.report import bytes_text, grouped
+from ..checkpoint.report import bytes_text, grouped
 
 if TYPE_CHECKING:
     from .plan import Option, Plan

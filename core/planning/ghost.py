@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-from .dtypes import itemsize
+from ..dtypes import itemsize
 
 _RANK = {
     name: rank

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

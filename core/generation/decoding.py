@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .decoding_batch import Batch, naming_what_takes_memory
-from .errors import GenerationError, InputError, PolyllamaWarning
-from .generation_config import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
-from .generation_outputs import FinishReason, Generation, GenerationStats, StreamEvent
+from ..errors import GenerationError, InputError, PolyllamaWarning
+from .batch import Batch, naming_what_takes_memory
 from .logit_processing import LogitProcessor, Processing
+from .options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
+from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
 from .sampling import Filters, TokenLogprob, check_processed, greedy, sample, token_logprob
 from .streaming import StreamDecoder, TextAssembler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .backend import Model
-    from .config import LlamaConfig
+    from ..backend import Model
+    from ..config import LlamaConfig
 
     Floats = NDArray[np.floating[Any]]
 

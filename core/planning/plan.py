@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .backend import Backend, Considered, choose_backend, load_backend
-from .devices import DeviceMemory, find_devices, memory_for
-from .errors import BackendUnavailableError, InputError, PolyllamaError, PolyllamaWarning
-from .graph import Graph, Parameter
+from ..backend import Backend, Considered, choose_backend, load_backend
+from ..devices import DeviceMemory, find_devices, memory_for
+from ..errors import BackendUnavailableError, InputError, PolyllamaError, PolyllamaWarning
+from ..graph import Graph, Parameter
 from .memory import MemoryEstimate, Workload, estimate, tensor_bytes
-from .plan_source import Facts, find_facts
+from .source import Facts, find_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .config import LlamaConfig
-    from .settings import Settings
+    from ..config import LlamaConfig
+    from ..settings import Settings
 
 DEFAULT_CONTEXT = 4096
 QUANTIZATIONS = (None, "int8", "int4")
@@ -126,7 +126,7 @@ class Plan:
         return data
 
     def __str__(self) -> str:
-        from .plan_text import plan_text
+        from .text import plan_text
 
         return plan_text(self)
 
@@ -148,8 +148,8 @@ def plan(
     config_overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
     """See :meth:`polyllama.core.model.Llama.plan`."""
-    from .plan_advice import advise
-    from .settings import settings_of_call
+    from ..settings import settings_of_call
+    from .advice import advise
 
     settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
     facts = find_facts(source, task=task, revision=revision, overrides=dict(config_overrides or {}), settings=settings)
@@ -213,8 +213,8 @@ def compare_with_graph(facts: Facts) -> Fit | None:
     """Whether the stored tensors are the graph's; ``None`` where what is stored is not known."""
     if facts.tensors is None:
         return None
-    from .checkpoint.causes import likely_causes
-    from .checkpoint.check import compare
+    from ..checkpoint.causes import likely_causes
+    from ..checkpoint.check import compare
 
     comparison = compare(
         facts.tensors,
@@ -333,9 +333,9 @@ class Planner:
         return self._graphs[quantize]
 
     def _quantized(self, text: str) -> Graph | str:
-        from .quantization.settings import Quantization, asks_for_group, parse_quantize
-        from .quantization.transform import plan as plan_quantization
-        from .quantization.transform import quantize_graph
+        from ..quantization.settings import Quantization, asks_for_group, parse_quantize
+        from ..quantization.transform import plan as plan_quantization
+        from ..quantization.transform import quantize_graph
 
         wanted = parse_quantize(text)
         if self.facts.config.quantization is not None:
@@ -363,7 +363,7 @@ class Planner:
         assumed = {p.name: tensor_bytes(p, facts.stored_dtype) for p in facts.graph.parameters()}
         if facts.tensors is None:
             return assumed
-        from .checkpoint.names import find_renaming
+        from ..checkpoint.names import find_renaming
 
         renaming = find_renaming(facts.graph.parameters(), facts.tensors)
         for parameter in facts.graph.parameters():

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .errors import GenerationError, PolyllamaWarning
-from .generation_config import check_option
+from ..errors import GenerationError, PolyllamaWarning
+from .options import check_option
 
 _MAX_BYTES = 1 << 20
 

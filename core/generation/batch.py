@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import GenerationError
+from ..errors import GenerationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .backend import Model
-    from .cache import Cache
+    from ..backend import Model
+    from ..cache import Cache
+    from ..outputs import ModelOutput
     from .decoding import GeneratedSequence
-    from .generation_config import GenerationOptions
-    from .generation_outputs import StreamEvent
-    from .outputs import ModelOutput
+    from .options import GenerationOptions
+    from .outputs import StreamEvent
 
     Floats = NDArray[np.floating[Any]]
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import LlamaConfig
-from .errors import CheckpointError, ConfigError, DownloadError, PolyllamaWarning, UnsupportedError
-from .graph import Graph
-from .llama import build_graph
-from .loading import check_task_overrides, find_task
-from .plugins import Plugins, plugin_manager
-from .task import Task
+from ..config import LlamaConfig
+from ..errors import CheckpointError, ConfigError, DownloadError, PolyllamaWarning, UnsupportedError
+from ..graph import Graph
+from ..llama import build_graph
+from ..loading import check_task_overrides, find_task
+from ..plugins import Plugins, plugin_manager
+from ..task import Task
 
 if TYPE_CHECKING:
-    from .checkpoint.base import TensorInfo
-    from .settings import Settings
+    from ..checkpoint.base import TensorInfo
+    from ..settings import Settings
 
 REGISTRY_DTYPE = "bfloat16"
 """What weights are taken to be stored in where only their number is known."""
@@ -52,7 +52,7 @@ class Facts:
         """The dtype that most of the weights are stored in."""
         if self.tensors is None:
             return self.config.dtype or REGISTRY_DTYPE
-        from .checkpoint.weights import Weights
+        from ..checkpoint.weights import Weights
 
         def unread() -> Any:
             raise CheckpointError("only the header is read")
@@ -98,7 +98,7 @@ def _facts(
     found = find_task(plugins, task, config)
     graph = build_graph(config, found)
     if config.quantization is not None:
-        from .quantization.transform import as_stored, quantize_graph
+        from ..quantization.transform import as_stored, quantize_graph
 
         graph = quantize_graph(graph, as_stored(graph, config.quantization, tensors))
     return Facts(name, known_from, config, found, graph, tensors, plugins, **more)
@@ -112,7 +112,7 @@ def _named(
     settings: Settings,
     plugins: Plugins,
 ) -> Facts:
-    from .hub import interpret, locate
+    from ..hub import interpret, locate
 
     meaning = interpret(source, settings=settings)
     name = str(source)
@@ -127,7 +127,7 @@ def _named(
         pass  # not in the cache, or not all of it
     reason = "offline"
     if not settings.offline:
-        from .checkpoint.remote import read_remote
+        from ..checkpoint.remote import read_remote
 
         try:
             remote = read_remote(meaning.repo_id, revision or meaning.revision)
@@ -159,7 +159,7 @@ def _named(
 
 def _local(name: str, path: Path, task: str | None, overrides: Mapping[str, Any], plugins: Plugins) -> Facts:
     """Headers and configuration of a folder or file; of a configuration alone where there is nothing else."""
-    from .checkpoint import open_checkpoint
+    from ..checkpoint import open_checkpoint
 
     if path.name == "config.json" or path.name == "params.json":
         return _facts(name, "config", LlamaConfig.from_pretrained(path, **overrides), None, task, plugins)

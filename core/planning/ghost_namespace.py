@@ -1,11 +1,11 @@
-"""The array-API names that the spec uses, on arrays without contents; see :mod:`polyllama.core.ghost`."""
+"""The array-API names that the spec uses, on arrays without contents; see :mod:`polyllama.core.planning.ghost`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .errors import UnsupportedError
+from ..errors import UnsupportedError
 from .ghost import Ghost, Memory, broadcast, elementwise, matmul, new, take
 
 _ELEMENTWISE = [
