@@ -52,22 +52,22 @@ def write_checkpoint(folder: Path, config: LlamaConfig, kind: str, *, pack: bool
         graph, config = quantize_graph(graph, settings), config.replace(quantization=settings)
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
-    save_safetensors(folder, list(_tensors(graph, config.dtype or "bfloat16")))
+    bits = wanted.bits if kind.startswith("int") else 0
+    save_safetensors(folder, list(_tensors(graph, config.dtype or "bfloat16", bits)))
     if pack:
         from ..backends.cpu import CpuBackend
 
         CpuBackend().pack(folder)
 
 
-def _tensors(graph: Graph, dtype: str) -> Iterator[tuple[TensorInfo, Any]]:
+def _tensors(graph: Graph, dtype: str, bits: int) -> Iterator[tuple[TensorInfo, Any]]:
     plain = dummy_weights([p for p in graph.parameters() if p.bits is None], dtype=dtype)
     for parameter in graph.parameters():
         info = TensorInfo(parameter.name, parameter.held_as(dtype), parameter.shape)
         if parameter.bits:
             yield info, partial(_words, parameter)
         elif parameter.role.endswith("quantization"):
-            value = SCALE if parameter.name.endswith("scales") else -7.5 * SCALE
-            yield info, partial(_constant, parameter, dtype, value)
+            yield info, partial(_group_values, parameter, dtype, bits)
         else:
             yield info, partial(plain.__getitem__, parameter.name)
 
@@ -79,12 +79,19 @@ def _words(parameter: Parameter) -> np.ndarray:
     return np.resize(block, parameter.shape)
 
 
-def _constant(parameter: Parameter, dtype: str, value: float) -> np.ndarray:
+def _group_values(parameter: Parameter, dtype: str, bits: int) -> np.ndarray:
+    """Scales of an ordinary size, or the biases that make the weights symmetric: then every contender can have them.
+
+    Scales differ from matrix to matrix, because what is equal a library may keep, and read, once.
+    """
     import numpy as np
 
     from ..core.dtypes import numpy_dtype
 
-    return np.full(parameter.shape, value, numpy_dtype(dtype))
+    module, _, what = parameter.name.rpartition(".")
+    block = np.random.default_rng(zlib.crc32(module.encode())).uniform(0.5, 1.5, 1 << 14) * SCALE * 2.0 ** (4 - bits)
+    scales = np.resize(block.astype(numpy_dtype(dtype)), parameter.shape)
+    return scales if what == "scales" else -scales * scales.dtype.type(2 ** (bits - 1))
 
 
 def write_gguf(path: Path, config: LlamaConfig, kind: str) -> None:

@@ -20,12 +20,14 @@ from ..core.config import LlamaConfig
 from ..core.errors import InputError, PolyllamaError, UnsupportedError
 from ..core.quantization.settings import parse_quantize
 from .models import GGUF_TYPES, write_checkpoint, write_gguf
+from .openvino_model import WIDTHS, check_openvino, write_openvino
 
-PEERS = ("llama-cpp", "transformers", "mlx-lm")
-PACKAGES = {"llama-cpp": "llama-cpp-python", "transformers": "transformers", "mlx-lm": "mlx-lm"}
+PEERS = ("llama-cpp", "transformers", "openvino", "mlx-lm")
+PACKAGES = {"llama-cpp": "llama-cpp-python", "transformers": "transformers", "openvino": "openvino", "mlx-lm": "mlx-lm"}
 MODULES = {
     "llama-cpp": ("llama_cpp", "gguf"),
     "transformers": ("transformers", "torch"),
+    "openvino": ("openvino",),
     "mlx-lm": ("mlx_lm", "mlx"),
     "plot": ("matplotlib",),
 }
@@ -105,7 +107,8 @@ def run(
 
     Args:
         kinds: weights: ``"int4"``, ``"int8"``, ``"bfloat16"`` ...
-        peers: ``"llama-cpp"``, ``"transformers"`` (which runs bfloat16, float16 and float32 alone), ``"mlx-lm"``.
+        peers: ``"llama-cpp"``, ``"transformers"`` (which runs bfloat16, float16 and float32 alone), ``"openvino"``,
+            ``"mlx-lm"``.
         measures: names of :data:`MEASURES`.
 
     Returns:
@@ -122,6 +125,8 @@ def run(
         if peer not in PEERS:
             raise InputError(f"there is no contender called {peer!r}", hint=f"there are: {', '.join(PEERS)}")
         check_installed(peer)
+        if peer == "openvino":
+            check_openvino(config)
     result: dict[str, Any] = {"machine": machine(peers), "threads": threads, "config": _shape(config), "kinds": {}}
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="polyllama-bench-") as folder:
@@ -177,6 +182,9 @@ def check_kinds(kinds: Iterable[str], peers: Iterable[str]) -> None:
         if "llama-cpp" in peers and width not in GGUF_TYPES:
             hint = f"use one of {', '.join(GGUF_TYPES)}, or leave it out"
             raise UnsupportedError(f"GGUF has no type for {kind}, so llama-cpp cannot run it", hint=hint)
+        if "openvino" in peers and kind not in FLOATS and parse_quantize(kind).bits not in WIDTHS:
+            hint = "use int4 or int8, or leave it out"
+            raise UnsupportedError(f"OpenVINO has no weights of {parse_quantize(kind).bits} bits to run", hint=hint)
     if "transformers" in peers and all(kind.startswith("int") for kind in kinds):
         hint = "add bfloat16, float16 or float32 to the weights, or leave it out"
         raise UnsupportedError("transformers has no such packed weights to run", hint=hint)
@@ -193,6 +201,9 @@ def _workers(
         if peer == "llama-cpp":
             write_gguf(folder / "model.gguf", config, kind.partition("-")[0])
             workers.append(Worker(peer, folder / "model.gguf", threads))
+        elif peer == "openvino":
+            write_openvino(checkpoint, folder / "openvino.xml")
+            workers.append(Worker(peer, folder / "openvino.xml", threads))
         elif peer == "mlx-lm" or not kind.startswith("int"):
             workers.append(Worker(peer, checkpoint, threads))
         else:
