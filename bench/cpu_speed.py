@@ -1,9 +1,9 @@
-"""Backend cpu beside llama.cpp and transformers on a random model in the shape of TinyLlama-1.1B.
+"""Backend cpu beside llama.cpp, transformers and OpenVINO on a random model in the shape of TinyLlama-1.1B.
 
 python bench/cpu_speed.py [--weights int4,int8,bfloat16] [--rounds 3]
 
-The same as ``polyllama bench --vs llama-cpp,transformers --long``; keeps its figures in bench/results/cpu_speed.json,
-where kinds of weights that were not measured now stay as they were, and draws them.
+The same as ``polyllama bench --vs llama-cpp,transformers,openvino --long``; keeps its figures in
+bench/results/cpu_speed.json, where kinds of weights that were not measured now stay as they were, and draws them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     """Measure, print, keep, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="int4,int8,bfloat16")
-    parser.add_argument("--peers", default="llama-cpp,transformers")
+    parser.add_argument("--peers", default="llama-cpp,transformers,openvino")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--layers", type=int, default=TINYLLAMA["num_hidden_layers"], help="fewer are quicker to try")

@@ -9,9 +9,11 @@ operation by operation. Source: the plugin's transformations ``StatefulSDPAFusio
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from ..core.errors import UnsupportedError
 from ..core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
@@ -40,8 +42,8 @@ ACTIVATIONS = {
 END = 2**31 - 1
 """Behind every position."""
 
-_PRECISION = ["polyllama", "precision"]
-"""Where a model says whether it must be computed in float32."""
+_OPTIONS = ["polyllama", "options"]
+"""Where a model keeps what the plugin is to be told, as JSON."""
 
 
 def check_openvino(config: LlamaConfig) -> None:
@@ -74,13 +76,35 @@ def write_openvino(checkpoint: Path, path: Path) -> None:
     openvino: Any = importlib.import_module("openvino")  # an extra, which type checking does without
     writer = _Writer(openvino, weights)  # it keeps what the model only points at, until that is written
     model = writer.model(described.graph)
-    model.set_rt_info("f32" if described.config.dtype == "float32" else "", _PRECISION)
+    told = {}
+    if described.config.dtype == "float32":
+        told["INFERENCE_PRECISION_HINT"] = "f32"  # else bfloat16 where the processor has it
+    if writer.groups:
+        # With its own 32 it sums, and rounds inputs, twice in a group of 64; with more than a group it rounds none.
+        told["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(min(writer.groups))
+    model.set_rt_info(json.dumps(told), _OPTIONS)
     openvino.save_model(model, str(path), compress_to_fp16=False)
+    _mark(path, writer.widened)
 
 
-def precision(model: Any) -> dict[str, str]:
-    """What the plugin must be told of the precision to compute a written model in: nothing, unless it is float32."""
-    return {"INFERENCE_PRECISION_HINT": "f32"} if model.get_rt_info(_PRECISION).astype(str) == "f32" else {}
+def options(model: Any) -> dict[str, str]:
+    """What the plugin must be told to compute a written model as it is meant, and at its best."""
+    found: dict[str, str] = json.loads(model.get_rt_info(_OPTIONS).astype(str))
+    return found
+
+
+def _mark(path: Path, widened: set[str]) -> None:
+    """Mark the operations that widen half-precision weights, as OpenVINO's own converter does; Python cannot.
+
+    Unmarked they are done while loading, which then takes some ten times as long and half as much memory again.
+    """
+    tree = ElementTree.parse(path)
+    for layer in tree.iter("layer"):
+        if layer.get("name") in widened:
+            info = ElementTree.Element("rt_info")
+            ElementTree.SubElement(info, "attribute", name="decompression", version="0")
+            layer.insert(1, info)  # behind <data>
+    tree.write(path)
 
 
 class _Writer:
@@ -91,6 +115,8 @@ class _Writer:
         self.ops: Any = importlib.import_module("openvino.opset13")
         self.sinks: list[Any] = []
         self.kept: list[np.ndarray] = []
+        self.widened: set[str] = set()
+        self.groups: set[int] = set()
 
     def model(self, graph: Graph) -> Any:
         import numpy as np
@@ -205,8 +231,8 @@ class _Writer:
         # Unsigned integers become signed ones when their highest bit turns round: that takes 2^(bits - 1) away.
         highest = np.uint8(0x88 if bits == 4 else 0x80)
         words = np.ascontiguousarray(self.weights[f"{name}.weight"]).view(np.uint8) ^ highest
-        rows, columns = shape
-        values = self.tensor(words, (rows, columns // group_size, group_size), f"i{bits}")
+        self.groups.add(group_size)
+        values = self.tensor(words, (shape[0], shape[1] // group_size, group_size), f"i{bits}")
         halves = self.tensor(scales.astype(np.float16)[:, :, None])
         matrix = self.ops.multiply(self.ops.convert(values, "f16"), halves)
         return self.ops.convert(self.ops.reshape(matrix, self.integers(shape), False), "f32")
@@ -219,7 +245,10 @@ class _Writer:
         if value.dtype == np.float32:
             return self.tensor(value)
         kind = "bf16" if value.dtype.name == "bfloat16" else "f16"
-        return self.ops.convert(self.tensor(value.view(np.uint16), value.shape, kind), "f32")
+        wide = self.ops.convert(self.tensor(value.view(np.uint16), value.shape, kind), "f32")
+        wide.set_friendly_name(f"{name}, widened")
+        self.widened.add(wide.get_friendly_name())
+        return wide
 
     def part(self, x: Any, start: int, stop: int, *, axis: int = 3) -> Any:
         """``x[..., start:stop]`` of one axis."""

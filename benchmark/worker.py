@@ -166,20 +166,19 @@ class MlxLm:
 
 
 class OpenVino:
-    """OpenVINO's CPU plugin on a model in its own form, with its own choices but for the threads.
+    """OpenVINO's CPU plugin on a model in its own form.
 
-    Those are bfloat16 where the processor has it (float32 models stay float32), keys and values of 8 bits, and
-    activations of packed weights rounded to 8 bits, where that is faster.
+    What is not set is the plugin's own choice: bfloat16 where the processor has it (but for float32 models), keys and
+    values in 8 bits.
     """
 
     def __init__(self, model: Path, threads: int, backend: str) -> None:
-        from .openvino_model import precision
+        from .openvino_model import options
 
-        openvino: Any = importlib.import_module("openvino")
-        core = openvino.Core()
+        core: Any = importlib.import_module("openvino").Core()
         found = core.read_model(str(model))
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)} | precision(found)
-        self.request = core.compile_model(found, "CPU", options).create_infer_request()
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)} | options(found)
+        self.request = core.compile_model(found, "CPU", settings).create_infer_request()
 
     def start(self, batch: int, context: int) -> None:
         import numpy as np

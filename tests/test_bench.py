@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from polyllama import LlamaConfig
 from polyllama.benchmark import run as benchmark
+from polyllama.benchmark.openvino_model import check_openvino
 from polyllama.core.errors import InputError, UnsupportedError
 
 ROOT = Path(__file__).parents[1]
@@ -40,9 +42,10 @@ def test_a_whole_run(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--weights", "int9"), "there are no weights 'int9' to measure"),
-        (("--vs", "vllm"), "there is no contender called 'vllm'; there are: llama-cpp, transformers, mlx-lm"),
+        (("--vs", "vllm"), "there is no contender called 'vllm'; there are: llama-cpp, transformers, openvino, mlx-lm"),
         (("--weights", "int4", "--vs", "transformers"), "transformers has no such packed weights to run"),
         (("--weights", "int5", "--vs", "llama-cpp"), "GGUF has no type for int5"),
+        (("--weights", "int5", "--vs", "openvino"), "OpenVINO has no weights of 5 bits to run"),
         (("--rounds", "0"), "'--rounds': 0 is not in the range"),
         (("--threads", "-2"), "'--threads': -2 is not in the range"),
         (("--threads", "99999"), "'--threads': 99999 is not in the range"),
@@ -68,6 +71,17 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         benchmark.check_installed("llama-cpp")
     with pytest.raises(InputError, match="no contender called 'x'"):
         benchmark.run(None, ["int4"], ["x"], threads=1)  # type: ignore[arg-type]
+
+
+def test_what_is_not_written_for_openvino_is_named() -> None:
+    sizes = {"hidden_size": 32, "num_attention_heads": 4}
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    for fields, message in (
+        ({"rope_parameters": rope}, "rope_type='dynamic' is not written for OpenVINO"),
+        ({"hidden_act": "mish"}, "hidden_act='mish' is not written for OpenVINO"),
+    ):
+        with pytest.raises(UnsupportedError, match=message):
+            check_openvino(LlamaConfig(**sizes | fields))
 
 
 def test_there_is_no_such_benchmark() -> None:

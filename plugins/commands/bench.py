@@ -1,4 +1,4 @@
-"""``polyllama bench``: backend cpu beside llama.cpp, transformers and mlx-lm, on random models of a shape."""
+"""``polyllama bench``: backend cpu beside llama.cpp, transformers, OpenVINO and mlx-lm, on random models of a shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ from ._options import ModelName
     "--weights", default="int4", show_default=True, metavar="KINDS", help="int4, int8, bfloat16 ..., by commas."
 )
 @click.option(
-    "--vs", "peers", default="", metavar="NAMES", help="Contenders by commas: llama-cpp, transformers, mlx-lm."
+    "--vs",
+    "peers",
+    default="",
+    metavar="NAMES",
+    help="Contenders by commas: llama-cpp, transformers, openvino, mlx-lm.",
 )
 @click.option(
     "--threads", type=click.IntRange(1, 4096), metavar="N", help="For every contender; by default the physical cores."
