@@ -132,8 +132,16 @@ def test_what_the_plugin_is_told(tmp_path: Path) -> None:
         assert options(openvino.Core().read_model(str(tmp_path / "model.xml"))) == expected
 
 
+def test_half_precision_weights_are_marked(tmp_path: Path) -> None:
+    """Else the plugin widens them all while loading, and that would be measured."""
+    for kind, weights in (("bfloat16", 9 * SIZES["num_hidden_layers"] + 3), ("float32", 0)):
+        write_openvino(random_model(tmp_path / kind, kind), tmp_path / "model.xml")
+        layers = (tmp_path / "model.xml").read_text().split("<layer ")
+        assert sum('type="Convert"' in layer and "decompression" in layer for layer in layers) == weights
+
+
 def test_weights_with_biases_of_their_own_are_refused(tmp_path: Path) -> None:
-    quantize_checkpoint(TINY, tmp_path / "packed", bits=4)
+    quantize_checkpoint(TINY, tmp_path / "packed", bits=4, group_size=32)
     with pytest.raises(UnsupportedError, match="embed_tokens: OpenVINO's models are written with symmetric weights"):
         write_openvino(tmp_path / "packed", tmp_path / "model.xml")
 
