@@ -9,6 +9,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .control_groups import SYSTEM, control_groups
+
+NO_LIMIT = 1 << 62
+"""Version 1 of Linux's control groups writes no limit as the largest number of whole pages."""
+
 APPLE_GPU_SHARE = 0.75
 """How much of a Mac's memory its GPU may use at once, as macOS sets it for most machines."""
 
@@ -69,9 +74,9 @@ def host_memory() -> DeviceMemory | None:
         total, free = _windows()
     elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         total = free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit, used = _container()
-    if limit is not None and 0 < limit < total:
-        return DeviceMemory("cpu", "memory that this container may use", limit, min(free, max(0, limit - used)))
+    container = container_memory() if sys.platform == "linux" else None
+    if container is not None and container[0] < total:
+        return DeviceMemory("cpu", "memory that this container may use", container[0], min(free, container[1]))
     return DeviceMemory("cpu", "this machine's memory", total, free) if total else None
 
 
@@ -79,17 +84,15 @@ def _kilobytes(text: str) -> int:
     return int(text.split()[0]) * 1024
 
 
-def _container() -> tuple[int | None, int]:
-    """Limit and use of this process's control group, both versions of Linux's."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return int(Path(limit).read_text()), int(Path(used).read_text())
-        except (OSError, ValueError):  # "max" is no limit
-            continue
-    return None, 0
+def container_memory(system: Path = SYSTEM) -> tuple[int, int] | None:
+    """Limit of this process's control groups, the lowest of them, and what the fullest has left; ``None``: no limit."""
+    found = []
+    for group in control_groups("memory", system):
+        names = ("max", "current") if group.version == 2 else ("limit_in_bytes", "usage_in_bytes")
+        limit, used = (group.number(f"memory.{name}") for name in names)
+        if limit is not None and used is not None and 0 < limit < NO_LIMIT:
+            found.append((limit, max(0, limit - used)))
+    return (min(limit for limit, _ in found), min(left for _, left in found)) if found else None
 
 
 def _windows() -> tuple[int, int]:

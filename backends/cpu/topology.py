@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from ...core.control_groups import SYSTEM, control_groups
+
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -31,16 +33,26 @@ def _linux_cores() -> int:
         except OSError:
             siblings = str(processor)
         cores.add(siblings)
-    return max(1, min(len(cores), _quota(len(allowed))))
+    limit = processor_limit()
+    # Part of a processor is no thread's: with one more they would take turns in being stopped.
+    return max(1, len(cores) if limit is None else min(len(cores), int(limit)))
 
 
-def _quota(most: int) -> int:
-    """Whole processors that a container's limit (cgroup v2) leaves."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return most if limit == "max" else max(1, int(limit) // int(period))
-    except (OSError, ValueError):
-        return most
+def processor_limit(system: Path = SYSTEM) -> float | None:
+    """Processors that control groups leave this process, the tightest of its own group's and all parents' limits.
+
+    Both versions of control groups are read. ``None`` where nothing is limited.
+    """
+    found = []
+    for group in control_groups("cpu", system):
+        if group.version == 2:
+            limit, _, period = group.read("cpu.max").partition(" ")
+        else:
+            limit, period = group.read("cpu.cfs_quota_us"), group.read("cpu.cfs_period_us")
+        # What is not limited has "max" in version 2 and -1 in version 1.
+        if limit.isdecimal() and period.isdecimal() and int(limit) and int(period):
+            found.append(int(limit) / int(period))
+    return min(found, default=None)
 
 
 def _apple_cores() -> int:
