@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip makes PEP 517 builds in an environment of their own; the constraints hold there too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread clean
+.PHONY: demo test lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
 	@$(BIN)/polyllama run tiny "Once upon a time" --echo --dtype float32 --temperature 0.8 --seed 7
@@ -48,6 +48,9 @@ sanitize-thread: $(VENV)/.installed-test
 	  --build-lib .cache/sanitize-thread --build-temp .cache/sanitize-thread/temp
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  setarch -R $(BIN)/python tools/exercise_kernels.py .cache/sanitize-thread/polyllama/backends/cpu/_kernels*.so
+
+certify-arm: $(VENV)/.installed-demo ## the NEON kernels through the conformance kit, under an emulator; ISA=neon for one, TO=FOLDER for the certificates
+	$(BIN)/python tools/certify_arm.py $(ISA) $(if $(TO),--to $(TO))
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "polyllama needs Python 3.11 or later, this is " + sys.version.split()[0])'

@@ -25,11 +25,11 @@ class Certificate:
     """What was tried on a backend, and what came of it.
 
     Attributes:
-        backend: name, class, and the versions of the libraries it needs.
+        backend: name, class, the versions of the libraries it needs, and what it says of itself here (`remark`).
         device: where it ran.
         dtypes: what was tried, first to last, and `declared`: what the backend says it computes in.
         results: one per check and dtype.
-        environment: versions of polyllama, Python and NumPy, and the platform.
+        environment: versions of polyllama, Python and NumPy, the platform, and the `note` that was asked for.
         created: UTC, ISO 8601.
         seconds: how long it took.
         selection: the checks and groups that were asked for; empty for all.
@@ -124,6 +124,7 @@ def certify(
     dtypes: Iterable[str] | None = None,
     only: Iterable[str] = (),
     report: Callable[[Result], None] | None = None,
+    note: str = "",
 ) -> Certificate:
     """Hold a backend to the float64 spec, check by check.
 
@@ -133,6 +134,7 @@ def certify(
         dtypes: by default all that the backend declares.
         only: names of checks, or of groups of them (``"rope"``); by default all.
         report: told each result as it comes.
+        note: what readers of the certificate should know of the machine; kept in its `environment`.
 
     Raises:
         BackendError: there is no such backend, or it cannot run here.
@@ -168,7 +170,7 @@ def certify(
         where or device or "",
         wanted,
         tuple(results),
-        _environment(),
+        {**_environment(), **({"note": note} if note else {})},
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         time.perf_counter() - began,
         selection,
@@ -212,7 +214,7 @@ def _find(backend: str | Backend, device: str | None) -> tuple[Backend, str | No
 
 
 def _describe(backend: Backend, name: str) -> dict[str, Any]:
-    """The backend's class, and the versions of the distributions that it comes from and needs."""
+    """The backend's class, the versions of what it comes from and needs, and what it says of itself here."""
     from ..core.plugins import plugin_manager
 
     kind = type(backend)
@@ -223,7 +225,9 @@ def _describe(backend: Backend, name: str) -> dict[str, Any]:
     found = packages_distributions()
     distributions = sorted({d for module in modules for d in found.get(module, [])})
     versions = {d: _version(d) for d in distributions}
-    return {"name": name, "class": f"{kind.__module__}:{kind.__qualname__}", "versions": versions}
+    described = {"name": name, "class": f"{kind.__module__}:{kind.__qualname__}", "versions": versions}
+    remark = backend.availability().reason
+    return {**described, "remark": remark} if remark else described
 
 
 def _environment() -> dict[str, str]:

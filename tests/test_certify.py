@@ -593,9 +593,11 @@ def test_certificate_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     assert (data["schema"], data["version"], data["passed"]) == ("polyllama-certificate", 1, True)
     assert data["backend"]["name"] == "reference" and data["device"] == "cpu" and data["dtypes"] == ["float32"]
     assert "numpy" in data["environment"] and set(data["checks"][0]) >= {"check", "dtype", "status", "error", "bound"}
+    assert "note" not in data["environment"] and "remark" not in data["backend"]
     assert list(tmp_path.iterdir()) == [file]
-    assert main([*arguments, "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["passed"] is True
+    assert main([*arguments, "--json", "-", "--note", "in a train"]) == 0
+    noted = json.loads(capsys.readouterr().out)
+    assert (noted["passed"], noted["environment"]["note"]) == (True, "in a train")
 
 
 def test_the_command_line_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -699,7 +701,9 @@ def test_the_table_is_made_from_the_certificates() -> None:
     assert backend_table.main(["--check"]) == 0
     data = certify(SpecBackend(overrides={Rope: interleaved_rope}), only=["rope.default", "node.linear"]).to_dict()
     row = backend_table.table([data]).splitlines()[-1]
-    assert "saboteur" in row and "rope.default" in row
+    assert "saboteur" in row and "rope.default" in row and "| cpu |" in row
+    noted = {**data, "environment": {**data["environment"], "note": "in a train"}}
+    assert "| cpu (in a train) |" in backend_table.table([noted]).splitlines()[-1]
     page = f"a\n{backend_table.BEGIN}\nold\n{backend_table.END}\nb"
     assert "old" not in backend_table.with_table(page, "new") and "new" in backend_table.with_table(page, "new")
 

@@ -25,6 +25,8 @@ def rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row per dtype."""
     versions = {**certificate["backend"]["versions"], "numpy": certificate["environment"]["numpy"]}
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    note = certificate["environment"].get("note", "")
+    device = certificate["device"] + (f" ({note})" if note else "")
     found = []
     for dtype in certificate["dtypes"]:
         checks = [check for check in certificate["checks"] if check["dtype"] == dtype]
@@ -35,7 +37,7 @@ def rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
         name = certificate["backend"]["name"]
         failures = ", ".join(check["check"] for check in failed) or "none"
         date = certificate["created"][:10]
-        found.append((name, certificate["device"], dtype, str(len(checks)), failures, share, libraries, date))
+        found.append((name, device, dtype, str(len(checks)), failures, share, libraries, date))
     return found
 
 
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("certificates", nargs="*", type=Path, help="by default all of docs/certificates")
     parser.add_argument("--check", action="store_true", help="change nothing; say whether the page is up to date")
     given = parser.parse_args(arguments)
-    files = given.certificates or sorted(CERTIFICATES.glob("*.json"))
+    files = given.certificates or sorted(CERTIFICATES.glob("*.json"), key=lambda file: file.stem)
     old = PAGE.read_text(encoding="utf-8")
     certificates = {file: read_certificate(file) for file in files}
     for file, certificate in certificates.items():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write the certificate; - for stdout.",
 )
+@click.option("--note", metavar="TEXT", default="", help="What to know of this machine; kept in the certificate.")
 @click.pass_context
 def certify(
     ctx: click.Context,
@@ -44,6 +45,7 @@ def certify(
     only: tuple[str, ...],
     list_only: bool,
     file: Path | None,
+    note: str,
 ) -> None:
     """Try every node, RoPE type, cache, padding, task head and dtype of BACKEND against the float64 spec.
 
@@ -59,9 +61,8 @@ def certify(
     to_stdout = file is not None and str(file) == "-"
     if file is not None and not to_stdout and not file.absolute().parent.is_dir():
         raise InputError(f"--json {file}: there is no folder {file.parent}", hint="make it first")
-    certificate = run(
-        backend, device=device, dtypes=dtypes or None, only=only, report=None if to_stdout else _show_failure
-    )
+    report = None if to_stdout else _show_failure
+    certificate = run(backend, device=device, dtypes=dtypes or None, only=only, report=report, note=note)
     if to_stdout:
         from ._console import print_json
 
