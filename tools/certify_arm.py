@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
+import pip
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cache" / "arm"
 INSTRUCTION_SETS = ("neon", "neon_i8mm", "portable")
@@ -37,8 +39,6 @@ SYSTEM_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libpython3-dev", "li
 # To build the extension, and to run tests of it.
 BUILD_PACKAGES = ("pybind11", "setuptools")
 TEST_PACKAGES = ("hypothesis", "psutil", "pytest", "safetensors")
-# What runs with the oldest C library of a release that has Python 3.11, Debian 12's.
-PLATFORMS = (*(f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)), "manylinux2014_aarch64")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,10 +191,9 @@ def get_packages(python: Path) -> None:
     if stage.fresh():
         return
     print(f"getting packages for Python {version} on ARM", flush=True)
-    where: list[str | Path] = ["--target", stage.folder, "--python-version", version, "--implementation", "cp"]
-    where += [flag for name in PLATFORMS for flag in ("--platform", name)]
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--only-binary=:all:", *where]
-    run([*pip, "-c", constraints, *wanted])
+    # This Python's own pip, run by the other: it asks for wheels as they are chosen there.
+    command: list[str | Path] = [python, Path(pip.__file__).parent, "install", "-q", "--no-compile", "--only-binary=:all:"]
+    run([*command, "--target", stage.folder, "-c", constraints, *wanted])
     # Programs that start Python again must start the command, not the file that only the emulator can run.
     (stage.folder / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(python)!r}\n")
     stage.done()
@@ -210,7 +209,8 @@ def build(python: Path, system: Path) -> None:
     environment = {
         "CC": "aarch64-linux-gnu-gcc",
         "CXX": "aarch64-linux-gnu-g++",
-        "CPPFLAGS": f"-I{headers} -idirafter {system / 'usr' / 'include'}",
+        "CFLAGS": "",  # what may be set is for this machine's processor
+        "CPPFLAGS": shlex.join([f"-I{headers}", "-idirafter", str(headers.parent)]),
         "POLYLLAMA_BUILD_KERNELS": "1",
         "PYTHONWARNINGS": "ignore",
     }
