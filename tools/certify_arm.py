@@ -192,8 +192,8 @@ def get_packages(python: Path) -> None:
         return
     print(f"getting packages for Python {version} on ARM", flush=True)
     # This Python's own pip, run by the other: it asks for wheels as they are chosen there.
-    command: list[str | Path] = [python, Path(pip.__file__).parent, "install", "-q", "--no-compile", "--only-binary=:all:"]
-    run([*command, "--target", stage.folder, "-c", constraints, *wanted])
+    command: list[str | Path] = [python, Path(pip.__file__).parent, "install", "-q", "--no-compile"]
+    run([*command, "--only-binary=:all:", "--target", stage.folder, "-c", constraints, *wanted])
     # Programs that start Python again must start the command, not the file that only the emulator can run.
     (stage.folder / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(python)!r}\n")
     stage.done()
