@@ -4,8 +4,10 @@
     python tools/certify_arm.py neon -- --only node     # one of them; what follows -- is for `polyllama certify`
     .cache/arm/python -m pytest tests/test_cpu.py       # afterwards: any Python program, with the ARM build
 
-For Debian and Ubuntu. A Python for ARM, of this machine's own release, comes from its mirror, packages from PyPI; all
-lies in .cache/arm, nothing is installed, and no rights are needed. The compiler and the emulator must be there.
+For Debian (tried: 12) and Ubuntu (not tried so far). A Python for ARM, of this machine's own release, comes from its
+mirror, packages from PyPI; all lies in .cache/arm, nothing is installed, and no rights are needed. The compiler and the
+emulator must be there. An emulated program is slow, and what it asks the kernel is the emulator's answer: three tests of
+tests/test_cpu_limits.py, on limits of memory, on other threads' signals and with 60 seconds at most, are not passed there.
 """
 
 from __future__ import annotations
@@ -145,6 +147,7 @@ def get_system() -> Path:
         "APT::Architecture": "arm64",
         "APT::Architectures": "arm64",
         "APT::Sandbox::User": "",
+        "APT::Update::Error-Mode": "any",  # else a mirror that is not reached is a warning
         "Acquire::Languages": "none",
         "Dir::Cache": apt / "cache",
         "Dir::Etc": apt / "etc",
@@ -158,6 +161,9 @@ def get_system() -> Path:
     for package in sorted((apt / "cache" / "archives").glob("*.deb")):
         run(["dpkg-deb", "-x", package, stage.folder])
     shutil.rmtree(apt)
+    library = stage.folder / "lib"
+    if not library.exists():  # newer releases have all in usr, and a package that is not wanted here links to it
+        library.symlink_to("usr/lib")
     stage.done()
     return stage.folder
 
