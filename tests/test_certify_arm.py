@@ -1,4 +1,4 @@
-"""What tools/certify_arm.py says before it gets anything, and when it gets things anew. The rest is `make certify-arm`."""
+"""What tools/certify_arm.py says before it gets anything, and when it gets things anew; `make certify-arm` is the rest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_everything_that_is_missing_is_said_at_once(tool: Any, monkeypatch: pyte
     monkeypatch.setattr(tool, "EMULATOR", None)
     monkeypatch.setattr(tool, "keyring", lambda name: tmp_path / name)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match="g\\+\\+-aarch64-linux-gnu qemu-user-static ubuntu-keyring$"):
+    with pytest.raises(SystemExit, match=r"g\+\+-aarch64-linux-gnu qemu-user-static ubuntu-keyring$"):
         tool.main([])
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "arch"})
     with pytest.raises(SystemExit, match="takes Debian or Ubuntu, not arch"):
@@ -64,6 +64,7 @@ def test_what_was_made_is_kept_until_its_sources_change(tool: Any) -> None:
     first.done()
     assert tool.Stage("site", ["numpy==1"]).fresh() and (first.folder / "numpy").exists()
     assert not tool.Stage("site", ["numpy==2"]).fresh() and not (first.folder / "numpy").exists()
+    assert not tool.Stage("site", ["numpy==1"]).fresh()  # of which nothing is left
 
 
 def test_a_command_that_fails_is_said_with_its_last_lines(tool: Any) -> None:

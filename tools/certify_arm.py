@@ -6,8 +6,8 @@
 
 For Debian (tried: 12) and Ubuntu (not tried so far). A Python for ARM, of this machine's own release, comes from its
 mirror, packages from PyPI; all lies in .cache/arm, nothing is installed, and no rights are needed. The compiler and the
-emulator must be there. An emulated program is slow, and what it asks the kernel is the emulator's answer: three tests of
-tests/test_cpu_limits.py, on limits of memory, on other threads' signals and with 60 seconds at most, are not passed there.
+emulator must be there. Emulated programs are slow, and what they ask the kernel the emulator answers: three tests of
+tests/test_cpu_limits.py fail there, on limits of memory, signals of threads, and one that takes longer than it may.
 """
 
 from __future__ import annotations
