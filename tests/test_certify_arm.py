@@ -1,4 +1,4 @@
-"""What tools/certify_arm.py says before it gets anything, and when it gets things anew; `make certify-arm` is the rest."""
+"""What tools/certify_arm.py says before it gets anything, and when it gets things anew."""
 
 from __future__ import annotations
 
