@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,14 +11,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..backends.cpu import CpuBackend, instruction_set
 from ..core.config import LlamaConfig
-from ..core.errors import InputError, PolyllamaError, UnsupportedError
+from ..core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
 from ..core.quantization.settings import parse_quantize
 from .models import GGUF_TYPES, write_checkpoint, write_gguf
 from .openvino_model import WIDTHS, check_openvino, write_openvino
@@ -64,10 +66,15 @@ class Worker:
         command = [sys.executable, "-m", "polyllama.benchmark.worker", name, str(model), str(threads)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self.name = name
+        # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
-        self.ready = self._answer()
+        try:
+            self.ready = self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def do(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """Hand over one task and wait for its answer."""
@@ -87,10 +94,13 @@ class Worker:
         return found
 
     def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        """End the process, whatever it is doing."""
+        self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # a task that was on its way is nobody's now
+                pipe.close()
 
 
 def run(
@@ -117,6 +127,8 @@ def run(
     Raises:
         InputError: weights or a contender that there is no such thing as.
         UnsupportedError: a contender whose packages are not installed, or that has no such weights.
+        BackendUnavailableError: backend cpu cannot run here.
+        SettingsError: ``POLYLLAMA_CPU_ISA`` names kernels that this machine cannot run.
     """
     chosen = [measure for measure in MEASURES if measure.name in set(measures)]
     kinds, peers = tuple(kinds), tuple(peers)
@@ -127,11 +139,14 @@ def run(
         check_installed(peer)
         if peer == "openvino":
             check_openvino(config)
+    check_kernels()
     result: dict[str, Any] = {"machine": machine(peers), "threads": threads, "config": _shape(config), "kinds": {}}
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="polyllama-bench-") as folder:
-            workers = _workers(Path(folder), config, kind, peers, threads, report)
+            workers: list[Worker] = []
             try:
+                for worker in _workers(Path(folder), config, kind, peers, threads, report):
+                    workers.append(worker)  # one at a time: those before one that does not start are ended
                 result["kinds"][kind] = _measure(workers, chosen, rounds, report)
             finally:
                 for worker in workers:
@@ -148,6 +163,19 @@ def check_installed(what: str) -> None:
     missing = [module for module in MODULES[what] if importlib.util.find_spec(module) is None]
     if missing:
         raise UnsupportedError(f"{what} needs {' and '.join(missing)}, not installed here", hint=INSTALL)
+
+
+def check_kernels() -> None:
+    """Refuse to start where backend cpu cannot run, before anything is written.
+
+    Raises:
+        BackendUnavailableError: its kernels were not built, or do not load.
+        SettingsError: ``POLYLLAMA_CPU_ISA`` names kernels that this machine cannot run.
+    """
+    found = CpuBackend().availability()
+    if not found.usable:
+        raise BackendUnavailableError(f"backend 'cpu' cannot run here: {found.reason}")
+    instruction_set()
 
 
 def check_destination(path: Path) -> None:
@@ -192,23 +220,22 @@ def check_kinds(kinds: Iterable[str], peers: Iterable[str]) -> None:
 
 def _workers(
     folder: Path, config: LlamaConfig, kind: str, peers: Iterable[str], threads: int, report: Callable[[str], None]
-) -> list[Worker]:
+) -> Iterator[Worker]:
     report(f"{kind}: writing random models")
     checkpoint = folder / "model"
     write_checkpoint(checkpoint, config, kind, pack=True)
-    workers = [Worker("polyllama:cpu", checkpoint, threads)]
+    yield Worker("polyllama:cpu", checkpoint, threads)
     for peer in peers:
         if peer == "llama-cpp":
             write_gguf(folder / "model.gguf", config, kind.partition("-")[0])
-            workers.append(Worker(peer, folder / "model.gguf", threads))
+            yield Worker(peer, folder / "model.gguf", threads)
         elif peer == "openvino":
             write_openvino(checkpoint, folder / "openvino.xml")
-            workers.append(Worker(peer, folder / "openvino.xml", threads))
+            yield Worker(peer, folder / "openvino.xml", threads)
         elif peer == "mlx-lm" or not kind.startswith("int"):
-            workers.append(Worker(peer, checkpoint, threads))
+            yield Worker(peer, checkpoint, threads)
         else:
             report(f"{kind}: {peer} has no such weights and is left out here")
-    return workers
 
 
 def _measure(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from polyllama import LlamaConfig
+from polyllama.backends.cpu import CpuBackend
 from polyllama.benchmark import run as benchmark
 from polyllama.benchmark.openvino_model import check_openvino
-from polyllama.core.errors import InputError, UnsupportedError
+from polyllama.core.backend import Availability
+from polyllama.core.errors import BackendUnavailableError, InputError, UnsupportedError
 
 ROOT = Path(__file__).parents[1]
 KERNELS = importlib.util.find_spec("polyllama.backends.cpu._kernels") is not None
@@ -82,6 +87,30 @@ def test_what_is_not_written_for_openvino_is_named() -> None:
     ):
         with pytest.raises(UnsupportedError, match=message):
             check_openvino(LlamaConfig(**sizes | fields))
+
+
+def test_without_kernels_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuBackend, "availability", lambda self: Availability(False, "its kernels were not built"))
+    said: list[str] = []
+    config: Any = None
+    with pytest.raises(BackendUnavailableError, match="backend 'cpu' cannot run here: its kernels were not built"):
+        benchmark.run(config, ["int4"], [], threads=1, report=said.append)
+    assert said == []
+
+
+@pytest.mark.skipif(not KERNELS, reason="the native kernels were not built")
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is another thing there")
+def test_ctrl_c_ends_every_process_without_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "polyllama", "bench", "tiny", "--vs", "", "--rounds", "100000", "--threads", "1"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    assert process.stderr is not None
+    while "round 0 of" not in (line := process.stderr.readline()):
+        assert line, "it ended by itself"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole group
+    rest = process.stderr.read()  # until the last who has it has ended
+    assert process.wait() == 130 and "Traceback" not in rest and rest.endswith("interrupted\n"), rest
+    assert not list(tmp_path.iterdir())
 
 
 def test_there_is_no_such_benchmark() -> None:
