@@ -62,6 +62,8 @@ class Result:
         }
 
     def __str__(self) -> str:
+        if self.status == "skipped":
+            return f"{self.check} [{self.dtype}] skipped: {self.detail}"
         numbers = f"error {self.error:.3g}, bound {self.bound:.3g}"
         return f"{self.check} [{self.dtype}] {self.status}: {numbers}" + (f" ({self.detail})" if self.detail else "")
 

@@ -260,6 +260,14 @@ def test_a_certificate_of_a_part_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert "passes: 2 checks, a part of what it declares" in capsys.readouterr().out
 
 
+def test_skipped_checks_are_not_counted_as_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dtype", "float64", "--only", "gradients.base", "--only", "node.linear"]
+    assert main(["certify", "reference", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "passes: 1 check, a part" in text
+    assert "gradients.base [float64] skipped: the backend does not declare that it trains\n" in text
+
+
 def test_certificates_of_a_part_are_not_put_into_the_table(tmp_path: Path) -> None:
     import runpy
 

@@ -18,7 +18,7 @@ from polyllama.testing import read_certificate
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, CERTIFICATES = ROOT / "docs" / "backends.md", ROOT / "docs" / "certificates"
 BEGIN, END = "<!-- certificates: begin -->", "<!-- certificates: end -->"
-HEADERS = ("backend", "device", "dtype", "checks", "failed", "largest error, of its bound", "with", "date")
+HEADERS = ("backend", "device", "dtype", "checks", "failed", "skipped", "largest error, of its bound", "with", "date")
 
 
 def rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -31,13 +31,15 @@ def rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
     for dtype in certificate["dtypes"]:
         checks = [check for check in certificate["checks"] if check["dtype"] == dtype]
         failed = [check for check in checks if check["status"] == "failed"]
+        skipped = sum(check["status"] == "skipped" for check in checks)
         measured = [c for c in checks if c["status"] == "passed" and c["bound"] > 0]
         closest = max(measured, key=lambda c: c["error"] / c["bound"], default=None)
         share = "" if closest is None else f"{closest['error'] / closest['bound']:.0%} ({closest['check']})"
         name = certificate["backend"]["name"]
         failures = ", ".join(check["check"] for check in failed) or "none"
         date = certificate["created"][:10]
-        found.append((name, device, dtype, str(len(checks)), failures, share, libraries, date))
+        counts = str(len(checks) - skipped), failures, str(skipped) if skipped else ""
+        found.append((name, device, dtype, *counts, share, libraries, date))
     return found
 
 

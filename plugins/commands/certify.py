@@ -87,10 +87,12 @@ def _summarize(certificate: Certificate) -> None:
         closest = max(results, key=lambda r: r.error / r.bound if r.bound else 0.0)
         passed = sum(r.status == "passed" for r in results)
         share = f"{closest.error / closest.bound:.0%} of its bound: {closest.check}" if closest.bound else "-"
-        rows.append((dtype, passed, len([r for r in results if r.status == "failed"]), share))
-    print_table(["dtype", "passed", "failed", "largest error"], rows)
+        failed, skipped = (sum(r.status == status for r in results) for status in ("failed", "skipped"))
+        rows.append((dtype, passed, failed, skipped, share))
+    print_table(["dtype", "passed", "failed", "skipped", "largest error"], rows)
     verdict = "passes" if certificate.passed else "FAILS"
     name, where = certificate.backend["name"], certificate.device
     part = "" if certificate.complete else ", a part of what it declares"
-    count = f"{len(certificate.results)} {'check' if len(certificate.results) == 1 else 'checks'}"
+    tried = sum(result.status != "skipped" for result in certificate.results)
+    count = f"{tried} {'check' if tried == 1 else 'checks'}"
     click.echo(f"\n{name} on {where} {verdict}: {count}{part} in {certificate.seconds:.1f} s")
