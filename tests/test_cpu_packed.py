@@ -64,11 +64,11 @@ def test_a_packed_file_of_other_weights_is_said_and_not_used(packed_folder: Path
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("cut", "polyllama-cpu.packed"),
+        ("cut", "tensor .* ends at byte"),
         ("zeros", "it is damaged"),
         ("layout", "it is damaged"),
         ("version", "it is of another version"),
-        ("nothing", "polyllama-cpu.packed"),
+        ("nothing", "is empty"),
     ],
 )
 def test_a_broken_packed_file_is_said_and_not_used(what: str, reason: str, packed_folder: Path, tmp_path: Path) -> None:
@@ -86,8 +86,9 @@ def test_a_broken_packed_file_is_said_and_not_used(what: str, reason: str, packe
     }[what]
     assert changed != content
     packed.write_bytes(changed)
-    with pytest.warns(PolyllamaWarning, match=rf"polyllama-cpu.packed is not used \(.*{reason}"):
+    with pytest.warns(PolyllamaWarning, match=rf"polyllama-cpu.packed is not used \({reason}") as said:
         llm = Llama.load(folder, backend="cpu")
+    assert str(said[0].message).count(str(folder)) == 1 and "download" not in str(said[0].message)
     prompt = [[5, 6, 7]]
     np.testing.assert_array_equal(
         llm.forward(prompt).logits, Llama.load(packed_folder, backend="cpu").forward(prompt).logits

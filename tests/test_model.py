@@ -24,6 +24,8 @@ def backend(request: pytest.FixtureRequest) -> str:
     ("source", "arguments", "error", "message"),
     [
         ("tiny", {"load_fromat": "dummy"}, InputError, "did you mean 'load_format'"),
+        ("tiny", {"kv_cache": "int8"}, InputError, "it is a setting: POLYLLAMA_KV_CACHE"),
+        ("tiny", {"threads": 2}, InputError, "it is a setting: POLYLLAMA_THREADS"),
         ("tiny", {"backned": "torch"}, InputError, "did you mean 'backend'"),
         ("tiny", {"num_hidden_layer": 3}, InputError, "did you mean 'num_hidden_layers'"),
         ("tiny", {"device_map": "auto"}, InputError, "name a device"),

@@ -52,7 +52,7 @@ class CpuBackend:
         try:
             text = f"runs as {instruction_set(self.isa)}; there are {', '.join(instruction_sets())}"
         except SettingsError as error:  # what loading a model will say
-            text = str(error)
+            text = f"set to what cannot be loaded: {error}"
         return Availability(True, text, found.devices)
 
     def memory(self, workload: Workload) -> MemoryEstimate:

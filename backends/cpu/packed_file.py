@@ -164,8 +164,9 @@ def find(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Mapping
             return None
         return _read(file, graph, files)
     except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
+        reason = error.message if isinstance(error, CheckpointError) else str(error)  # its hint is for weights
         warnings.warn(
-            f"{path} is not used ({error}): weights are packed anew; "
+            f"{path} is not used ({reason.removeprefix(f'{path}: ')}): weights are packed anew; "
             f"make it again with `polyllama quantize` and --pack cpu, or remove it",
             PolyllamaWarning,
             stacklevel=4,

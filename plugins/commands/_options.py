@@ -58,7 +58,7 @@ _SOURCE = [
     click.option("--offline/--no-offline", default=None, help="Use only what is on this machine."),
 ]
 _LOAD = [
-    click.option("--backend", type=PluginName("backend"), help="What runs it: torch, torch:cuda, reference, auto ..."),
+    click.option("--backend", type=PluginName("backend"), help="What runs it: cpu, torch, torch:cuda, auto ..."),
     click.option("--device", metavar="DEVICE", help="A device of the backend: cpu, cuda, cuda:1, mps ..."),
     click.option("--dtype", metavar="DTYPE", help="float64, float32, bfloat16, float16 or auto."),
     click.option("--quantize", metavar="HOW", help="Quantize weights while loading: int4, int8, int4-g32 ..."),
