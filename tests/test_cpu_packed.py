@@ -95,6 +95,18 @@ def test_a_broken_packed_file_is_said_and_not_used(what: str, reason: str, packe
     )
 
 
+def test_a_packed_folder_is_overwritten_as_warnings_advise(packed_folder: Path, tmp_path: Path) -> None:
+    folder = copied(packed_folder, tmp_path)
+    packed = folder / "polyllama-cpu.packed"
+    before = packed.read_bytes()
+    command = [sys.executable, "-m", "polyllama", "quantize", "tiny", str(folder), "--bits", "8", "--group-size", "32"]
+    done = subprocess.run([*command, "--pack", "cpu", "--overwrite"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert packed.read_bytes() != before and Llama.load(folder, backend="cpu").generate("Once", max_new_tokens=3).text
+    done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True)
+    assert done.returncode == 0 and not packed.exists(), done.stderr  # it would be of other weights
+
+
 def test_a_packed_file_is_for_one_dtype(packed_folder: Path) -> None:
     """In float32 it is not looked at, and nothing needs to be said: the checkpoint is what counts."""
     assert Llama.load(packed_folder, backend="cpu", dtype="float32").dtype == "float32"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 _UNFINISHED = ".converting"
 _OURS = (_UNFINISHED, ".saving.lock")
 _MODEL_SUFFIXES = (".safetensors", ".json", ".gguf", ".pth", ".bin", ".model", ".jinja", ".chk", ".md", ".txt")
+_PACKED = re.compile(r"polyllama-\w+\.packed")  # weights as a backend reads them: made from the model, and made again
 _SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding; a small model's are small
 
 
@@ -160,11 +162,13 @@ def _no_part_of_a_model(folder: Path) -> list[str]:
     from ..download import TEMPLATE_FOLDER
 
     known = (*_MODEL_SUFFIXES, "LICENSE", "USE_POLICY", ".gitattributes", "NOTICE")
-    return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if not (entry.name.endswith(known) if not entry.is_dir() else entry.name == TEMPLATE_FOLDER.strip("/"))
-    )
+
+    def is_known(entry: Path) -> bool:
+        if entry.is_dir():
+            return entry.name == TEMPLATE_FOLDER.strip("/")
+        return entry.name.endswith(known) or _PACKED.fullmatch(entry.name) is not None
+
+    return sorted(entry.name for entry in folder.iterdir() if not is_known(entry))
 
 
 def check_apart(destination: Path, source: Path | None) -> None:
