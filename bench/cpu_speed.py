@@ -2,8 +2,8 @@
 
 python bench/cpu_speed.py [--weights int4,int8,bfloat16] [--rounds 3]
 
-The same as ``polyllama bench --weights int4,int8,bfloat16 --vs llama-cpp,transformers,openvino --long``; keeps its figures in
-bench/results/cpu_speed.json, where kinds of weights that were not measured now stay as they were, and draws them.
+The same as ``polyllama bench --weights int4,int8,bfloat16 --vs llama-cpp,transformers,openvino --long``; keeps its
+figures in bench/results/cpu_speed.json, where kinds of weights that were not measured now stay as they were, and draws them.
 """
 
 from __future__ import annotations
