@@ -3,7 +3,8 @@
 python bench/cpu_speed.py [--weights int4,int8,bfloat16] [--rounds 3]
 
 The same as ``polyllama bench --weights int4,int8,bfloat16 --vs llama-cpp,transformers,openvino --long``; keeps its
-figures in bench/results/cpu_speed.json, where kinds of weights that were not measured now stay as they were, and draws them.
+figures in bench/results/cpu_speed.json, where kinds of weights that were not measured now stay as they were, and draws
+them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import json
 
 from measure import RESULTS
 from polyllama import LlamaConfig
-from polyllama.backends.cpu.topology import physical_cores
 from polyllama.benchmark.models import TINYLLAMA
 from polyllama.benchmark.run import MEASURES, check_installed, draw, rows, run
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--weights", default="int4,int8,bfloat16")
     parser.add_argument("--peers", default="llama-cpp,transformers,openvino")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--threads", type=int, help="by default the physical cores")
     parser.add_argument("--layers", type=int, default=TINYLLAMA["num_hidden_layers"], help="fewer are quicker to try")
     parser.add_argument("--measures", default=",".join(measure.name for measure in MEASURES))
     options = parser.parse_args()

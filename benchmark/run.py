@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.cpu import CpuBackend, instruction_set
+from ..backends.cpu.topology import physical_cores
 from ..core.config import LlamaConfig
 from ..core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
 from ..core.quantization.settings import parse_quantize
@@ -64,7 +65,7 @@ class Worker:
 
     def __init__(self, name: str, model: Path, threads: int) -> None:
         command = [sys.executable, "-m", "polyllama.benchmark.worker", name, str(model), str(threads)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads or physical_cores())}
         self.name = name
         # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
         self.process = subprocess.Popen(
@@ -108,7 +109,7 @@ def run(
     kinds: Iterable[str],
     peers: Iterable[str],
     *,
-    threads: int,
+    threads: int | None = None,
     rounds: int = 3,
     measures: Iterable[str] = ("prefill", "decode", "batch decode"),
     report: Callable[[str], None] = print,
@@ -119,6 +120,8 @@ def run(
         kinds: weights: ``"int4"``, ``"int8"``, ``"bfloat16"`` ...
         peers: ``"llama-cpp"``, ``"transformers"`` (which runs bfloat16, float16 and float32 alone), ``"openvino"``,
             ``"mlx-lm"``.
+        threads: for every contender; by default the physical cores, of which backend cpu takes fewer for a model that
+            is too small for them.
         measures: names of :data:`MEASURES`.
 
     Returns:
@@ -140,7 +143,8 @@ def run(
         if peer == "openvino":
             check_openvino(config)
     check_kernels()
-    result: dict[str, Any] = {"machine": machine(peers), "threads": threads, "config": _shape(config), "kinds": {}}
+    cores = threads or physical_cores()
+    result: dict[str, Any] = {"machine": machine(peers), "threads": cores, "config": _shape(config), "kinds": {}}
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="polyllama-bench-") as folder:
             workers: list[Worker] = []
@@ -219,12 +223,18 @@ def check_kinds(kinds: Iterable[str], peers: Iterable[str]) -> None:
 
 
 def _workers(
-    folder: Path, config: LlamaConfig, kind: str, peers: Iterable[str], threads: int, report: Callable[[str], None]
+    folder: Path,
+    config: LlamaConfig,
+    kind: str,
+    peers: Iterable[str],
+    threads: int | None,
+    report: Callable[[str], None],
 ) -> Iterator[Worker]:
     report(f"{kind}: writing random models")
     checkpoint = folder / "model"
     write_checkpoint(checkpoint, config, kind, pack=True)
-    yield Worker("polyllama:cpu", checkpoint, threads)
+    yield Worker("polyllama:cpu", checkpoint, threads or 0)
+    threads = threads or physical_cores()
     for peer in peers:
         if peer == "llama-cpp":
             write_gguf(folder / "model.gguf", config, kind.partition("-")[0])

@@ -32,7 +32,8 @@ class Polyllama:
     """Backend cpu, or another one: ``polyllama:torch``."""
 
     def __init__(self, model: Path, threads: int, backend: str) -> None:
-        os.environ["POLYLLAMA_THREADS"] = str(threads)
+        if threads:  # else as many as the model is worth
+            os.environ["POLYLLAMA_THREADS"] = str(threads)
         from polyllama import Llama
 
         self.model: Any = Llama.load(model, backend=backend or "cpu").model

@@ -284,6 +284,7 @@ def load(
         settings=settings,
     )
     choice = choose_backend(settings.backend, described.plugins.backends(), settings.device)
+    _warn_of_the_reference(choice)
     _check_kv_cache(settings, choice.backend)
     options = RealizeOptions(settings.dtype, choice.device, settings.threads, settings.kv_cache)
     if adapter is not None:
@@ -308,6 +309,18 @@ def load(
         model,
         described.checkpoint,
     )
+
+
+def _warn_of_the_reference(choice: Choice) -> None:
+    """It is there to be right; whoever gets it without asking should know why, and what to do about it."""
+    cpu = next((row for row in choice.considered if row.name == "cpu"), None)
+    if choice.backend.name == "reference" and cpu is not None:  # among others, so nobody asked for one by name
+        warnings.warn(
+            f"backend 'reference' is taken, which is slow: nothing else can run here (cpu: {cpu.reason}); "
+            "backend='reference' takes it without this warning",
+            PolyllamaWarning,
+            stacklevel=4,
+        )
 
 
 def _check_kv_cache(settings: Settings, backend: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from polyllama.core.backend import AUTO_ORDER, Availability, choose_backend
-from polyllama.core.errors import BackendError, BackendUnavailableError, SettingsError
+from polyllama.core.errors import BackendError, BackendUnavailableError, PolyllamaWarning, SettingsError
 
 
 class Fake:
@@ -108,3 +108,18 @@ def test_the_reference_backend_refuses_dtypes_it_does_not_compute_in(tiny_models
 
     with pytest.raises(BackendError, match="computes in float64 or float32, not in bfloat16"):
         Llama.load(tiny_models()[1], backend="reference", dtype="bfloat16")
+
+
+def test_who_gets_the_reference_without_asking_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from polyllama import Llama
+    from polyllama.backends.cpu import CpuBackend
+    from polyllama.backends.jax import JaxBackend
+    from polyllama.backends.mlx import MlxBackend
+    from polyllama.backends.torch import TorchBackend
+
+    for backend in (CpuBackend, JaxBackend, MlxBackend, TorchBackend):
+        monkeypatch.setattr(backend, "availability", lambda self: Availability(False, "was not built"))
+    monkeypatch.setenv("POLYLLAMA_BACKEND", "auto")
+    with pytest.warns(PolyllamaWarning, match=r"'reference' is taken, which is slow: .* \(cpu: was not built\)"):
+        assert Llama.load("tiny").backend == "reference"
+    Llama.load("tiny", backend="reference")

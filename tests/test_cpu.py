@@ -18,7 +18,7 @@ import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaError
 from polyllama.backends.cpu import CpuBackend, instruction_set
 from polyllama.core.backend import RealizeOptions, choose_backend
-from polyllama.core.errors import BackendError, InputError, SettingsError, UnsupportedError
+from polyllama.core.errors import BackendError, InputError, PolyllamaWarning, SettingsError, UnsupportedError
 from polyllama.core.plugins import plugin_manager
 from polyllama.testing import ConformanceSuite
 from polyllama.testing.probes import probe
@@ -350,9 +350,14 @@ def test_backends_say_which_instruction_set_runs(monkeypatch: pytest.MonkeyPatch
 def test_threads_come_from_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = load().model
     assert model.threads == 1  # so small a model would only wait
+    monkeypatch.setattr("polyllama.backends.cpu.model.processors", lambda: 3)
     monkeypatch.setenv("POLYLLAMA_THREADS", "3")
     model = load().model
     assert model.threads == 3
+    monkeypatch.setenv("POLYLLAMA_THREADS", "4")
+    with pytest.warns(PolyllamaWarning, match="threads: 4 are more than the 3 that can run here at one time"):
+        model = load().model
+    assert model.threads == 4
 
 
 def test_wrong_wishes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -105,6 +106,37 @@ def test_a_packed_folder_is_overwritten_as_warnings_advise(packed_folder: Path, 
     assert packed.read_bytes() != before and Llama.load(folder, backend="cpu").generate("Once", max_new_tokens=3).text
     done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True)
     assert done.returncode == 0 and not packed.exists(), done.stderr  # it would be of other weights
+
+
+def test_a_folder_is_packed_where_it_lies(packed_folder: Path, tmp_path: Path) -> None:
+    """Quantized already, with a file of other weights beside it; and not quantized at all."""
+
+    def pack(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "polyllama", "pack", *arguments], capture_output=True, text=True, check=False
+        )
+
+    folder = copied(packed_folder, tmp_path)
+    (folder / "polyllama-cpu.packed").write_bytes(b"of other weights")
+    done = pack(str(folder))
+    assert (done.returncode, done.stderr) == (0, "") and "polyllama-cpu.packed" in done.stdout
+    assert (folder / "polyllama-cpu.packed").read_bytes() == (packed_folder / "polyllama-cpu.packed").read_bytes()
+    plain = tmp_path / "plain"
+    Llama.load("tiny", backend="cpu").save(plain)
+    before = sorted(file.name for file in plain.iterdir())
+    said = json.loads(pack(str(plain), "--json").stdout)
+    assert said["packed"] == str(plain / "polyllama-cpu.packed") and said["bytes"] > 1e6
+    assert sorted(file.name for file in plain.iterdir()) == sorted([*before, "polyllama-cpu.packed"])
+    prompt = [[5, 6, 7]]
+    logits = [Llama.load(source, backend="cpu").forward(prompt).logits for source in ("tiny", plain)]
+    np.testing.assert_array_equal(*logits)
+    for arguments, message in (
+        ((str(tmp_path / "nowhere"),), "nowhere: is no folder"),
+        ((str(tmp_path),), "holds no weights that an installed reader knows"),
+        ((str(plain), "--backend", "reference"), "backend 'reference' has no format of its own to pack into"),
+    ):
+        done = pack(*arguments)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done
 
 
 def test_a_packed_file_is_for_one_dtype(packed_folder: Path) -> None:

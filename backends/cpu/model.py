@@ -20,7 +20,7 @@ from . import packed_file
 from .cache import CpuCache
 from .program import Lowered, lower
 from .sizes import CHUNK, DTYPES, nearest_dtype
-from .topology import physical_cores
+from .topology import physical_cores, processors
 from .weights import CpuWeights, FloatView, pack
 
 if TYPE_CHECKING:
@@ -198,6 +198,13 @@ def realize(
     if threads > THREADS:
         hint = f"it is fastest with one for each core, here {physical_cores()}"
         raise SettingsError(f"threads: the cpu backend takes at most {THREADS}, not {threads}", hint=hint)
+    if options.threads and threads > processors():
+        warnings.warn(
+            f"threads: {threads} are more than the {processors()} that can run here at one time, and will wait for one "
+            f"another; leave the setting out, or take at most {physical_cores()}",
+            PolyllamaWarning,
+            stacklevel=5,
+        )
     lowered = lower(graph, packed, isa=isa, threads=threads, dtype=dtype, cache=cache)
     return CpuModel(graph, config, task, packed, lowered, dtype)
 

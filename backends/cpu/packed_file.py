@@ -167,7 +167,7 @@ def find(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Mapping
         reason = error.message if isinstance(error, CheckpointError) else str(error)  # its hint is for weights
         warnings.warn(
             f"{path} is not used ({reason.removeprefix(f'{path}: ')}): weights are packed anew; "
-            f"make it again with `polyllama quantize` and --pack cpu, or remove it",
+            "make it again with `polyllama pack` and its folder, or remove it",
             PolyllamaWarning,
             stacklevel=4,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,18 @@ def physical_cores() -> int:
     if sys.platform == "darwin":
         return _apple_cores() or os.cpu_count() or 1
     return max(1, (os.cpu_count() or 2) // 2)
+
+
+def processors() -> int:
+    """Threads that can run at one time in this process: what it may use, hyper-threads included.
+
+    >>> physical_cores() <= processors()
+    True
+    """
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    allowed, limit = len(os.sched_getaffinity(0)), processor_limit()
+    return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
 
 
 def _linux_cores() -> int:

@@ -32,7 +32,10 @@ from ._options import ModelName
     help="Contenders by commas: llama-cpp, transformers, openvino, mlx-lm.",
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 4096), metavar="N", help="For every contender; by default the physical cores."
+    "--threads",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="For every contender; by default the physical cores; polyllama takes fewer for small models.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Turns that are counted."
@@ -60,7 +63,6 @@ def bench(
 
     Prints tokens per second, ratios round by round, and how much of the memory's own speed decoding reaches.
     """
-    from ...backends.cpu.topology import physical_cores
     from ...benchmark.run import check_destination, check_installed, draw, rows, run
 
     printed = file is not None and str(file) == "-"
@@ -74,7 +76,7 @@ def bench(
         _config(model),
         [kind.strip() for kind in weights.split(",")],
         [peer.strip() for peer in peers.split(",") if peer.strip()],
-        threads=threads or physical_cores(),
+        threads=threads,
         rounds=rounds,
         measures=measures,
         report=lambda text: click.echo(text, err=True),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._console import examples, json_option, print_json, print_table, with_unit
 from ._options import ModelName, source_options
+from .pack import packer
 
 if TYPE_CHECKING:
     from ...core.quantization.convert import Progress
@@ -65,29 +65,16 @@ def quantize(
     from ...core.quantization.convert import quantize_checkpoint
 
     given = {name: value for name, value in options.items() if value is not None}
-    packer = None if pack is None else _packer(pack)
+    write_packed = None if pack is None else packer(pack)
     with _progress(not as_json) as progress:
         report = quantize_checkpoint(source, target, modules=_patterns(modules), progress=progress, **given)
-    packed = None if packer is None else packer(report.folder)
+    packed = None if write_packed is None else write_packed(report.folder)
     if as_json:
         print_json(report.to_dict() | ({} if packed is None else {"packed": str(packed)}))
         return
     _show(report)
     if packed is not None:
         click.echo(f"{packed}: as backend {pack} reads it")
-
-
-def _packer(name: str) -> Callable[[Path], Path]:
-    """What writes weights as a backend reads them."""
-    from ...core.backend import choose_backend
-    from ...core.errors import BackendError
-    from ...core.plugins import plugin_manager
-
-    backend = choose_backend(name, plugin_manager().backends()).backend
-    found: Callable[[Path], Path] | None = getattr(backend, "pack", None)
-    if found is None:
-        raise BackendError(f"backend {name!r} has no format of its own to pack into", hint="use --pack cpu")
-    return found
 
 
 def _patterns(modules: tuple[str, ...]) -> dict[str, str]:
