@@ -364,6 +364,7 @@ class Broken:
 class Descriptor:
     name: str
     target: Any
+    files: tuple[str, ...] = ()
 
     def load(self) -> Any:
         return self.target
@@ -387,6 +388,23 @@ def test_a_broken_reader_is_named_and_the_others_still_work(tmp_path: Path):
     one(tmp_path / "model.safetensors")
     formats = [Descriptor("broken", Broken), Descriptor("huggingface", HuggingFaceFormat)]
     with pytest.warns(PolyllamaWarning, match="'broken' not tried .*: ImportError: no module named gguf"):
+        assert set(open_checkpoint(tmp_path, formats=formats).tensors()) == {"a"}
+
+
+def test_a_reader_is_asked_where_a_folder_has_its_files(tmp_path: Path):
+    huggingface = Descriptor("huggingface", HuggingFaceFormat)
+    one(tmp_path / "model.safetensors")
+    unasked = Descriptor("broken", Broken, ("*.raw", "*.rawer"))
+    assert set(open_checkpoint(tmp_path, formats=[unasked, huggingface]).tensors()) == {"a"}
+    (tmp_path / "x.rawer").touch()
+    with pytest.warns(PolyllamaWarning, match="'broken' not tried"):
+        open_checkpoint(tmp_path, formats=[unasked, huggingface])
+
+
+def test_files_that_are_no_pattern_cost_only_their_own_reader(tmp_path: Path):
+    one(tmp_path / "model.safetensors")
+    formats = [Descriptor("raw", RawFloats, ("/*.raw",)), Descriptor("huggingface", HuggingFaceFormat)]
+    with pytest.warns(PolyllamaWarning, match="'raw' not tried .*: NotImplementedError"):
         assert set(open_checkpoint(tmp_path, formats=formats).tensors()) == {"a"}
 
 

@@ -90,11 +90,14 @@ def open_checkpoint(
 
 
 def _detects(descriptor: FormatDescriptor, path: Path) -> bool:
-    """A broken plugin must not keep the other readers from working, but it is named."""
+    """Whether a reader takes the path. A broken plugin must not keep the others from working, but it is named.
+
+    A reader that says which files its folders have is imported only where there is one of them.
+    """
     patterns: Sequence[str] = getattr(descriptor, "files", ())
-    if patterns and path.is_dir() and not any(any(path.glob(pattern)) for pattern in patterns):
-        return False
     try:
+        if patterns and path.is_dir() and not any(any(path.glob(pattern)) for pattern in patterns):
+            return False
         return bool(descriptor.load().detect(path))
     except Exception as error:
         reason = str(error) if isinstance(error, PolyllamaError) else f"{type(error).__name__}: {error}"
