@@ -228,13 +228,18 @@ class _Writer:
                 f"{name}: OpenVINO's models are written with symmetric weights of 4 or 8 bits alone",
                 hint=f"these have {bits} bits" if bits not in WIDTHS else "these have biases of their own",
             )
+        halves = scales.astype(np.float16)
+        if not np.array_equal(halves, scales):
+            raise UnsupportedError(
+                f"{name}: its scales are not those of half precision, which OpenVINO's models are written with",
+                hint="leave openvino out for this model",
+            )
         # Unsigned integers become signed ones when their highest bit turns round: that takes 2^(bits - 1) away.
         highest = np.uint8(0x88 if bits == 4 else 0x80)
         words = np.ascontiguousarray(self.weights[f"{name}.weight"]).view(np.uint8) ^ highest
         self.groups.add(group_size)
         values = self.tensor(words, (shape[0], shape[1] // group_size, group_size), f"i{bits}")
-        halves = self.tensor(scales.astype(np.float16)[:, :, None])
-        matrix = self.ops.multiply(self.ops.convert(values, "f16"), halves)
+        matrix = self.ops.multiply(self.ops.convert(values, "f16"), self.tensor(halves[:, :, None]))
         return self.ops.convert(self.ops.reshape(matrix, self.integers(shape), False), "f32")
 
     def floats(self, name: str) -> Any:

@@ -196,6 +196,10 @@ class OpenVino:
         self.position += ids.shape[1]
         inputs = {"input_ids": ids, "position_ids": np.tile(places, (len(ids), 1)), "beam_idx": self.rows}
         self.logits = self.request.infer(inputs, share_inputs=True, share_outputs=True)["logits"]
+        # The plugin was seen to return at once, without an error and with nothing, where its kernels did not fit.
+        if self.logits.shape[:2] != (len(ids), 1):
+            found = list(self.logits.shape)
+            raise SystemExit(f"openvino gives logits of shape {found}, wanted [{len(ids)}, 1, vocab]: no figure of it")
 
 
 CONTENDERS: dict[str, Callable[[Path, int, str], Any]] = {

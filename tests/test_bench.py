@@ -17,7 +17,7 @@ from polyllama.backends.cpu import CpuBackend
 from polyllama.benchmark import run as benchmark
 from polyllama.benchmark.openvino_model import check_openvino
 from polyllama.core.backend import Availability
-from polyllama.core.errors import BackendUnavailableError, InputError, UnsupportedError
+from polyllama.core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
 
 ROOT = Path(__file__).parents[1]
 KERNELS = importlib.util.find_spec("polyllama.backends.cpu._kernels") is not None
@@ -111,6 +111,25 @@ def test_ctrl_c_ends_every_process_without_a_word(tmp_path: Path) -> None:
     rest = process.stderr.read()  # until the last who has it has ended
     assert process.wait() == 130 and "Traceback" not in rest and rest.endswith("interrupted\n"), rest
     assert not list(tmp_path.iterdir())
+
+
+def test_contenders_are_ended_where_a_later_one_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    class Noted(benchmark.Worker):
+        def __init__(self, name: str, model: Path, threads: int) -> None:
+            super().__init__(name, model, threads)
+            begun.append(self)
+
+    monkeypatch.setattr(benchmark, "Worker", Noted)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=2)
+    monkeypatch.setattr(benchmark, "PEERS", ("nobody",))
+    monkeypatch.setitem(benchmark.MODULES, "nobody", ())
+    monkeypatch.setitem(benchmark.PACKAGES, "nobody", "nobody")
+    with pytest.raises(PolyllamaError, match="nobody ended with exit code 1"):
+        benchmark.run(config, ["float32"], ["nobody"], threads=1, report=lambda text: None)
+    assert [worker.process.returncode for worker in begun] == [0]
 
 
 def test_there_is_no_such_benchmark() -> None:

@@ -18,6 +18,7 @@ from polyllama.benchmark.openvino_model import options, write_openvino
 from polyllama.benchmark.worker import OpenVino
 from polyllama.core.errors import UnsupportedError
 from polyllama.core.quantization.convert import quantize_checkpoint
+from safetensors.numpy import load_file, save_file
 from support import ROPE_TYPES, TinyModels, relative_error
 
 openvino = pytest.importorskip("openvino", reason="pip install openvino")
@@ -144,6 +145,35 @@ def test_weights_with_biases_of_their_own_are_refused(tmp_path: Path) -> None:
     quantize_checkpoint(TINY, tmp_path / "packed", bits=4, group_size=32)
     with pytest.raises(UnsupportedError, match="embed_tokens: OpenVINO's models are written with symmetric weights"):
         write_openvino(tmp_path / "packed", tmp_path / "model.xml")
+
+
+def test_scales_that_half_precision_has_not_are_refused(tmp_path: Path) -> None:
+    folder = random_model(tmp_path / "model", "int8")
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj"
+    for kind in ("scales", "biases"):
+        tensors[f"{name}.{kind}"] *= tensors[f"{name}.{kind}"].dtype.type(2**-20)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UnsupportedError, match=f"{name}: its scales are not those of half precision"):
+        write_openvino(folder, tmp_path / "model.xml")
+
+
+def test_a_pass_without_its_logits_is_no_figure(tmp_path: Path) -> None:
+    """OpenVINO may return nothing, and no error, which would look fast."""
+    ops = openvino.opset13
+    ids, places = (ops.parameter([-1, -1], np.int64, name) for name in ("input_ids", "position_ids"))
+    beams = ops.parameter([-1], np.int32, "beam_idx")
+    every = ops.result(ops.unsqueeze(ops.convert(ops.add(ids, places), "f32"), np.int64(2)))
+    for name, node in {"input_ids": ids, "position_ids": places, "beam_idx": beams, "logits": every}.items():
+        node.output(0).set_names({name})
+    model = openvino.Model([every], [ids, places, beams], "all positions")
+    model.set_rt_info("{}", ["polyllama", "options"])
+    openvino.save_model(model, str(tmp_path / "model.xml"), compress_to_fp16=False)
+    contender = OpenVino(tmp_path / "model.xml", 1, "")
+    contender.start(2, 8)
+    contender.feed([[1], [2]])
+    with pytest.raises(SystemExit, match=r"logits of shape \[2, 3, 1\], wanted \[2, 1, vocab\]"):
+        contender.feed([[1, 2, 3], [4, 5, 6]])
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
