@@ -35,6 +35,11 @@ class ControlGroup:
         except ValueError:
             return None
 
+    def numbers(self, name: str) -> dict[str, int]:
+        """A file of lines of a name and a whole number each; empty where there is none that can be read."""
+        pairs = (line.split() for line in self.read(name).splitlines())
+        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+
 
 def control_groups(controller: str, system: Path = SYSTEM) -> list[ControlGroup]:
     """The groups whose limits of one kind this process is held to: its own, then their parents, for both versions.

@@ -85,13 +85,20 @@ def _kilobytes(text: str) -> int:
 
 
 def container_memory(system: Path = SYSTEM) -> tuple[int, int] | None:
-    """Limit of this process's control groups, the lowest of them, and what the fullest has left; ``None``: no limit."""
+    """Limit of this process's control groups, the lowest of them, and what the fullest has left; ``None``: no limit.
+
+    Pages of files that were read count as left, as far as the system would drop them first.
+    """
     found = []
     for group in control_groups("memory", system):
-        names = ("max", "current") if group.version == 2 else ("limit_in_bytes", "usage_in_bytes")
-        limit, used = (group.number(f"memory.{name}") for name in names)
+        if group.version == 2:
+            names, cached = ("memory.max", "memory.current"), "inactive_file"
+        else:
+            names, cached = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"
+        limit, used = (group.number(name) for name in names)
         if limit is not None and used is not None and 0 < limit < NO_LIMIT:
-            found.append((limit, max(0, limit - used)))
+            droppable = group.numbers("memory.stat").get(cached, 0)
+            found.append((limit, min(limit, max(0, limit - used + droppable))))
     return (min(limit for limit, _ in found), min(left for _, left in found)) if found else None
 
 

@@ -109,6 +109,19 @@ def test_memory_of_both_versions_and_of_parents(tmp_path: Path) -> None:
     assert container_memory(one) == (600, 0)
 
 
+def test_pages_of_files_are_given_back(tmp_path: Path) -> None:
+    """Else there would be no room for a model just because it was downloaded a moment ago."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    files = {"memory.max": "4000", "memory.current": "3900", "memory.stat": "anon 400\nfile 3500\ninactive_file 3000\n"}
+    assert container_memory(laid_out(two, "0::/\n", (V2,), files)) == (4000, 3100)
+    (two / "sys/fs/cgroup/memory.stat").write_text("broken\ninactive_file many\ninactive_file 1 2\n")
+    assert container_memory(two) == (4000, 100)
+    stat = "inactive_file 1\ntotal_inactive_file 500\n"  # the first without the groups inside
+    files = {"memory.limit_in_bytes": "600", "memory.usage_in_bytes": "550", "memory.stat": stat}
+    laid_out(one, "4:memory:/\n", (MEMORY,), {f"memory/{name}": text for name, text in files.items()})
+    assert container_memory(one) == (600, 550)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
 def test_threads_and_memory_keep_to_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     from polyllama.backends.cpu import topology
