@@ -270,10 +270,6 @@ def load(
     """See :meth:`polyllama.core.model.Llama.load`."""
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise InputError(f"seed is {seed!r}, wanted an integer from 0 up")
-    if quantize is not None:
-        from .quantization.settings import parse_quantize
-
-        parse_quantize(quantize)  # a misspelt argument is an error of the call, not of the settings
     settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
     described = describe(
         source,

@@ -223,7 +223,15 @@ def settings_of_call(
     """The settings that loading a model with these arguments, or planning to, goes by; see :func:`load_settings`.
 
     A backend named in the call brings its own device; one from a file must not be mixed into it.
+
+    Raises:
+        UnsupportedError: there is no such `quantize`.
+        SettingsError: any other value that is wrong.
     """
+    if quantize is not None:
+        from .quantization.settings import parse_quantize
+
+        parse_quantize(quantize)  # a misspelt argument is an error of the call, not of the settings
     asked = None if dtype == "auto" else dtype
     settings = load_settings(backend=backend, device=device, dtype=asked, quantize=quantize, offline=offline)
     if backend is not None and device is None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from polyllama import Llama, LlamaConfig
 from polyllama.core.backend import Availability, choose_backend
 from polyllama.core.devices import DeviceMemory, find_devices
-from polyllama.core.errors import BackendError, CheckpointError, DownloadError, InputError
+from polyllama.core.errors import BackendError, CheckpointError, DownloadError, InputError, UnsupportedError
 from polyllama.core.planning.advice import advise
 from polyllama.core.planning.ghost import Memory
 from polyllama.core.planning.ghost import given as ghost_of
@@ -366,6 +366,12 @@ def test_a_backend_that_is_asked_for_brings_its_own_device(model: Path, monkeypa
     monkeypatch.setenv("POLYLLAMA_DEVICE", "cuda")
     plan = Llama.plan(model, backend="reference")
     assert plan.chosen is not None and plan.chosen.device == Llama.load(model, backend="reference").model.device
+
+
+def test_a_misspelt_argument_is_said_as_loading_says_it(model: Path) -> None:
+    for call in (Llama.load, Llama.plan):
+        with pytest.raises(UnsupportedError, match="quantize='int9' is not known; use int4, int8"):
+            call(model, quantize="int9")
 
 
 def test_a_backend_that_is_asked_for(model: Path) -> None:
