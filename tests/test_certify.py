@@ -702,8 +702,8 @@ def test_the_table_is_made_from_the_certificates() -> None:
     data = certify(SpecBackend(overrides={Rope: interleaved_rope}), only=["rope.default", "node.linear"]).to_dict()
     row = backend_table.table([data]).splitlines()[-1]
     assert "saboteur" in row and "rope.default" in row and "| cpu |" in row
-    noted = {**data, "environment": {**data["environment"], "note": "in a train"}}
-    assert "| cpu (in a train) |" in backend_table.table([noted]).splitlines()[-1]
+    noted = {**data, "environment": {**data["environment"], "note": "in a\ntrain | car"}}
+    assert "| cpu (in a train \\| car) |" in backend_table.table([noted]).splitlines()[-1]
     page = f"a\n{backend_table.BEGIN}\nold\n{backend_table.END}\nb"
     assert "old" not in backend_table.with_table(page, "new") and "new" in backend_table.with_table(page, "new")
 

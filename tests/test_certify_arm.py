@@ -40,6 +40,13 @@ def test_everything_that_is_missing_is_said_at_once(tool: Any, monkeypatch: pyte
     with pytest.raises(SystemExit, match="takes Debian or Ubuntu, not arch"):
         tool.main([])
 
+    def no_such_file() -> dict[str, str]:
+        raise OSError("Unable to read files /etc/os-release, /usr/lib/os-release")
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", no_such_file)
+    with pytest.raises(SystemExit, match="takes Debian or Ubuntu, not linux"):
+        tool.main([])
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -72,3 +79,16 @@ def test_a_command_that_fails_is_said_with_its_last_lines(tool: Any) -> None:
     with pytest.raises(SystemExit, match=r"39\nthe reason\nerror: this failed with 1: ") as failed:
         tool.run([sys.executable, "-c", code])
     assert "many" not in str(failed.value).partition("error:")[0]
+
+
+@pytest.mark.skipif(platform.machine() in ("aarch64", "arm64"), reason="this machine is the one that is emulated")
+def test_a_certificate_of_another_machine_is_none(tool: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("polyllama.backends.cpu._kernels", reason="the kernels are not built")
+    monkeypatch.setattr(tool, "EMULATOR", sys.executable)  # it has a --version
+    file = tmp_path / "cpu-portable.json"
+    file.write_text("earlier")
+    options = ["--only", "node.embedding", "--dtype", "float32"]
+    with pytest.raises(SystemExit, match="is of something else: 'runs as portable;"):
+        tool.certify(Path(sys.executable), "portable", tmp_path, options)
+    assert tool.certify(Path(sys.executable), "portable", tmp_path, ["--list"])
+    assert file.read_text() == "earlier" and {path.name for path in tmp_path.iterdir()} == {"arm", file.name}

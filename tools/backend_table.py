@@ -25,7 +25,7 @@ def rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row per dtype."""
     versions = {**certificate["backend"]["versions"], "numpy": certificate["environment"]["numpy"]}
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
-    note = certificate["environment"].get("note", "")
+    note = " ".join(certificate["environment"].get("note", "").split()).replace("|", "\\|")  # one cell of one line
     device = certificate["device"] + (f" ({note})" if note else "")
     found = []
     for dtype in certificate["dtypes"]:

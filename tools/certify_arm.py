@@ -70,7 +70,10 @@ def check_tools() -> None:
     missing = [] if shutil.which("aarch64-linux-gnu-g++") else ["g++-aarch64-linux-gnu"]
     if EMULATOR is None:
         missing.append("qemu-user-static")
-    distribution = platform.freedesktop_os_release().get("ID", "") if sys.platform == "linux" else sys.platform
+    try:
+        distribution = platform.freedesktop_os_release().get("ID", "")
+    except OSError:
+        distribution = sys.platform
     if distribution not in MIRRORS:
         raise SystemExit(f"error: this takes Debian or Ubuntu, not {distribution}: their packages have Python for ARM")
     keys = MIRRORS[distribution][1]
@@ -155,7 +158,10 @@ def get_system() -> Path:
         "Dir::State::status": apt / "state" / "status",
         "Debug::NoLocking": "true",
     }
-    command = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in settings.items())]
+    # What this machine does after an update, with its caches and for its desktop, is for its own packages.
+    hooks = "".join(f"#clear APT::Update::{name};\n" for name in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success"))
+    (apt / "hooks.conf").write_text(hooks, encoding="utf-8")
+    command = ["apt-get", "-q", f"-c{apt / 'hooks.conf'}", *(f"-o{name}={value}" for name, value in settings.items())]
     run([*command, "update"])
     run([*command, "install", "-y", "--no-install-recommends", "--download-only", *SYSTEM_PACKAGES])
     for package in sorted((apt / "cache" / "archives").glob("*.deb")):
@@ -228,9 +234,11 @@ def build(python: Path, system: Path) -> None:
 
 
 def certify(python: Path, name: str, to: Path, options: Sequence[str]) -> bool:
-    """The kit on one instruction set; what the certificate says it ran as is looked at."""
+    """The kit on one instruction set; a certificate of another, or of this machine, is none."""
     said = subprocess.run([str(EMULATOR), "--version"], capture_output=True, text=True, check=True).stdout
     file = to.resolve() / f"cpu-{name}.json"
+    made = file.with_name(f"{file.name}.part")
+    made.unlink(missing_ok=True)
     note = f"{name}, emulated by {' '.join(said.split('(')[0].split())}"
     print(f"\n{note}", flush=True)
     environment = {
@@ -242,13 +250,15 @@ def certify(python: Path, name: str, to: Path, options: Sequence[str]) -> bool:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [python, "-m", "polyllama", "certify", "cpu", "--json", file, "--note", note, *options]
+    command = [python, "-m", "polyllama", "certify", "cpu", "--json", made, "--note", note, *options]
     passed = subprocess.run(list(map(str, command)), cwd=FOLDER, env=environment, check=False).returncode == 0
-    if passed:
-        data = json.loads(file.read_text(encoding="utf-8"))
+    if made.is_file():  # what follows -- may ask for none
+        data = json.loads(made.read_text(encoding="utf-8"))
         ran = data["backend"].get("remark", ""), data["environment"]["platform"]
         if not ran[0].startswith(f"runs as {name};") or ran[1] != "Linux aarch64":
-            raise SystemExit(f"error: {file} is of something else: {ran[0]!r} on {ran[1]}")
+            made.unlink()
+            raise SystemExit(f"error: the certificate for {file} is of something else: {ran[0]!r} on {ran[1]}")
+        made.replace(file)
         print(f"certificate: {file}")
     return passed
 
