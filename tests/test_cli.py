@@ -37,6 +37,7 @@ COMMANDS = [
     "show",
     "plan",
     "quantize",
+    "pack",
     "tokenize",
     "mask",
     "download",
