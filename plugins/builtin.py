@@ -145,9 +145,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor(
             "quantize", f"{commands}.quantize:quantize", "Write a model with 4-bit or 8-bit weights into a new folder."
         ),
-        CommandDescriptor(
-            "pack", f"{commands}.pack:pack", "Write a model's weights as a backend reads them, to load at once."
-        ),
+        CommandDescriptor("pack", f"{commands}.pack:pack", "Write a model's weights as a backend reads them."),
         CommandDescriptor("tokenize", f"{commands}.tokenize:tokenize", "Show the tokens of a text."),
         CommandDescriptor("mask", f"{commands}.mask:mask", "Show which token may look at which."),
         CommandDescriptor("download", f"{commands}.download:download", "Fetch a model's files into the cache."),

@@ -129,7 +129,7 @@ def test_contenders_are_ended_where_a_later_one_does_not_start(monkeypatch: pyte
     monkeypatch.setitem(benchmark.PACKAGES, "nobody", "nobody")
     with pytest.raises(PolyllamaError, match="nobody ended with exit code 1"):
         benchmark.run(config, ["float32"], ["nobody"], threads=1, report=lambda text: None)
-    assert [worker.process.returncode for worker in begun] == [0]
+    assert len(begun) == 1 and begun[0].process.returncode is not None
 
 
 def test_there_is_no_such_benchmark() -> None:
