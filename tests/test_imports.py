@@ -50,6 +50,11 @@ def test_readers_of_other_formats_are_not_imported() -> None:
     assert loaded_after(code, modules) == {"polyllama.core.checkpoint.huggingface"}
 
 
+def test_yaml_is_for_files_of_users() -> None:
+    code = "from polyllama import Llama\nLlama.load('tiny', backend='reference')"
+    assert loaded_after(code, ("yaml",)) == set()
+
+
 @pytest.mark.parametrize("setting", ["enable", "disable"])
 def test_importing_leaves_the_garbage_collector_as_it_was(setting: str) -> None:
     code = f"import gc\ngc.{setting}()\nfrom polyllama import Llama\nprint(gc.isenabled())"

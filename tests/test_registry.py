@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +17,7 @@ from polyllama.core.hookspecs import RegistryDescriptor
 from polyllama.core.registry import (
     BUILTIN_REGISTRY,
     PACKAGE_FOLDER,
+    PARSED_REGISTRY,
     Registry,
     RegistryEntry,
     is_repo_id,
@@ -24,6 +27,7 @@ from polyllama.core.registry import (
     read_registry_file,
 )
 from polyllama.core.settings import Settings
+from polyllama.core.yaml_files import read_yaml_mapping
 
 BUILTIN = read_registry_file(BUILTIN_REGISTRY)
 ON_HUB = [entry for entry in BUILTIN if entry.source_kind == "hf"]
@@ -408,3 +412,23 @@ def test_registry_is_a_value() -> None:
     assert Registry(()).names() == ()
     with pytest.raises(RegistryError, match="no registry knows"):
         Registry(()).find("x")
+
+
+# the built-in file, parsed ahead --------------------------------------------------------------------------------------
+
+
+def test_what_was_parsed_ahead_is_the_file() -> None:
+    made = json.loads(PARSED_REGISTRY.read_text(encoding="utf-8"))
+    assert made["content"] == read_yaml_mapping(BUILTIN_REGISTRY, RegistryError), "run python tools/registry_json.py"
+    assert made["made_from"] == hashlib.sha256(BUILTIN_REGISTRY.read_bytes()).hexdigest(), "run tools/registry_json.py"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"made_from": "0", "content": {"models": {}}}', None])
+def test_where_it_is_of_another_file_that_is_parsed(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "registry.json"
+    if content is not None:
+        other.write_text(content)
+    monkeypatch.setattr("polyllama.core.registry.PARSED_REGISTRY", other)
+    assert [entry.name for entry in read_registry_file(BUILTIN_REGISTRY)] == [entry.name for entry in BUILTIN]
