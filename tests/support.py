@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class TinyModels:
         sizes = SIZES | ({"max_position_embeddings": 18} if rope == "dynamic" else {}) | fields
         key = repr((sorted(sizes.items()), sorted(rope_parameters.items())))
         if key not in self.made:
-            torch.manual_seed(len(self.made))
+            torch.manual_seed(zlib.crc32(key.encode()))  # the same weights whichever tests ran before
             config = transformers.LlamaConfig(**sizes, rope_parameters=dict(rope_parameters))
             model = transformers.LlamaForCausalLM(config).eval()
             if sizes.get("attention_bias") or sizes.get("mlp_bias"):
