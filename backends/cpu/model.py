@@ -198,9 +198,9 @@ def realize(
     if threads > THREADS:
         hint = f"it is fastest with one for each core, here {physical_cores()}"
         raise SettingsError(f"threads: the cpu backend takes at most {THREADS}, not {threads}", hint=hint)
-    if options.threads and threads > processors():
+    if options.threads and threads > (usable := processors()):
         warnings.warn(
-            f"threads: {threads} are more than the {processors()} that can run here at one time, and will wait for one "
+            f"threads: {threads} are more than the {usable} that can run here at one time, and will wait for one "
             f"another; leave the setting out, or take at most {physical_cores()}",
             PolyllamaWarning,
             stacklevel=5,

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -18,9 +18,17 @@ from ...core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def json_file_option(what: str) -> Callable[[Decorated], Decorated]:
+    """``--json FILE`` of a command that prints something else as well; given as `file`."""
+    kind = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+    return click.option("--json", "file", metavar="FILE", type=kind, help=f"{what}; - for stdout.")
 
 
 def examples(*lines: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ._console import Decorated
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     ParamType = click.ParamType[str]
 else:
     ParamType = click.ParamType  # generic for type checkers only, before click 8.2
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class ModelName(ParamType):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ._console import examples, print_json, print_table
+from ._console import examples, json_file_option, print_json, print_table
 from ._options import ModelName
 
 
@@ -41,13 +41,7 @@ from ._options import ModelName
     "--rounds", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Turns that are counted."
 )
 @click.option("--long", "with_long", is_flag=True, help="Also decode after 2048 tokens.")
-@click.option(
-    "--json",
-    "file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Write every round; - for stdout.",
-)
+@json_file_option("Write every round")
 @click.option("--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw the medians.")
 def bench(
     model: str | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._console import examples, print_table
+from ._console import examples, json_file_option, print_table
 from ._options import PluginName
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", "dtypes", metavar="DTYPE", multiple=True, help="Only this dtype. Repeatable.")
 @click.option("--only", metavar="CHECK", multiple=True, help="Only this check or group of checks. Repeatable.")
 @click.option("--list", "list_only", is_flag=True, help="List the checks and what each means; try nothing.")
-@click.option(
-    "--json",
-    "file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Write the certificate; - for stdout.",
-)
+@json_file_option("Write the certificate")
 @click.option("--note", metavar="TEXT", default="", help="What to know of this machine; kept in the certificate.")
 @click.pass_context
 def certify(
