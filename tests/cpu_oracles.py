@@ -2,8 +2,8 @@
 
 Every bound is a worst case, element by element: a sum of n terms with one rounding for each product and one for each
 addition is off by at most ``2 n u`` of the sum of their sizes (Higham 2002, section 3.1; u = 2^-24 in float32), plus a
-few roundings for what comes before and after. Where the kernels round inputs to fewer bits by contract, the oracle rounds
-them as well, so that this costs nothing and a wrong scale or a wrong tile shows.
+few roundings for what comes before and after. Where the kernels round inputs to fewer bits by contract, the oracle
+rounds them as well, so that bounds stay as tight and a wrong scale or a wrong tile shows.
 """
 
 from __future__ import annotations

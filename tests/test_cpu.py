@@ -1,4 +1,4 @@
-"""The cpu backend: products of every format on every instruction set, whole models, caches, threads, interruption."""
+"""The cpu backend: conformance, packed weights, threads and processes, interruption, what it refuses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ import psutil
 import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaError
 from polyllama.backends.cpu import CpuBackend, instruction_set
-from polyllama.core.backend import RealizeOptions, choose_backend
+from polyllama.core.backend import choose_backend
 from polyllama.core.errors import BackendError, InputError, PolyllamaWarning, SettingsError, UnsupportedError
 from polyllama.core.plugins import plugin_manager
 from polyllama.testing import ConformanceSuite
-from polyllama.testing.probes import probe
 from support import SIZES, relative_error
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
@@ -65,24 +64,6 @@ def product(isa: str, packed: Packed, x: np.ndarray, *, integers: bool = False, 
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_products_of_floats(isa: str, dtype: str) -> None:
-    rng = np.random.default_rng(1)
-    for outputs, inputs in ((40, 96), (97, 301), (16, 1)):
-        w = rng.standard_normal((outputs, inputs)).astype(np.float32)
-        bias = rng.standard_normal(outputs).astype(np.float32)
-        layout, data = pack_floats(w, dtype)
-        packed = Packed.of(layout, data, bias)
-        exact = packed.tensor("weight").astype(np.float64)
-        for rows in ROWS:
-            x = rng.standard_normal((rows, inputs)).astype(np.float32)
-            # A product of bf16 pairs rounds its inputs to bf16 first: 2^-9 of each.
-            tolerance = 2e-2 if dtype == "bfloat16" else 2e-6
-            wanted = x.astype(np.float64) @ exact.T + bias
-            assert relative_error(product(isa, packed, x), wanted) < tolerance, (outputs, inputs, rows)
-
-
-@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128), (2, 64), (6, 32)])
 def test_products_of_packed_weights(isa: str, bits: int, group: int) -> None:
     rng = np.random.default_rng(2)
@@ -119,17 +100,6 @@ def test_rounded_inputs_give_exact_integers(isa: str) -> None:
             np.testing.assert_allclose(found, x.astype(np.float64) @ exact.T, rtol=1e-6, atol=0.5)
 
 
-def test_threads_do_not_change_results() -> None:
-    rng = np.random.default_rng(4)
-    layout, data = pack_floats(rng.standard_normal((200, 128)).astype(np.float32), "float32")
-    packed = Packed.of(layout, data)
-    for rows in (1, 9, 300):
-        x = rng.standard_normal((rows, 128)).astype(np.float32)
-        one = product(ISAS[0], packed, x, threads=1)
-        for threads in (2, 3, 5):
-            np.testing.assert_array_equal(product(ISAS[0], packed, x, threads=threads), one)
-
-
 # whole models --------------------------------------------------------------------------------------------------------
 
 
@@ -143,71 +113,6 @@ def load(backend: str = "cpu", **fields: Any) -> Llama:
 
 
 IDS = np.random.default_rng(5).integers(0, 97, (3, 40))
-
-
-@pytest.mark.parametrize("length", [1, 17, 40])
-def test_a_cache_gives_what_a_whole_pass_gives_however_it_is_cut(length: int) -> None:
-    llm = load()
-    whole = llm.forward(IDS).logits
-    cache: Any = None
-    for start in range(0, 40, length):
-        y = llm.forward(IDS[:, start : start + length], past_key_values=cache, use_cache=True)
-        cache = y.past_key_values
-        assert relative_error(y.logits, whole[:, start : start + length]) < 1e-5
-
-
-def test_long_prompts_go_through_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = load()
-    mask = np.ones_like(IDS)
-    mask[1, :7], mask[2, 33:] = 0, 0
-    whole = llm.forward(IDS, attention_mask=mask, output_hidden_states=True)
-    monkeypatch.setattr("polyllama.backends.cpu.model.CHUNK", 12)
-    monkeypatch.setattr("polyllama.backends.cpu.model.PRODUCTS", 1)
-    chunked = llm.forward(IDS, attention_mask=mask, output_hidden_states=True)
-    assert relative_error(chunked.logits, whole.logits) < 1e-5
-    for ours, theirs in zip(chunked.hidden_states, whole.hidden_states, strict=True):
-        assert relative_error(ours, theirs) < 1e-5
-
-
-@pytest.mark.parametrize(("element", "tolerance"), [("bfloat16", 2e-2), ("float16", 3e-3), ("int8", 3e-2)])
-def test_caches_of_fewer_bits(element: str, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, whole = load().forward(IDS).logits, load_cache_bytes()
-    monkeypatch.setenv("POLYLLAMA_KV_CACHE", element)
-    llm = load()
-    y = llm.forward(IDS[:, :30], use_cache=True)
-    cache: Any = y.past_key_values
-    assert cache.nbytes < 0.7 * whole  # of int8, heads as small as these have half as much in scales
-    picked = cache.select_rows([2, 0])
-    for ids, rows, held in ((IDS[:, 30:], [0, 1, 2], cache), (IDS[[2, 0], 30:], [2, 0], picked)):
-        found = llm.forward(ids, past_key_values=held).logits
-        error = relative_error(found, wanted[rows, 30:])
-        assert 1e-6 < error < tolerance  # some, or the setting did nothing
-
-
-def load_cache_bytes() -> int:
-    model: Any = load().model
-    cache = model.new_cache(3, 64)
-    cache.batch = 3
-    cache.reserve(64)
-    return int(cache.nbytes)
-
-
-def test_attentions_see_the_same_cache_as_the_kernels() -> None:
-    """Probabilities are computed by the node's own definition, over keys that kernels wrote."""
-    for element in ("float32", "int8"):
-        model = CpuBackend().realize(
-            probe("plain").graph,
-            probe("plain").stored("float32"),
-            RealizeOptions(dtype="float32", kv_cache=element),
-            config=probe("plain").config,
-            task=probe("plain").task,
-        )
-        first = model.forward(IDS[:, :21], use_cache=True)
-        asked = model.forward(IDS[:, 21:30], past_key_values=first.past_key_values, output_attentions=True)
-        again = model.forward(IDS[:, :21], use_cache=True)
-        plain = model.forward(IDS[:, 21:30], past_key_values=again.past_key_values)
-        assert relative_error(asked.logits, plain.logits) < (1e-5 if element == "float32" else 2e-2)
-        assert asked.attentions[0].shape == (3, 6, 9, 30)
 
 
 def test_another_backends_cache_is_refused() -> None:
@@ -230,24 +135,6 @@ def test_int8_inputs_cost_little(how: str) -> None:
         loss[dtype] = float(llm.forward(ids, labels=ids).loss)
     assert loss["bfloat16"] != loss["float32"]
     assert abs(loss["bfloat16"] / loss["float32"] - 1) < 0.005
-
-
-def test_an_int8_cache_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less than 0.5% of tiny's loss, every token read from the cache."""
-    loss = []
-    for element in ("float32", "int8"):
-        monkeypatch.setenv("POLYLLAMA_KV_CACHE", element)
-        llm = Llama.load("tiny", backend="cpu", dtype="float32")
-        ids = np.array([llm.tokenizer.encode("Once upon a time, a small girl named Bean found a red kite. She ran.")])
-        rows, cache = [], None
-        for place in range(ids.shape[1]):
-            y = llm.forward(ids[:, place : place + 1], past_key_values=cache, use_cache=True)
-            cache = y.past_key_values
-            rows.append(y.logits[0, 0])
-        scores = np.array(rows[:-1], np.float64)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        loss.append(-scores[np.arange(len(scores)), ids[0, 1:]].mean())
-    assert loss[0] != loss[1] and abs(loss[1] / loss[0] - 1) < 0.005
 
 
 def test_packed_weights_take_int8_inputs_by_themselves() -> None:

@@ -1,9 +1,9 @@
-"""Attention of the cpu backend beside NumPy's in float64, on both sides of every size at which the kernels go another way.
+"""Attention of the cpu backend beside NumPy's in float64, on both sides of every threshold of the kernels.
 
-Where those sizes come from (backends/cpu/native): tiles of 16 queries that share keys; tiles of 64 keys in blocks of 16;
-16 keys side by side in the cache, in bfloat16 pairs of components and of values; a single new token with at least as many
-key/value heads as threads, which is stored and attended to by one thread, and everything else, where the queries of a head
-are cut into so many tiles that every thread has one.
+Where those sizes come from (backends/cpu/native): tiles of 16 queries that share keys; tiles of 64 keys in blocks of
+16; 16 keys side by side in the cache, in bfloat16 pairs of components and of values; a single new token with at least
+as many key/value heads as threads, which is stored and attended to by one thread, and everything else, where the
+queries of a head are cut into so many tiles that every thread has one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
 
-from cpu_oracles import CACHES, ISAS, U, AttentionProgram, Heads, Turn, attention_of, check, held
+from cpu_oracles import CACHES, ISAS, AttentionProgram, Heads, Turn, U, attention_of, check, held
 
 NEITHER = Turn(np.zeros((1, 4096), np.int64), np.zeros((1, 0), np.float32))
 """No rotary embedding: keys and values then reach the cache as they are given."""
@@ -39,7 +39,7 @@ SHAPES = (
 
 
 def inputs(heads: Heads, batch: int, tokens: int, seed: int = 1) -> np.ndarray:
-    """Rows of queries, keys and values; values of sizes that differ by much from token to token and from head to head."""
+    """Rows of queries, keys and values; the values' sizes differ by much from token to token and from head to head."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, tokens, heads.width))
     start = heads.queries * heads.dim
@@ -109,7 +109,7 @@ def test_scores_that_are_far_apart(isa: str, element: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", [2, 3])
 def test_attention_does_not_depend_on_the_number_of_threads(isa: str, threads: int) -> None:
-    """To the last bit, though a head's queries are cut into other tiles, and a new token's thread stores its key or not."""
+    """To the last bit, though a head's queries are cut into other tiles and another thread may store a new key."""
     for heads, batch, past, length in (
         (Heads(6, 2, 18), 1, 70, 1),
         (Heads(6, 1, 18), 1, 70, 5),
@@ -125,7 +125,7 @@ def test_attention_does_not_depend_on_the_number_of_threads(isa: str, threads: i
             np.testing.assert_array_equal(*found)
 
 
-# rotary embeddings -----------------------------------------------------------------------------------------------------
+# rotary embeddings ---------------------------------------------------------------------------------------------------
 
 # Components that are turned, of 16; where positions begin; a row's own positions and frequencies or all rows' together.
 TURNS = ((8, 0, False), (8, 10_000, True), (5, 100_000, False), (1, 1_000_000, True), (7, 30, True))
@@ -152,7 +152,7 @@ def test_rotary_embedding(isa: str, threads: int, half: int, start: int, own: bo
         check(found, wanted, bound, isa, half, start, past, threads)
 
 
-# what a cache holds ----------------------------------------------------------------------------------------------------
+# what a cache holds --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)

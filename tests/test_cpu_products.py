@@ -1,9 +1,9 @@
-"""Products of the cpu backend beside NumPy's in float64, on both sides of every size at which the kernels go another way.
+"""Products of the cpu backend beside NumPy's in float64, on both sides of every threshold of the kernels.
 
 Where those sizes come from (backends/cpu/native): panels of 16 outputs; 128 inputs unpacked at a time, 256 in pairs of
-bfloat16; tiles of 18 KiB of packed weights, which is up to 2,048 inputs; blocks of 1 to 12 rows in registers; 2 rows that
-every thread prepares for itself; 32 rows up to which runs of panels are dealt out; tasks of 256 rows, and of 128 in gated
-products; 8 panels of a gated product between two activations of a single row.
+bfloat16; tiles of 18 KiB of packed weights, which is up to 2,048 inputs; blocks of 1 to 12 rows in registers; 2 rows
+that every thread prepares for itself; 32 rows up to which runs of panels are dealt out; tasks of 256 rows, and of 128
+in gated products; 8 panels of a gated product between two activations of a single row.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def test_silu_over_its_whole_range(isa: str) -> None:
     check(found, wanted, 16 * U * np.abs(wanted) + 1e-33, isa)
 
 
-# rows of a head, and of an embedding -----------------------------------------------------------------------------------
+# rows of a head, and of an embedding ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -250,7 +250,7 @@ def test_rows_of_an_embedding() -> None:
             check(embedded(program, ids, 384), exact[ids], 2 * U * size.repeat(group, axis=1)[ids], bits, group, dtype)
 
 
-# every number of 16 bits -----------------------------------------------------------------------------------------------
+# every number of 16 bits ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)
