@@ -219,7 +219,9 @@ void attention(Element element, size_t dim, size_t keys, size_t rows, bool maske
     CacheRow cache[2];
     for (size_t i = 0; i < 2; ++i) cache[i] = {element, k[i].data, v[i].data, ks[i].data, vs[i].data, dim, width, stride};
     for (size_t slot = 0; slot < keys; ++slot) {
-        const std::vector<float> key = rng.values(dim, 2), value = rng.values(dim, 2);
+        // Of sizes that differ by much, so that another slot's scale is far off.
+        const float size = 0.5f + static_cast<float>(slot * 7 % 5);
+        const std::vector<float> key = rng.values(dim, 2), value = rng.values(dim, size);
         tested.store(cache[0], slot, key.data(), value.data());
         known.store(cache[1], slot, key.data(), value.data());
     }
@@ -262,11 +264,12 @@ int main() {
             for (Element scale : {Element::f32, Element::bf16, Element::f16}) products(format, group, scale, 35, 2 * group);
         }
         products(format, 64, Element::f16, 83, 640);
+        products(format, 64, Element::f16, 19, 2304);  // more groups than stay in the first-level cache
     }
     elementwise();
     for (Element element : {Element::f32, Element::bf16, Element::f16, Element::i8}) {
         for (size_t dim : {8, 15, 18, 64}) {
-            for (auto [keys, rows] : {std::pair<size_t, size_t>{1, 1}, {2, 2}, {16, 3}, {65, 16}, {200, 7}}) {
+            for (auto [keys, rows] : {std::pair<size_t, size_t>{1, 1}, {2, 2}, {16, 3}, {65, 16}, {131, 16}, {200, 7}}) {
                 for (bool masked : {false, true}) attention(element, dim, keys, rows, masked);
             }
         }
