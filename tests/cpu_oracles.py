@@ -255,6 +255,7 @@ class AttentionProgram:
         picked = np.split(np.eye(heads.width, dtype=np.float32), np.cumsum(widths)[:-1])
         matrices = [Packed.of(*pack_floats(rows, "float32")).matrix for rows in picked]
         self.program.linear(source, None, 0.0, matrices, [q, k, v], False)
+        self.program.rope(half, 1.0)  # of another attention
         rope = self.program.rope(half, factor)
         self.program.attention(q, k, v, self.mixed, 1, heads.queries, heads.keys, heads.dim, rope)
 
@@ -275,7 +276,7 @@ class AttentionProgram:
             2,
             np.ascontiguousarray(x),
             np.ascontiguousarray(turn.positions[:, past:stop]),
-            [turn.frequencies],
+            [np.full_like(turn.frequencies, 3), turn.frequencies],
             cache.reserve(stop),
             past,
             mask=None if mask is None else np.ascontiguousarray(mask, np.uint8),

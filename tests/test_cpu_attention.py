@@ -89,6 +89,24 @@ def test_attention_under_a_mask(isa: str, element: str, shared: bool) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("element", CACHES)
+def test_what_may_not_be_looked_at_counts_for_nothing(isa: str, element: str) -> None:
+    """Its probability is 0 and not merely small, so that values of any size there leave no trace."""
+    heads = Heads(2, 1, 16)
+    x = inputs(heads, 1, 101)
+    hidden = [20, 25, 66, 99]
+    x[:, hidden, 3 * heads.dim :] = 60000 if element == "float16" else 1e30
+    mask = np.ones((1, 1, 101), bool)
+    mask[..., hidden] = False
+    program = AttentionProgram(isa, heads, element)
+    cache = program.cache(1)
+    program(x[:, :100], cache)
+    found = program(x[:, 100:], cache, mask=mask)
+    wanted, bound = attention_of(x, heads, past=100, turn=NEITHER, element=element, isa=isa, mask=mask)
+    check(found, wanted, bound, isa, element)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("element", CACHES)
 def test_scores_that_are_far_apart(isa: str, element: str) -> None:
     """Each tile's largest score above or far below all before it; what is far below counts for nothing."""
     heads = Heads(2, 2, 16)
