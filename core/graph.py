@@ -500,12 +500,14 @@ def _fold(children: list[tuple[str, Node]]) -> list[tuple[str, Node]]:
 
 def _shape(node: Node) -> Any:
     """What a node is apart from its names."""
-    own = tuple(
-        getattr(node, f.name)
-        for f in dataclasses.fields(node)
-        if f.name not in ("name", "tied_to") and not isinstance(getattr(node, f.name), Node)
-    )
+    fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in ("name", "tied_to")}
+    own = tuple(value for value in fields.values() if not _holds_nodes(value))
     return type(node), own, tuple(_shape(child) for _, child in node.children())
+
+
+def _holds_nodes(value: Any) -> bool:
+    """Whether a field is a child or several, which have names of their own."""
+    return isinstance(value, Node) or (isinstance(value, tuple) and any(isinstance(item, Node) for item in value))
 
 
 def nodes_of_type(graph: Graph, kind: type[Node]) -> list[Any]:

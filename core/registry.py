@@ -67,7 +67,9 @@ def is_repo_id(text: str) -> bool:
     >>> is_repo_id("meta-llama/Llama-2-7b-hf"), is_repo_id("tiny"), is_repo_id("../x")
     (True, False, False)
     """
-    return len(text) <= 96 and bool(_REPO_ID.fullmatch(text)) and ".." not in text and "--" not in text
+    if len(text) > 96 or ".." in text or "--" in text or text.endswith(".git"):
+        return False
+    return bool(_REPO_ID.fullmatch(text))
 
 
 def _as_tuple(value: object) -> object:

@@ -198,7 +198,15 @@ def test_rope_parameters_alone_raise_config_errors() -> None:
         RopeParameters(rope_type="linear", factor=0.5)
     with pytest.raises(ConfigError, match="frozen"):
         RopeParameters().rope_theta = 3.0
-    assert hash(RopeParameters(**LONG)) == hash(RopeParameters(**LONG))
+
+
+def test_equal_parameters_are_one_key_of_a_dictionary() -> None:
+    other = {"rope_type": "longrope", "short_factor": (1,) * 8, "long_factor": (2,) * 8, "rope_theta": 10000}
+    assert {RopeParameters(**LONG): 1}[RopeParameters(**other)] == 1
+    changed = [
+        {**LONG, field: value} for field, value in (("rope_theta", 5e5), ("long_factor", [3.0] * 8), ("factor", 2))
+    ]
+    assert len({RopeParameters(**block) for block in (LONG, other, *changed)}) == 4
 
 
 @pytest.mark.parametrize(

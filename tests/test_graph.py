@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polyllama import LlamaConfig
 from polyllama.core.errors import ConfigError
-from polyllama.core.graph import Graph, Linear, Node, Parameter, nodes_of_type
+from polyllama.core.graph import Chain, Dropout, Graph, Linear, Node, Parameter, nodes_of_type
 from polyllama.core.llama import build_graph
 from polyllama.core.rope import Rope
 from polyllama.plugins.tasks.base import Base
@@ -107,6 +108,68 @@ def test_the_tree_draws_equal_layers_once() -> None:
     assert "layers.0-2: DecoderLayer()  model.layers.0" in tree
     assert "head: Linear(" in tree and tree.count("q_proj") == 1
     assert tree.splitlines()[0] == "Graph(task=causal-lm, parameters=57,984)"
+
+
+def changed(node: Any, path: str, **fields: Any) -> Any:
+    """`node` with these fields changed in the node at `path` below it, the rest as it was."""
+    first, _, rest = path.partition(".")
+    if not first:
+        return dataclasses.replace(node, **fields)
+    return dataclasses.replace(node, **{first: changed(getattr(node, first), rest, **fields)})
+
+
+def rows_of_layers(*layers: Any) -> list[str]:
+    """What the tree's rows of a decoder with these layers are called."""
+    graph = build_graph(sizes(), CausalLM())
+    tree = dataclasses.replace(graph, decoder=dataclasses.replace(graph.decoder, layers=layers)).tree()
+    return [line.partition("layers.")[2] for line in tree.splitlines() if "─ layers." in line]
+
+
+LAYERS = build_graph(sizes(num_hidden_layers=12), CausalLM()).decoder.layers
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("mlp", {"activation": "relu"}),
+        ("attention", {"num_kv_heads": 1}),
+        ("attention", {"dropout": 0.1}),
+        ("attention_norm", {"eps": 1e-3}),
+        ("attention.q", {"bias": True}),
+        ("mlp.down", {"in_features": 81}),
+        ("attention.rope", {"attention_factor": 1.5}),
+        ("mlp", {"down": Chain((LAYERS[0].mlp.down, Dropout(0.1)))}),  # type: ignore[attr-defined]
+    ],
+    ids=str,
+)
+def test_a_layer_that_differs_in_one_field_is_drawn_by_itself(path: str, fields: dict[str, Any]) -> None:
+    def drawn(*numbers: int) -> list[str]:
+        return rows_of_layers(*(changed(layer, path, **fields) if n in numbers else layer for n, layer in five))
+
+    five = list(enumerate(LAYERS[:5]))
+    labels = {number: f"DecoderLayer()  model.layers.{number}" for number in range(5)}
+    assert drawn() == drawn(0, 1, 2, 3, 4) == [f"0-4: {labels[0]}"]
+    assert drawn(2) == [f"0-1: {labels[0]}", f"2: {labels[2]}", f"3-4: {labels[3]}"]
+    assert drawn(0) == [f"0: {labels[0]}", f"1-4: {labels[1]}"]
+    assert drawn(4) == [f"0-3: {labels[0]}", f"4: {labels[4]}"]
+    assert drawn(0, 2, 4) == [f"{number}: {labels[number]}" for number in range(5)]
+
+
+def test_layers_that_differ_in_names_alone_are_drawn_once() -> None:
+    assert rows_of_layers(*LAYERS) == ["0-11: DecoderLayer()  model.layers.0"]
+    assert rows_of_layers(LAYERS[3]) == ["0: DecoderLayer()  model.layers.3"]
+    tied = [changed(layer, "mlp.up", tied_to=f"{layer.name}.mlp.gate_proj") for layer in LAYERS]  # type: ignore[attr-defined]
+    assert rows_of_layers(*tied) == ["0-11: DecoderLayer()  model.layers.0"]
+    held = [changed(layer, "mlp", down=Chain((layer.mlp.down, Dropout(0.1)))) for layer in LAYERS]  # type: ignore[attr-defined]
+    assert rows_of_layers(*held) == ["0-11: DecoderLayer()  model.layers.0"]
+
+
+def test_fields_that_are_no_list_are_never_joined() -> None:
+    """Keys and values are made by matrices of one shape, one after the other."""
+    rows = [line.split("─ ")[1].partition(":")[0] for line in build_graph(sizes(), CausalLM()).tree().splitlines()[1:]]
+    attention = ["attention_norm", "attention", "q", "k", "v", "o", "rope"]
+    layer = ["layers.0-2", *attention, "mlp_norm", "mlp", "gate", "up", "down"]
+    assert rows == ["decoder", "embed", *layer, "norm", "head"]
 
 
 def test_frequencies_are_those_of_transformers() -> None:

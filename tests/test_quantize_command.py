@@ -18,7 +18,8 @@ import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaWarning, convert
 from polyllama.__main__ import main
 from polyllama.core.errors import CheckpointError, InputError
-from polyllama.core.quantization.calibrate import gptq, output_error
+from polyllama.core.quantization.affine import dequantize, quantize
+from polyllama.core.quantization.calibrate import gptq, output_error, searched
 from polyllama.core.quantization.convert import quantize_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -103,14 +104,47 @@ def test_error_feedback_lowers_the_output_error_where_inputs_are_alike() -> None
     inputs = rng.standard_normal((400, 8)) @ rng.standard_normal((8, 128)) + 0.1 * rng.standard_normal((400, 128))
     moments = (inputs.T @ inputs).astype(np.float32)
     w = rng.standard_normal((64, 128)).astype(np.float32)
-    from polyllama.core.quantization.affine import dequantize, quantize
-
     for bits in (3, 4, 8):
         rounded, learnt = quantize(w, 32, bits), gptq(w, moments, 32, bits, "w")
         errors = [output_error(w, made, bits, moments) for made in (rounded, learnt)]
         assert errors[1] < 0.3 * errors[0]
         off = (dequantize(*learnt, bits=bits) - w) @ inputs.T  # what output_error says is what comes out
         assert np.isclose(np.sum(off**2) / np.sum((w @ inputs.T) ** 2), errors[1], rtol=1e-3)
+
+
+def least_error(w: np.ndarray, importance: np.ndarray, bits: int) -> float:
+    """The least weighted squared error that any of the ranges gives, each group with the best of them.
+
+    The ranges' scales and biases are those of plain rounding, which gives MLX's bits; levels are tried one by one.
+    """
+    groups, weights = w.reshape(-1, 32).astype(np.float64), np.tile(importance.reshape(-1, 32), (len(w), 1))
+    least = np.full(len(groups), np.inf)
+    for step in range(13):
+        _, scales, biases = quantize(w * np.float32(1 - step / 40), 32, bits)
+        s, b = (part.astype(np.float64).reshape(-1, 1) for part in (scales, biases))
+        levels = s * np.arange(1 << bits) + b
+        off = np.abs(groups[:, :, None] - levels[:, None, :]).min(axis=-1)
+        least = np.minimum(least, (off**2 * weights).sum(axis=-1))
+    return float(least.sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_range_is_chosen_by_how_much_each_input_matters(bits: int) -> None:
+    """Inputs that have nothing to do with one another leave no error to make up for, so the optimum can be computed."""
+    rng = np.random.default_rng(bits)
+    importance = np.exp(rng.uniform(-6, 0, 64))
+    w = rng.standard_normal((40, 64)).astype(np.float32)
+    w[:, importance < 0.05] *= 4  # the widest weights matter least
+
+    def error(made: Any) -> float:
+        off = dequantize(*made, bits=bits).astype(np.float64) - w
+        return float((off**2 * importance).sum())
+
+    found = error(gptq(w, np.diag(importance).astype(np.float32), 32, bits, "w"))
+    assert found == pytest.approx(least_error(w, importance, bits), rel=1e-4)
+    alike = error(gptq(w, np.eye(64, dtype=np.float32), 32, bits, "w"))
+    assert alike == pytest.approx(error(searched(w, 32, bits, "w")), rel=1e-4)
+    assert found < 0.9 * alike  # it matters
 
 
 def test_inputs_that_are_never_used_or_all_alike_can_be_calibrated() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polyllama.core.errors import PolyllamaWarning, RegistryError
 from polyllama.core.hookspecs import RegistryDescriptor
@@ -384,12 +384,34 @@ def test_repo_ids_agree_with_the_hub(text: str, expected: bool) -> None:
             validate_repo_id(text)
 
 
-@given(st.text(alphabet="abAB01-._/ ", max_size=12))
-def test_whatever_counts_as_a_repo_id_is_one_for_the_hub(text: str) -> None:
+_PARTS = st.text(alphabet="aB0-_.", min_size=1, max_size=4)
+_IDS = st.builds("{}/{}{}".format, _PARTS, _PARTS, st.sampled_from(["", "", ".git", "-GGUF", "/a", "é"]))
+
+
+def _hub_takes(text: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    if is_repo_id(text):
+    try:
         validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+@settings(max_examples=500)
+@given(_IDS)
+@example("a/b.git")
+@example("a/" + "b" * 94)
+@example("a/" + "b" * 95)
+def test_whatever_counts_as_a_repo_id_is_one_for_the_hub(text: str) -> None:
+    """And what does not is none there, but for two rules: 96 characters in all, no underscore around an organization.
+
+    The library checks the length of each part, and looks for letters with a pattern to which "_" is one.
+    """
+    organization = text.partition("/")[0]
+    ours_alone = len(text) > 96 or organization.startswith("_") or organization.endswith("_")
+    assert is_repo_id(text) == (_hub_takes(text) and not ours_alone)
 
 
 @given(st.text(max_size=20))

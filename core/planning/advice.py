@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..backend import load_backend
+from ..backend import load_backend, preference
 from ..checkpoint.report import bytes_text
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ def advise(planner: Planner, chosen: Option | None) -> tuple[Mapping[str, Any] |
         if found is not None:
             said = ", ".join(f"{name}={value!r}" for name, value in changes.items())
             return changes, f"does not fit: {needs}; with {said} it takes {bytes_text(found)}"
-    for name in planner.facts.plugins.backends():
-        for device in _devices(planner, name):
-            for changes in ({}, *_changes(planner)):
-                found = _tried(planner, name, device, chosen, changes)
-                if found is not None and (name, device) != (chosen.backend, chosen.device):
-                    whole = {"backend": f"{name}:{device}", **changes}
-                    said = ", ".join(f"{key}={value!r}" for key, value in whole.items())
-                    return whole, f"does not fit: {needs}; with {said} it takes {bytes_text(found)}"
+    for name, device in _other_ways(planner, chosen):
+        for changes in ({}, *_changes(planner)):
+            found = _tried(planner, name, device, chosen, changes)
+            if found is not None:
+                whole = {"backend": f"{name}:{device}", **changes}
+                said = ", ".join(f"{key}={value!r}" for key, value in whole.items())
+                return whole, f"does not fit: {needs}; with {said} it takes {bytes_text(found)}"
     return None, f"does not fit: {needs}, and no setting here makes it fit: take a smaller model or a larger machine"
 
 
@@ -83,6 +82,12 @@ def _tried(planner: Planner, name: str, device: str, chosen: Option, changes: Ma
     backend = load_backend(planner.facts.plugins.backends()[name])
     option = planner.option(backend, device, planner.asked.dtype, quantize, **rest)
     return option.memory.peak if option.memory is not None and option.fits else None
+
+
+def _other_ways(planner: Planner, chosen: Option) -> list[tuple[str, str]]:
+    """Backends and devices other than the chosen one, in the order in which ``auto`` prefers them."""
+    ways = [(name, device) for name in planner.facts.plugins.backends() for device in _devices(planner, name)]
+    return sorted((way for way in ways if way != (chosen.backend, chosen.device)), key=lambda way: preference(*way))
 
 
 def _devices(planner: Planner, name: str) -> tuple[str, ...]:
