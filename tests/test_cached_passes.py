@@ -125,6 +125,18 @@ class TestAPassThatStartsOverAndFails:
         assert relative_error(found[:, -1], np.repeat(wanted, 2, axis=0)) < TOLERANCE
 
 
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_a_pass_that_starts_over_keeps_what_was_asked_for(backend: str, rope: str, tiny_models: Any) -> None:
+    """All positions are computed again; what comes out are those of the new tokens, or the last few of them."""
+    llm = Llama.load(tiny_models(rope)[1], backend=backend, dtype="auto" if backend == "reference" else "float32")
+    whole = logits(llm, IDS[:, :24])
+    for keep in (0, 1, 3, np.array([2, 3])):
+        cache = llm.forward(IDS[:, :20], use_cache=True).past_key_values
+        found = logits(llm, IDS[:, 20:24], past_key_values=cache, logits_to_keep=keep)
+        wanted = whole[:, 20:][:, keep] if isinstance(keep, np.ndarray) else whole[:, -(keep or 4) :]
+        assert relative_error(found, wanted) < TOLERANCE
+
+
 class TestACacheThatWasNeverUsed:
     def test_its_rows_can_be_taken(self, llm: Llama) -> None:
         cache = llm.model.new_cache(2, 16)

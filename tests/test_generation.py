@@ -295,9 +295,9 @@ def test_filters_reach_the_sampler():
 
 def test_logit_bias_forces_and_forbids():
     assert set(tokens(run(logit_bias={33: 1e4}))[0]) == {33}
-    first = run()[0].token_ids[0]
-    forbidden = run(logit_bias={first: float("-inf")}, temperature=3.0, seed=1, max_new_tokens=60)
-    assert all(first not in ids for ids in tokens(forbidden))
+    drawn = {"temperature": 3.0, "seed": 1, "max_new_tokens": 60}
+    first = tokens(run(**drawn))[0][0]  # which comes up without a bias
+    assert all(first not in ids for ids in tokens(run(logit_bias={first: float("-inf")}, **drawn)))
 
 
 def test_min_new_tokens_holds_every_ending_back():
@@ -306,7 +306,23 @@ def test_min_new_tokens_holds_every_ending_back():
         assert len(run(PROMPTS[:1], **{name: [ending]})[0].token_ids) == 1
         for minimum in (1, 4):
             result = run(PROMPTS[:1], **{name: [ending]}, min_new_tokens=minimum)[0]
-            assert ending not in result.token_ids[:minimum]
+            assert len(result.token_ids) >= minimum and ending not in result.token_ids[:minimum]
+
+
+@pytest.mark.parametrize("minimum", [0, 1, 4])
+def test_an_ending_is_held_back_for_exactly_so_many_tokens(minimum):
+    always = Scripted([77] * 12)
+    [result] = run([[BOS]], always, eos_token_id=[77], min_new_tokens=minimum)
+    assert result.token_ids.index(77) == minimum == len(result.token_ids) - 1
+    assert result.finish_reason == "stop" and result.stop_reason == 77
+
+
+@pytest.mark.parametrize(("minimum", "cut"), [(0, True), (3, True), (4, True), (5, False)])
+def test_a_stop_string_counts_from_the_least_number_of_tokens_on(minimum, cut):
+    says = Scripted([BYTES + byte for byte in b"aEND" + b"z" * 8])
+    [result] = run([[BOS]], says, stop=["END"], min_new_tokens=minimum)
+    assert (len(result.token_ids), result.text) == ((4, "a") if cut else (12, "aENDzzzzzzzz"))
+    assert (result.finish_reason, result.stop_reason) == (("stop", "END") if cut else ("length", None))
 
 
 @given(st.integers(1, 3), st.integers(0, 20))

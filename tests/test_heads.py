@@ -651,6 +651,6 @@ class TestOnJax:
         assert float(abs(gradients["qa_outputs.bias"]).max()) > 0
         with pytest.raises(InputError, match="ends before it starts"):
             llm.model.apply(llm.model.params, IDS, start_positions=[2] * 3, end_positions=[1] * 3)
+        pooled: Any = shared(SEQUENCE, "jax")
         with pytest.raises(InputError, match="row 1 is padding alone"):
-            pooled: Any = shared(SEQUENCE, "jax")
             pooled.model.apply(pooled.model.params, [[5, 0], [0, 0]])

@@ -5,6 +5,7 @@ What a taught model must answer is known beforehand; random ones are held to pla
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -413,7 +414,7 @@ class TestAnswers:
         null = np.exp(start[0]) / totals[0] * np.exp(end[0]) / totals[1] if may_be_none else 0
         assert none == pytest.approx(null)
 
-    @given(st.text(max_size=30), st.data())
+    @given(st.text(max_size=30) | st.text("ab1_ .日", max_size=12), st.data())
     def test_answers_end_where_words_end(self, text: str, data: st.DataObject) -> None:
         start = data.draw(st.integers(0, len(text)))
         end = data.draw(st.integers(start, len(text)))
@@ -424,6 +425,9 @@ class TestAnswers:
         assert whole_words(text, begin, stop) == (begin, stop)
         added = text[begin:start] + text[end:stop]
         assert not any(character.isspace() for character in added)
+        for place in (begin, stop):  # and no word goes on beyond them
+            around = text[max(0, place - 1) : place + 1]
+            assert len(around) < 2 or place in (0, len(text)) or not re.fullmatch(r"[a-z0-9_]{2}", around, re.ASCII)
 
     def test_words_are_completed_unless_told_otherwise(self, models: Models) -> None:
         llm = models("answers")
