@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from .errors import ConfigError
+from .errors import ConfigError, PluginError
 from .text_tokens import text_tokens
 
 if TYPE_CHECKING:
@@ -57,7 +58,15 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Node:
-    """Base of every node. A subclass is a frozen dataclass; its fields are numbers, strings, tuples and nodes."""
+    """Base of every node. A subclass is a frozen dataclass; its fields are numbers, strings, tuples and nodes.
+
+    A node that holds tensors has a field ``name``, its checkpoint path; the names of its tensors begin with it.
+    Serialized graphs call a node by its class's name, its kind. A plugin that brings a node type offers it by a
+    :class:`~polyllama.core.hookspecs.NodeDescriptor`: :func:`node_type` then finds it though nothing has imported it.
+
+    Attributes:
+        kinds: every node type that is imported, by kind.
+    """
 
     kinds: ClassVar[dict[str, type[Node]]] = {}
 
@@ -70,6 +79,12 @@ class Node:
                 hint="rename one: serialized graphs find a node by this name",
             )
         Node.kinds[cls.__name__] = cls
+
+    @property
+    def path(self) -> str:
+        """The node's name where it has one, its path in checkpoints; ``""`` for one without, as for pooling."""
+        path: str = getattr(self, "name", "")
+        return path
 
     def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
         """Compute this node on `x` with array namespace `xp`; children are run through ``ctx.run``."""
@@ -89,6 +104,21 @@ class Node:
                 for index, item in enumerate(value):
                     if isinstance(item, Node):
                         yield f"{field.name}.{index}", item
+
+    def map_children(self, change: Callable[[Any], Any]) -> Self:
+        """This node with `change` made to each child; the same object where every child stays the same one."""
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Node):
+                new: Any = change(value)
+                if new is not value:
+                    changes[field.name] = new
+            elif isinstance(value, tuple) and any(isinstance(item, Node) for item in value):
+                items = tuple(change(item) if isinstance(item, Node) else item for item in value)
+                if any(a is not b for a, b in zip(items, value, strict=True)):
+                    changes[field.name] = items
+        return dataclasses.replace(self, **changes) if changes else self
 
     def walk(self) -> Iterator[Node]:
         """This node and all below it, parents first."""
@@ -117,15 +147,8 @@ class Node:
 
 
 def _share(node: Any, known: dict[Any, Any]) -> Any:
-    """Make equal nodes without a name (the ropes) one object again: passes keep tables per object."""
-    changes = {}
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if isinstance(value, Node):
-            changes[field.name] = _share(value, known)
-        elif isinstance(value, tuple) and any(isinstance(item, Node) for item in value):
-            changes[field.name] = tuple(_share(item, known) for item in value)
-    node = dataclasses.replace(node, **changes) if changes else node
+    """Make equal nodes without a checkpoint path (the ropes) one object again: passes keep tables per object."""
+    node = node.map_children(lambda child: _share(child, known))
     return node if any(f.name == "name" for f in dataclasses.fields(node)) else known.setdefault(node, node)
 
 
@@ -137,27 +160,55 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def node_type(kind: str) -> type[Node]:
+    """The node type that serialized graphs call `kind`; whichever plugin offers it is imported for it.
+
+    Raises:
+        ConfigError: nobody offers it; says which kinds there are.
+        PluginError: two plugins claim it, or the one that offers it cannot be imported.
+
+    >>> node_type("QuantizedLinear").__module__.endswith("quantization.nodes")
+    True
+    """
+    known = Node.kinds.get(kind)
+    if known is not None:
+        return known
+    from .plugins import plugin_manager
+
+    offered = plugin_manager().nodes()
+    if kind in offered:
+        descriptor = offered[kind]
+        found = descriptor.load()
+        if not (isinstance(found, type) and issubclass(found, Node) and found.__name__ == kind):
+            raise PluginError(
+                f"node {kind!r} of plugin {descriptor.plugin!r}: {descriptor.target} is no node type of that name",
+                hint="its target is a subclass of polyllama.core.graph.Node",
+            )
+        return found
+    kinds = sorted({*Node.kinds, *offered})
+    close = get_close_matches(kind, kinds, n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigError(
+        f"graph: unknown node kind {kind!r}",
+        hint=f"{guess}install the plugin that brings it; known kinds: {', '.join(kinds)}",
+    )
+
+
 def node_from_dict(data: Any) -> Any:
     """Rebuild a node from :meth:`Node.to_dict`'s data.
 
     Raises:
         ConfigError: an unknown kind, or fields that do not fit it.
+        PluginError: see :func:`node_type`.
     """
     if isinstance(data, list):
         return tuple(node_from_dict(item) for item in data)
     if not isinstance(data, dict):
         return data
     kind = data.get("kind")
-    if isinstance(kind, str) and kind.startswith("Quantized"):
-        from .quantization import nodes  # noqa: F401  # its node types are known from its import on
-    elif kind == "LoraLinear":
-        from .adapters import nodes as adapted  # noqa: F401
-    cls = Node.kinds.get(kind) if isinstance(kind, str) else None
-    if cls is None:
-        raise ConfigError(
-            f"graph: unknown node kind {kind!r}",
-            hint=f"known kinds: {', '.join(sorted(Node.kinds))}; a plugin's node needs its plugin imported first",
-        )
+    if not isinstance(kind, str):
+        raise ConfigError(f"graph: a node's kind is {kind!r:.80}, wanted the name of a node type")
+    cls = node_type(kind)
     fields = {key: node_from_dict(value) for key, value in data.items() if key != "kind"}
     try:
         return cls(**fields)
@@ -475,7 +526,7 @@ class Graph:
 
 
 def _draw(node: Node, field: str, indent: str, last: bool, lines: list[str]) -> None:
-    name = getattr(node, "name", None)
+    name = node.path
     lines.append(f"{indent}{'└─ ' if last else '├─ '}{field}: {node.label()}" + (f"  {name}" if name else ""))
     rows = _fold(list(node.children()))
     below = indent + ("   " if last else "│  ")

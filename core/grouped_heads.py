@@ -57,7 +57,7 @@ def pool_key_value_heads(
             hint=f"use one of {', '.join(str(n) for n in range(1, before + 1) if before % n == 0)}",
         )
     pooled = {
-        f"{getattr(child, 'name', '')}.{part}"
+        f"{child.path}.{part}"
         for node in graph.walk()
         if isinstance(node, Attention)
         for child in (node.k, node.v)

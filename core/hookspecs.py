@@ -1,4 +1,4 @@
-"""What a plugin may offer: five hooks, and the descriptors they return.
+"""What a plugin may offer: six hooks, and the descriptors they return.
 
 A plugin is a module (or any object) with functions named like the hooks below, marked with ``@polyllama.hookimpl``, and
 found through an entry point of the group ``polyllama``:
@@ -53,6 +53,8 @@ class Descriptor:
 
     kind: ClassVar[str] = "descriptor"
     needs_summary: ClassVar[bool] = True
+    name_pattern: ClassVar[re.Pattern[str]] = _NAME
+    name_rule: ClassVar[str] = "use lower-case letters, digits, '.', '_' and '-'"
 
     name: str
     target: str
@@ -61,11 +63,8 @@ class Descriptor:
     clash: str = field(default="", kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise PluginError(
-                f"{type(self).__name__}: {self.name!r} is no name for a {self.kind}",
-                hint="use lower-case letters, digits, '.', '_' and '-'",
-            )
+        if not isinstance(self.name, str) or not self.name_pattern.fullmatch(self.name):
+            raise PluginError(f"{type(self).__name__}: {self.name!r} is no name for a {self.kind}", hint=self.name_rule)
         if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
             raise PluginError(
                 f"{self.kind} {self.name!r}: the target {self.target!r} does not say where the code is",
@@ -184,6 +183,28 @@ class TaskDescriptor(Descriptor):
 
 
 @dataclass(frozen=True)
+class NodeDescriptor(Descriptor):
+    """A node type; its name is the class's, by which a serialized graph names it, and its target the class.
+
+    >>> NodeDescriptor("LowRank", "my_plugin.nodes:LowRank").names()
+    ('LowRank',)
+    """
+
+    kind: ClassVar[str] = "node"
+    needs_summary: ClassVar[bool] = False
+    name_pattern: ClassVar[re.Pattern[str]] = re.compile(r"[^\W\d]\w*")
+    name_rule: ClassVar[str] = "use the name of its class"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if re.split("[:.]", self.target)[-1] != self.name:
+            raise PluginError(
+                f"node {self.name!r}: the target {self.target!r} is a class of another name",
+                hint="serialized graphs name a node by its class: give the descriptor that name",
+            )
+
+
+@dataclass(frozen=True)
 class RegistryDescriptor(Descriptor):
     """A registry of models; its target is the ``pathlib.Path`` of a YAML file, or a mapping of the same content."""
 
@@ -246,6 +267,12 @@ def polyllama_tasks() -> list[TaskDescriptor]:
 
 
 @hookspec
+def polyllama_nodes() -> list[NodeDescriptor]:
+    """The node types a plugin's heads and transforms put into graphs."""
+    return []
+
+
+@hookspec
 def polyllama_registries() -> list[RegistryDescriptor]:
     """The model registries a plugin offers."""
     return []
@@ -266,6 +293,7 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
 HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_backends": BackendDescriptor,
     "polyllama_tasks": TaskDescriptor,
+    "polyllama_nodes": NodeDescriptor,
     "polyllama_registries": RegistryDescriptor,
     "polyllama_commands": CommandDescriptor,
     "polyllama_checkpoint_formats": CheckpointFormatDescriptor,

@@ -28,6 +28,7 @@ from .hookspecs import (
     CheckpointFormatDescriptor,
     CommandDescriptor,
     Descriptor,
+    NodeDescriptor,
     RegistryDescriptor,
     TaskDescriptor,
     describe_exception,
@@ -101,6 +102,10 @@ class Plugins:
     def tasks(self) -> dict[str, TaskDescriptor]:
         """Task heads by name (``find`` knows their aliases as well)."""
         return self._of_kind(TaskDescriptor)
+
+    def nodes(self) -> dict[str, NodeDescriptor]:
+        """Node types by the name of their class."""
+        return self._of_kind(NodeDescriptor)
 
     def registries(self) -> dict[str, RegistryDescriptor]:
         """Model registries by name."""

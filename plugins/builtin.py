@@ -6,6 +6,7 @@ from ..core.hookspecs import (
     BackendDescriptor,
     CheckpointFormatDescriptor,
     CommandDescriptor,
+    NodeDescriptor,
     RegistryDescriptor,
     TaskDescriptor,
     hookimpl,
@@ -74,6 +75,23 @@ def polyllama_tasks() -> list[TaskDescriptor]:
             "a text as a vector of length 1",
             architectures=("LlamaForEmbedding",),
         ),
+    ]
+
+
+@hookimpl
+def polyllama_nodes() -> list[NodeDescriptor]:
+    return [
+        *(
+            NodeDescriptor(name, f"polyllama.core.graph:{name}")
+            for name in (
+                *("Embedding", "RMSNorm", "Linear", "Attention", "GatedMLP", "DecoderLayer", "Decoder"),
+                *("Chain", "Dropout", "Pool"),
+            )
+        ),
+        NodeDescriptor("Rope", "polyllama.core.rope:Rope"),
+        NodeDescriptor("QuantizedEmbedding", "polyllama.core.quantization.nodes:QuantizedEmbedding"),
+        NodeDescriptor("QuantizedLinear", "polyllama.core.quantization.nodes:QuantizedLinear"),
+        NodeDescriptor("LoraLinear", "polyllama.core.adapters.nodes:LoraLinear"),
     ]
 
 

@@ -63,7 +63,7 @@ class Recorder:
 
 def _name_of(node: Node) -> str:
     """A node's name; one that holds nothing (pooling, dropout) has none, and is called what it is."""
-    return str(getattr(node, "name", f"({type(node).__name__})"))
+    return node.path or f"({type(node).__name__})"
 
 
 @dataclass(frozen=True)
@@ -356,11 +356,11 @@ def _unwatched(model: Model, read: _Reader, ids: Any) -> dict[str, Any]:
     """What can be seen of a pass without watching its nodes: hidden states and logits."""
     output: Any = model.forward(ids, output_hidden_states=True)
     decoder = model.graph.decoder
-    names = [getattr(node, "name", "") for node in (decoder.embed, *decoder.layers[:-1], decoder.norm)]
+    names = [node.path for node in (decoder.embed, *decoder.layers[:-1], decoder.norm)]
     values = {name: read(state) for name, state in zip(names, output.hidden_states or (), strict=False)}
-    head = getattr(model.graph.head, "name", None)
-    if head is not None and "logits" in output:
-        values[head] = read(output.logits)
+    head = model.graph.head
+    if head is not None and head.path and "logits" in output:
+        values[head.path] = read(output.logits)
     return values
 
 
@@ -386,6 +386,6 @@ def _replay(
         to_numpy=as_is,
     )
     rows = np.concatenate([ids] * (1 + RUNS))
-    # All text: without a mask a head that pools could not know, with one nothing else changes.
+    # All text: without a mask a head of whole rows could not know, with one nothing else changes.
     spec.forward(rows, attention_mask=np.ones_like(rows))
     return judged

@@ -171,7 +171,7 @@ def test_builtins_are_there_without_an_installed_package() -> None:
     assert info(plugins, "polyllama-builtin").state == "ok"
 
 
-@pytest.mark.parametrize("kind", ["backends", "tasks", "registries", "commands", "checkpoint_formats"])
+@pytest.mark.parametrize("kind", ["backends", "tasks", "nodes", "registries", "commands", "checkpoint_formats"])
 def test_every_builtin_target_can_be_imported(kind: str) -> None:
     for name, descriptor in getattr(Plugins([]), kind)().items():
         if name != "torch":
@@ -198,6 +198,9 @@ def test_a_plugin_offers_everything(site: Site) -> None:
         def polyllama_tasks():
             yield p.TaskDescriptor("t", "m:T", "a task", architectures=("LlamaForT",), aliases=("tt",))
         @hookimpl
+        def polyllama_nodes():
+            return [p.NodeDescriptor("Gate", "m:Gate")]
+        @hookimpl
         def polyllama_registries():
             return p.RegistryDescriptor("r", "my_plugin:MODELS")
         @hookimpl
@@ -216,6 +219,7 @@ def test_a_plugin_offers_everything(site: Site) -> None:
     assert dict(mine.offers) == {
         "backend": ("b",),
         "task": ("t",),
+        "node": ("Gate",),
         "registry": ("r",),
         "checkpoint format": ("f",),
         "command": ("c",),
@@ -238,7 +242,7 @@ def test_listing_imports_no_target() -> None:
         from polyllama.core.plugins import plugin_manager
         plugins = plugin_manager()
         plugins.registries(), plugins.checkpoint_formats()
-        kinds = [plugins.backends(), plugins.tasks(), plugins.commands()]
+        kinds = [plugins.backends(), plugins.tasks(), plugins.nodes(), plugins.commands()]
         targets = [offer.target.partition(":")[0] for kind in kinds for offer in kind.values()]
         print([m for m in [*targets, "torch", "numpy", "click", "rich"] if m in sys.modules])
     """
@@ -594,7 +598,7 @@ def test_descriptors_are_frozen_and_hashable() -> None:
 
 def test_the_hook_names_are_fixed() -> None:
     assert set(HOOKS) == {
-        f"polyllama_{kind}" for kind in ("backends", "tasks", "registries", "commands", "checkpoint_formats")
+        f"polyllama_{kind}" for kind in ("backends", "tasks", "nodes", "registries", "commands", "checkpoint_formats")
     }
 
 

@@ -51,7 +51,7 @@ def estimate(workload: Workload) -> MemoryEstimate:
     cache, activations = run_ghosts(
         workload,
         dtype,
-        _overrides(plain, getattr(folded(workload.graph)[0].decoder.layers[-1], "name", "")),
+        _overrides(plain, folded(workload.graph)[0].decoder.layers[-1].path),
         slots=workload.context,
         memory=partial(TapeMemory, AHEAD if workload.on_cpu else 0, COST),
         context=GhostContext,

@@ -254,7 +254,7 @@ class MlxModel:
             for name, array in changed.items():
                 put(self.module, name, _load(array, find(self.module, name).dtype, name in by_columns))
         for node in graph.walk():
-            module = find(self.module, getattr(node, "name", ""))
+            module = find(self.module, node.path)
             if isinstance(module, Composite):
                 module.node = node
         self.graph, self.config, self._ropes = graph, config, length_ropes(graph)

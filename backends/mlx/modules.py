@@ -84,7 +84,7 @@ class MlxContext(Context):
             if self.observe is not None:
                 self.observe(node, y)
             return y
-        name = getattr(node, "name", "")
+        name = node.path
         if not name:
             plain: mx.array = super().run(node, x)  # it holds nothing, so it has no module
             return plain
@@ -402,7 +402,7 @@ def attach(root: Module, node: spec.Node, *, widen: bool = False) -> None:
         widen: see :func:`product`.
     """
     for each in node.walk():
-        name = getattr(each, "name", None)
+        name = each.path
         if name and not isinstance(each, spec.Decoder):  # a rope has nothing to hold, the trunk is a plain container
             module = MODULES.get(type(each), SpecModule)(each)
             if hasattr(module, "widen"):

@@ -50,10 +50,10 @@ class TorchContext(Context):
         elif isinstance(node, spec.Decoder):
             # The bare trunk has no prefix: its decoder is the root itself.
             y = self.root.get_submodule(node.name)(x, self) if node.name else run_decoder(self.root, node, x, self)
-        elif not getattr(node, "name", ""):
+        elif not (path := node.path):
             y = node.apply(self.xp, self.weights, x, self)  # it holds nothing, so it has no module
         else:
-            module = self.root.get_submodule(node.name)  # type: ignore[attr-defined]
+            module = self.root.get_submodule(path)
             y = module(x, self) if isinstance(module, Composite) else module(x)
         if self.observe is not None:
             self.observe(node, y)
@@ -376,7 +376,7 @@ def attach_node(root: nn.Module, node: spec.Node) -> None:
 
     A node without a name (a rope) holds nothing and has no module; the bare trunk's name is empty, it is `root` itself.
     """
-    name = getattr(node, "name", "")
+    name = node.path
     if name:
         _hang(root, name, MODULES.get(type(node), SpecModule)(node))
     for _, below in node.children():

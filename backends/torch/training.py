@@ -74,7 +74,7 @@ class TrainsModule:
 def _tell_sizes(root: nn.Module, graph: Graph) -> None:
     """Tell the modules of `root` the nodes that they are by now, and so their sizes."""
     for node in graph.walk():
-        name = getattr(node, "name", "")
+        name = node.path
         if not name:
             continue
         module: Any = root.get_submodule(name)

@@ -77,7 +77,7 @@ class Adapter:
         self.settings = read_settings(self.path / CONFIG_NAME)
         self._file = SafetensorsFile(_weights_file(self.path))
         self.untied = False
-        self._modules = {getattr(node, "name", ""): node for node in graph.walk() if getattr(node, "name", "")}
+        self._modules = {node.path: node for node in graph.walk() if node.path}
         parts, others = self._sorted()
         self.pairs = {module: self._pair(module, found) for module, found in parts.items()}
         self.replaced = self._replacements(graph, others)

@@ -53,5 +53,5 @@ class LoraLinear(Node):
         factor = ctx.weights[f"{self.name}.factor"]
         if not getattr(self.base, "bias", False):
             return (y + added) * factor
-        bias = ctx.weights[f"{self.base.name}.bias"]  # type: ignore[attr-defined]
+        bias = ctx.weights[f"{self.base.path}.bias"]
         return (y - bias + added) * factor + bias

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
-from ..graph import Graph, Linear, Node
+from ..graph import Graph, Linear
 from .files import Adapter, Pair
 from .nodes import LoraLinear
 
@@ -22,7 +22,7 @@ def adapt_graph(graph: Graph, adapter: Adapter) -> Graph:
     """The graph with an adapter beside each layer that it adapts; every tensor of the plain graph keeps its name."""
 
     def adapted(node: Any) -> Any:
-        pair = adapter.pairs.get(getattr(node, "name", ""))
+        pair = adapter.pairs.get(node.path)
         return node if pair is None else beside(node, pair)
 
     return map_nodes(untied(graph, adapter), adapted)
@@ -34,12 +34,12 @@ def adapt_as(graph: Graph, other: Graph) -> Graph:
     Raises:
         UnsupportedError: an adapted layer has another width here, which its adapter would have to have too.
     """
-    beside = {node.base.name: node for node in other.walk() if isinstance(node, LoraLinear)}  # type: ignore[attr-defined]
+    beside = {node.base.path: node for node in other.walk() if isinstance(node, LoraLinear)}
     if not beside:
         return graph
 
     def adapted(node: Any) -> Any:
-        lora = beside.get(getattr(node, "name", ""))
+        lora = beside.get(node.path)
         if lora is None:
             return node
         if (node.in_features, node.out_features) != (lora.in_features, lora.out_features):
@@ -78,18 +78,7 @@ def map_nodes(graph: Graph, function: Callable[[Any], Any]) -> Graph:
     """The graph with `function` applied to every node, children first; what does not change stays the same object."""
 
     def mapped(node: Any) -> Any:
-        changes: dict[str, Any] = {}
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            if isinstance(value, Node):
-                new: Any = mapped(value)
-                if new is not value:
-                    changes[field.name] = new
-            elif isinstance(value, tuple) and any(isinstance(item, Node) for item in value):
-                parts = tuple(mapped(item) if isinstance(item, Node) else item for item in value)
-                if any(a is not b for a, b in zip(parts, value, strict=True)):
-                    changes[field.name] = parts
-        return function(dataclasses.replace(node, **changes) if changes else node)
+        return function(node.map_children(mapped))
 
     head = None if graph.head is None else mapped(graph.head)
     return dataclasses.replace(graph, decoder=mapped(graph.decoder), head=head)

@@ -69,7 +69,7 @@ def _as_dtype(adapter: Adapter, stored: str, dtype: str) -> Array:
 
 def merged_weights(weights: Weights, graph: Graph, adapter: Adapter, dtype: str | None = None) -> Weights:
     """See :func:`merge_adapter`; with `dtype`, what is merged is not rounded to what it was stored in, but to that."""
-    nodes = {getattr(node, "name", ""): node for node in untied(graph, adapter).walk()}
+    nodes = {node.path: node for node in untied(graph, adapter).walk()}
     for module, pair in adapter.pairs.items():
         node: Any = nodes[module]
         what = None
@@ -153,7 +153,7 @@ def adapted_weights(weights: Weights, graph: Graph, adapted: Graph, adapter: Ada
             beside[f"{name}.lora_B.bias"] = pair, pair.b_bias
         if pair.magnitude is not None:
             beside[f"{name}.factor"] = pair, pair.magnitude
-    nodes = {getattr(node, "name", ""): node for node in graph.walk()}
+    nodes = {node.path: node for node in graph.walk()}
 
     def entries() -> Iterator[Entry]:
         for parameter in adapted.parameters():

@@ -127,7 +127,7 @@ class Calibrator:
 
     def _layer_of(self, name: str) -> int | None:
         for index, layer in enumerate(self.plain.decoder.layers):
-            if name.startswith(f"{layer.name}."):  # type: ignore[attr-defined]
+            if name.startswith(f"{layer.path}."):
                 return index
         return None
 
@@ -185,7 +185,7 @@ class Calibrator:
             held_out = self._held_out(number)
             _Recording(*self._pass(weights, x.shape[1]), moments=moments, held_out=held_out).run(layer, x)
         for node in layer.walk():
-            name = getattr(node, "name", "")
+            name = node.path
             if name in self._modules and name in moments:
                 packed = self._modules[name]
                 made = self._best(name, packed, self.source[f"{name}.weight"], moments[name])

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PolyllamaWarning, UnsupportedError
-from ..graph import Embedding, Graph, Linear, Node
+from ..graph import Embedding, Graph, Linear
 from .affine import GROUP_SIZES
 from .nodes import QuantizedEmbedding, QuantizedLinear
 from .settings import ModuleQuantization, Quantization, spellings
@@ -109,7 +109,7 @@ def as_stored(graph: Graph, said: Quantization, stored: Collection[str] | None) 
 def _warn_of_strangers(said: Quantization, shapes: Collection[str], graph: Graph) -> None:
     """Settings of modules that the model does not have; a head's are another task's, or tied away."""
     known = {spelling for name in shapes for spelling in spellings(name)} | {"lm_head"}
-    names = {getattr(node, "name", "") for node in graph.walk()}
+    names = {node.path for node in graph.walk()}
     strangers = [name for name in said.modules if name not in known and name not in names and "." in name]
     if strangers:
         warnings.warn(
@@ -135,15 +135,7 @@ def quantize_graph(graph: Graph, settings: Quantization) -> Graph:
         if type(node) is Linear:
             how = tied if node.tied_to == embed.name else settings.of(node.name)
             return node if how is None else _linear(node, how)
-        changes: dict[str, Any] = {}
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            if isinstance(value, Node):
-                changes[field.name] = replaced(value)
-            elif isinstance(value, tuple) and any(isinstance(item, Node) for item in value):
-                changes[field.name] = tuple(replaced(item) if isinstance(item, Node) else item for item in value)
-        changes = {name: value for name, value in changes.items() if value is not getattr(node, name)}
-        return dataclasses.replace(node, **changes) if changes else node  # ropes stay the same objects
+        return node.map_children(replaced)  # ropes stay the same objects
 
     head = None if graph.head is None else replaced(graph.head)
     return dataclasses.replace(graph, decoder=replaced(graph.decoder), head=head)
