@@ -155,7 +155,7 @@ def _finish(
     loss = None
     if request.labels:
         loss = task.loss(ctx.xp, fields, **request.labels, config=request.config, **request.loss_options)
-    return task.output(
+    return task.output_type(
         loss=loss,
         past_key_values=cache,
         hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),

@@ -80,9 +80,9 @@ def read_inputs(
         given_mask = as_mask(attention_mask)
         mask = check_mask(given_mask, batch, new, past, rows_may_be_empty=cache is not None)
         attended = given_mask[:, -new:].astype(bool) if given_mask.ndim == 2 else None
-    if task.whole_texts and cache is not None and cache.length:
+    if not task.accepts_cache and cache is not None and cache.length:
         raise InputError(f"task {task.name!r} wants whole texts, not what comes after a cache", hint="give all tokens")
-    if task.pools:
+    if task.outputs_per == "row":
         check_text(ids, attended, config.pad_token_id, batch)
     found = read_labels(task, labels)
     if found:
@@ -242,7 +242,7 @@ def check_keep(keep: Any, task: Task, new: int) -> int | np.ndarray:
         raise InputError(f"logits_to_keep is {keep}", hint="0 keeps all positions, n the last n")
     if isinstance(keep, int) and keep == 0:
         return 0
-    if not task.keeps_positions:
+    if not task.generates:
         raise InputError(f"logits_to_keep is for language models, this is task {task.name!r}", hint="leave it at 0")
     if isinstance(keep, int):
         if keep < 0:

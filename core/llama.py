@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from .graph import Attention, Decoder, DecoderLayer, Embedding, GatedMLP, Graph, Linear, RMSNorm
+from .graph import Attention, Decoder, DecoderLayer, Embedding, GatedMLP, Graph, Linear, Node, RMSNorm
 from .rope import Rope, build_rope
 
 if TYPE_CHECKING:
     from .config import LlamaConfig
-    from .task import Task
 
 
-def build_graph(config: LlamaConfig, task: Task | None = None) -> Graph:
+class HeadSource(Protocol):
+    """What a graph needs to know of a task; see :class:`~polyllama.core.task.Task`, whose attributes these are."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trunk_prefix(self) -> str: ...
+
+    def head(self, config: LlamaConfig, decoder: Decoder) -> Node | None:
+        """The node that turns the trunk's states into the task's raw output."""
+        ...
+
+
+def build_graph(config: LlamaConfig, task: HeadSource | None = None) -> Graph:
     """The graph of a Llama with the head that `task` attaches (the bare trunk without one).
 
-    Names are those of the Hugging Face checkpoints; ``task.prefix`` is the trunk's (``"model"``; ``""`` for the trunk
-    alone).
+    Names are those of the Hugging Face checkpoints; ``task.trunk_prefix`` is the trunk's (``"model"``; ``""`` for the
+    trunk alone).
 
     >>> from polyllama import LlamaConfig
     >>> config = LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
@@ -24,7 +37,7 @@ def build_graph(config: LlamaConfig, task: Task | None = None) -> Graph:
     >>> [p.name for p in build_graph(config).parameters()][:2]
     ['embed_tokens.weight', 'layers.0.input_layernorm.weight']
     """
-    prefix = task.prefix if task is not None else ""
+    prefix = task.trunk_prefix if task is not None else ""
     decoder = build_decoder(config, f"{prefix}." if prefix else "")
     head = task.head(config, decoder) if task is not None else None
     return Graph(decoder, head, task.name if task is not None else "base")

@@ -247,7 +247,7 @@ def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -
 
 def check_task_overrides(overrides: Mapping[str, Any], plugins: Plugins, task: str | None) -> None:
     """:func:`check_overrides` with the options of a task that was named."""
-    check_overrides(overrides, () if task is None else _named_task(plugins, task).options)
+    check_overrides(overrides, () if task is None else _named_task(plugins, task).load_options)
 
 
 def load(
@@ -368,7 +368,9 @@ def stored_weights(
         numpy_dtype(dtype)  # an unknown name is an error here, not in the middle of a backend
         return dummy_weights(parameters, seed=seed, dtype=dtype, initializer_range=config.initializer_range)
     anew = head if fresh_head else []
-    aside = {name.partition(".")[0] for name in anew} | (set(HEADS) if described.task.any_trunk else set())
+    aside = {name.partition(".")[0] for name in anew}
+    if described.graph.head is not None and not any(node.path for node in described.graph.head.walk()):
+        aside |= set(HEADS)  # a head that holds no weights, tied ones neither, is for the trunk of any checkpoint
     weight_map = check(
         checkpoint,
         parameters,

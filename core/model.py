@@ -398,6 +398,17 @@ class Llama(Training):
         """
         return self._loaded.task.predict(self, text, options)
 
+    def predict_each(self, given: Any, options: Mapping[str, Any]) -> Any:
+        """:meth:`predict` by one pass over each text; a task whose results take more begins with it.
+
+        Args:
+            given: a text, a mapping of names to texts, or a list of either; ``None`` where `options` name them all.
+            options: texts by name, options of running, and those of the task's ``encode`` and ``result``.
+        """
+        from .prediction.predict import predict
+
+        return predict(self, self._loaded.task, given, options)
+
     def stream(self, prompt: str | Sequence[int], **options: Any) -> TextStream:
         """Generate from one prompt, piece by piece; the pieces concatenate to exactly the generated text.
 

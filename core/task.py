@@ -6,9 +6,9 @@ It contains no framework, and so runs on every backend.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from .errors import UnsupportedError
+from .errors import ConfigError, UnsupportedError
 from .labels import check_integers, check_token_ids
 from .outputs import ModelOutput
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .config import LlamaConfig
     from .context import Context
     from .graph import Array, Decoder, Node
-    from .model import Llama
+    from .loaded_model import LoadedModel
     from .prediction.windows import Encoder, Example, Window
 
 
@@ -28,34 +28,34 @@ class Task:
     Attributes:
         name: what ``Llama.load(task=...)`` calls it.
         architecture: the HF class name written into a saved config's ``architectures``.
-        prefix: where the trunk's weights sit in this task's checkpoints (``"model"`` in most).
-        output: the class of what forward returns.
+        trunk_prefix: what the names of the trunk's weights begin with in this task's checkpoints; ``"model"`` in most.
+        output_type: the class of what forward returns.
+        outputs_per: what each entry of an output's first axes stands for. ``"token"``: ``[B, S, ...]``, one for each
+            input token, whatever padding there is. ``"row"``: ``[B, ...]``, one for each row, made from those of its
+            tokens that are not padding, so a batch of several rows needs a mask or a padding token. ``None``: neither
+            is promised, so rows of unequal length never run together.
+        generates: whether the outputs are logits ``[B, S, vocab_size]`` of the next token, from which text is
+            generated; forward then takes ``logits_to_keep``.
+        accepts_cache: whether tokens may follow earlier ones that a cache holds; if not, each row is given whole.
         labels: names of the arguments of forward that hold labels: all of them are given, or none.
-        options: what ``Llama.load`` takes for this task alone: name -> values, the first the default. A choice is kept
-            in the config, and so saved with the model; :meth:`option` reads it.
-        generates: whether the head gives next-token logits.
-        keeps_positions: whether ``logits_to_keep`` makes sense for it.
-        per_position: whether every output has one entry for each input token, on its second axis.
-        pools: whether a row gives one result, so that it must be known which of its tokens are padding.
-        any_trunk: whether the trunk of any checkpoint will do, so that the head there, of another task, is left aside
-            without a word.
-        whole_texts: whether a row must be given in one pass, not after others from a cache.
+        load_options: what ``Llama.load`` takes for this task alone: name -> values, the first the default. A choice is
+            kept in the config, and so saved with the model; :meth:`load_option` reads it.
         texts: names of the texts that ``predict`` takes for one result; the first may be given by position.
         optional_texts: further ones that may be given.
+
+    The checkpoint of another task will do for a head without weights of its own, such as a pooling one: the head stored
+    there is passed over without a warning.
     """
 
     name: ClassVar[str]
     architecture: ClassVar[str]
-    prefix: ClassVar[str] = "model"
-    output: ClassVar[type[ModelOutput]]
-    labels: ClassVar[tuple[str, ...]] = ("labels",)
-    options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    trunk_prefix: ClassVar[str] = "model"
+    output_type: ClassVar[type[ModelOutput]]
+    outputs_per: ClassVar[Literal["token", "row"] | None] = None
     generates: ClassVar[bool] = False
-    keeps_positions: ClassVar[bool] = False
-    per_position: ClassVar[bool] = False
-    pools: ClassVar[bool] = False
-    any_trunk: ClassVar[bool] = False
-    whole_texts: ClassVar[bool] = False
+    accepts_cache: ClassVar[bool] = True
+    labels: ClassVar[tuple[str, ...]] = ("labels",)
+    load_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     texts: ClassVar[tuple[str, ...]] = ("text",)
     optional_texts: ClassVar[tuple[str, ...]] = ()
 
@@ -69,7 +69,7 @@ class Task:
     def outputs(self, ctx: Context, raw: Array, hidden: Array) -> dict[str, Array]:
         """Named output fields from the head's `raw` output and the trunk's `hidden` ``[B, S, E]``.
 
-        Where ``logits_to_keep`` is a number, which only a task with ``keeps_positions`` is asked for, `hidden` may hold
+        Where ``logits_to_keep`` is a number, which only a task that :attr:`generates` is asked for, `hidden` may hold
         no more than these last positions.
         """
         raise NotImplementedError
@@ -124,25 +124,27 @@ class Task:
         """
         return [encoder.whole(*texts.values())]
 
-    def together(self, results: list[Any]) -> Any:
-        """What ``predict`` gives for a list of texts, from the result of each: a list of them."""
+    def combine_results(self, results: list[Any]) -> Any:
+        """What ``predict`` returns for a list of texts, from the result of each: as it stands, a list of them."""
         return results
 
-    def predict(self, llm: Llama, given: Any, options: Mapping[str, Any]) -> Any:
-        """All of ``predict``, for a task whose results are no matter of one pass over each text."""
-        from .prediction.predict import predict
+    def predict(self, model: LoadedModel, given: Any, options: Mapping[str, Any]) -> Any:
+        """All of ``predict``; a task overrides it whose results are no matter of one pass over each text.
 
-        return predict(llm, self, given, options)
+        Args:
+            model: the model that the head was loaded with.
+            given: a text, a mapping of names to texts, or a list of either; ``None`` where `options` name them all.
+            options: texts by name, and the other arguments of ``predict``.
+        """
+        return model.predict_each(given, options)
 
-    def option(self, config: LlamaConfig, name: str) -> Any:
-        """The choice for one of :attr:`options` that `config` holds, or the default.
+    def load_option(self, config: LlamaConfig, name: str) -> Any:
+        """The choice for one of :attr:`load_options` that `config` holds, or the default.
 
         Raises:
             ConfigError: a choice that the task does not know.
         """
-        from .errors import ConfigError
-
-        choices = self.options[name]
+        choices = self.load_options[name]
         chosen = config.extra.get(name, choices[0])
         if chosen not in choices:
             raise ConfigError(

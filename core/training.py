@@ -100,6 +100,11 @@ class Training:
         return self
 
     @property
+    def training(self) -> bool:
+        """Whether the framework's module is in training mode; backends without one never are."""
+        return bool(getattr(getattr(self._loaded.model, "module", None), "training", False))
+
+    @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether gradients compute each layer anew instead of keeping what is in it."""
         return bool(getattr(self._loaded.model, "is_gradient_checkpointing", False))

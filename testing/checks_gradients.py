@@ -96,7 +96,7 @@ def _inputs(probe: Probe) -> list[dict[str, Any]]:
         ignored = np.roll(mask, 1, axis=1) * mask == 0
         return [padded | {"labels": np.where(ignored, -100, ids)}]
     plain: dict[str, Any] = {"input_ids": IDS[:2, :LENGTH]}
-    inputs = padded if probe.task.pools else plain
+    inputs = padded if probe.task.outputs_per == "row" else plain
     if not probe.task.labels:
         return [inputs]
     found: dict[Any, dict[str, Any]] = {}

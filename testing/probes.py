@@ -222,7 +222,7 @@ class ForeignHead(Task):
 
     name = "polyllama-testing-foreign"
     architecture = "LlamaForForeign"
-    output = CausalLMOutput
+    output_type = CausalLMOutput
 
     def head(self, config: LlamaConfig, decoder: Any) -> Node:
         inner = Linear("foreign.inner", config.hidden_size, 5, True, role="head")

@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_a_one_line_error(backend: str, case: str) -> None:
 
 @EVERY
 class TestOnEveryBackend:
-    def test_whole_texts_do_not_go_on_from_a_cache(self, backend: str) -> None:
+    def test_a_head_of_whole_texts_accepts_no_cache(self, backend: str) -> None:
         llm = shared("embedding", backend)
         cache = llm.forward(IDS, use_cache=True).past_key_values
         with pytest.raises(InputError, match="wants whole texts"):
@@ -400,7 +400,7 @@ class TestOnEveryBackend:
 
         class Weighted(Task):
             name, architecture = "weighted", "LlamaForWeighted"
-            output, labels = SequenceClassifierOutput, ("scores", "weights")
+            output_type, labels = SequenceClassifierOutput, ("scores", "weights")
 
             def head(self, config: Any, decoder: Any) -> Any:
                 return Chain((Pool("mean", config.pad_token_id), Linear("rate", config.hidden_size, 1, role="head")))

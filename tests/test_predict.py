@@ -668,7 +668,7 @@ class Loudness(Task):
 
     name = "loudness"
     architecture = "LlamaForLoudness"
-    output = polyllama.core.outputs.BaseModelOutput
+    output_type = polyllama.core.outputs.BaseModelOutput
     labels = ()
     texts = ("shout",)
 
@@ -699,7 +699,7 @@ def stranger() -> Iterator[None]:
 @pytest.mark.usefixtures("stranger")
 class TestStrangers:
     def test_a_task_of_somebody_else(self, models: Models) -> None:
-        """It says neither that it pools nor that it is per position, so that rows of one length alone run together."""
+        """It does not say what its outputs are per, so that rows of one length alone run together."""
         llm = Llama.load(models.path("random trunk"), task="loudness", backend="reference")
         texts = ["Lily", "Tom and Nora went", "so", "Nora"]
         found = llm.predict(texts)

@@ -260,7 +260,7 @@ class Sized(Task):
 
     name = "sized"
     architecture = "LlamaForSized"
-    output = BaseModelOutput
+    output_type = BaseModelOutput
     labels = ()
 
     def outputs(self, ctx: Any, raw: Any, hidden: Any) -> dict[str, Any]:

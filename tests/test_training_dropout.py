@@ -41,9 +41,9 @@ class Dropped(Task):
 
     name = "dropped"
     architecture = "LlamaForDropped"
-    output = BaseModelOutput
+    output_type = BaseModelOutput
     labels = ()
-    per_position = True
+    outputs_per = "token"
 
     def head(self, config: Any, decoder: Any) -> Any:
         return Dropout(P)

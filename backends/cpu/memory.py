@@ -129,7 +129,7 @@ def _pass(workload: Workload, dtype: str, count: int) -> int:
         THREAD + 12 * TILE_ROWS * max(heads, default=0) + _forms(2, max(widths), graph, dtype)
     )
     arrays = 2 * batch * count * width * 4 + (2 if count * batch > rows else 1) * rows * width * 4
-    kept = 1 if workload.task.keeps_positions else count
+    kept = 1 if workload.task.generates else count
     logits = 0
     if graph.head is not None:
         head: Any = graph.head

@@ -112,7 +112,7 @@ def apply(
         if given_labels:
             arrays = {name: jnp.asarray(value) for name, value in given_labels.items()}
             loss = pass_.task.loss(jnp, fields, **arrays, config=config, **loss_options)
-    output = pass_.task.output(
+    output = pass_.task.output_type(
         loss=loss,
         hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),
         attentions=None if ctx.attentions is None else tuple(ctx.attentions),
@@ -153,7 +153,7 @@ def _check_concrete(
     batch, new = tokens.shape[:2]
     unseen = is_traced(key_mask)
     attended = None if key_mask is None or unseen else np.asarray(key_mask)
-    if pass_.task.pools and not unseen and not is_traced(tokens):
+    if pass_.task.outputs_per == "row" and not unseen and not is_traced(tokens):
         check_text(np.asarray(tokens) if tokens.ndim == 2 else None, attended, config.pad_token_id, batch)
     if labels and not is_traced(*labels.values()):
         whole = np.ones((batch, new), bool) if attended is None else attended

@@ -61,7 +61,7 @@ def _pass(workload: Workload, dtype: str, length: int, slots: int) -> int:
             most = max(most, 3 * inner + 2 * hidden)
     hoisted = max((rows * _width(n.gate) * 4 for n in graph.walk() if isinstance(n, spec.GatedMLP)), default=0)
     most += 2 * hoisted if hoisted >= HOISTED else 0
-    kept = 1 if workload.task.keeps_positions else length
+    kept = 1 if workload.task.generates else length
     logits = workload.batch * kept * (_width(graph.head) if graph.head is not None else 0) * 4
     return max(most, logits) + logits + (_in_float32(workload, dtype, length, kept) if workload.on_cpu else 0)
 

@@ -54,10 +54,10 @@ class JaxModel:
         self.dtype = dtype
         self.traces = 0
         self._checkpoint: Checkpoint | None = None
-        # A pass may be padded where each position has its own output, and where a mask tells a head that pools which
+        # A pass may be padded where each token has its own output, and where a mask tells a head of whole rows which
         # tokens are text; other heads see exact lengths.
-        self._per_position = task.per_position or task.keeps_positions or graph.head is None
-        register_output(task.output)
+        self._per_token = task.outputs_per == "token" or graph.head is None
+        register_output(task.output_type)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -183,7 +183,7 @@ class JaxModel:
             cache.claim(self, batch)
             past = cache.length
         # Observers see exact lengths (and concrete arrays: nothing is compiled); random numbers depend on the shape.
-        pads = self._per_position or (self.task.pools and given.attended is not None)
+        pads = self._per_token or (self.task.outputs_per == "row" and given.attended is not None)
         pads = pads and observe is None and dropout_rng is None
         length = padded_length(new, SMALLEST_PREFILL) if pads else new
         layout = lay_out(
@@ -263,13 +263,13 @@ class JaxModel:
         options: Mapping[str, Any],
     ) -> ModelOutput:
         fields, states, weights = result
-        if isinstance(given.logits_to_keep, int) and given.logits_to_keep == 0 and self._per_position:
+        if isinstance(given.logits_to_keep, int) and given.logits_to_keep == 0 and self._per_token:
             fields = {name: _first(value, new) for name, value in fields.items()}
         loss = None
         if given.labels:
             labels = {name: _narrowed(array) for name, array in given.labels.items()}
             loss = self._compiled_loss(fields, labels, dict(options))
-        output = self.task.output(
+        output = self.task.output_type(
             loss=loss,
             past_key_values=cache,
             hidden_states=None if states is None else tuple(_first(state, new) for state in states),

@@ -116,7 +116,7 @@ class AttentionMaskVisualizer:
         if self._llm is None:
             self._llm = Llama.load(self._source, **self._options)  # type: ignore[arg-type]
         llm = self._llm
-        keep: dict[str, Any] = {"logits_to_keep": 1} if self._task.keeps_positions else {}
+        keep: dict[str, Any] = {"logits_to_keep": 1} if self._task.generates else {}
         given = getattr(llm.forward(output_attentions=True, **batch.arguments(), **keep), "attentions", None)
         if given is None:
             raise UnsupportedError(

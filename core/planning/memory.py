@@ -323,9 +323,9 @@ def _run(
         context=context,
     )
     ids = given(memory, (workload.batch, count), "int64")
-    keep = 1 if workload.task.keeps_positions else 0
-    # A head that pools several rows must know their padding: a mask, as predict gives it.
-    attended = given(memory, ids.shape, "bool") if workload.task.pools and workload.batch > 1 else None
+    keep = 1 if workload.task.generates else 0
+    # A head of one result for each of several rows must know their padding: a mask, as predict gives it.
+    attended = given(memory, ids.shape, "bool") if workload.task.outputs_per == "row" and workload.batch > 1 else None
     request = Request(input_ids=ids, attended=attended, logits_to_keep=keep)
     output = forward(engine, graph, workload.task, request, cache, length_ropes(graph))
     finish = getattr(memory, "finish", None)

@@ -19,7 +19,7 @@ from .windows import Encoder, Example, Window
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..model import Llama
+    from ..loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,13 @@ class RunOptions:
             raise InputError(f"progress is {self.progress!r:.80}, wanted True, False or a function")
 
 
-def predict(llm: Llama, task: Task, given: Any, options: Mapping[str, Any]) -> Any:
-    """See :meth:`polyllama.core.model.Llama.predict`."""
+def predict(model: LoadedModel, task: Task, given: Any, options: Mapping[str, Any]) -> Any:
+    """The task's result for a text, or for each of a list of them, by one pass over each.
+
+    Raises:
+        InputError: no text, an empty one, something that is no text, one that is too long, or an unknown option.
+        UnsupportedError: the task does not say how its output becomes a result.
+    """
     if type(task).result is Task.result:
         raise UnsupportedError(
             f"task {task.name!r} does not say how its output becomes a result",
@@ -62,18 +67,18 @@ def predict(llm: Llama, task: Task, given: Any, options: Mapping[str, Any]) -> A
     rest = {name: value for name, value in options.items() if name not in named}
     run, encoding, reading = _split_options(task, rest)
     single, examples = read_texts(task, given, named)
-    _refuse_training(llm)
-    rows = _encode(llm, task, examples, run, encoding)
+    _refuse_training(model)
+    rows = _encode(model, task, examples, run, encoding)
     results: dict[int, Any] = {}
     progress = Progress(len(examples), run.progress)
     try:
-        for number, outputs in _run(llm, task, rows, run.batch_size):
-            example = Example(examples[number], rows[number], outputs, llm.config, llm.tokenizer)
+        for number, outputs in _run(model, task, rows, run.batch_size):
+            example = Example(examples[number], rows[number], outputs, model.config, model.tokenizer)
             results[number] = task.result(example, **reading)
             progress.advance()
     finally:
         progress.finish()
-    return results[0] if single else task.together([results[number] for number in range(len(examples))])
+    return results[0] if single else task.combine_results([results[number] for number in range(len(examples))])
 
 
 def options_of(task: Task) -> dict[str, Any]:
@@ -120,41 +125,41 @@ def _split_options(task: Task, options: Mapping[str, Any]) -> tuple[RunOptions, 
     return RunOptions(**run), encoding, reading
 
 
-def _refuse_training(llm: Llama) -> None:
-    if getattr(getattr(llm.model, "module", None), "training", False):
+def _refuse_training(model: LoadedModel) -> None:
+    if model.training:
         raise InputError("the module is in training mode, so dropout would change results", hint="llm.module.eval()")
 
 
 def _encode(
-    llm: Llama, task: Task, examples: Sequence[Texts], run: RunOptions, options: Mapping[str, Any]
+    model: LoadedModel, task: Task, examples: Sequence[Texts], run: RunOptions, options: Mapping[str, Any]
 ) -> list[list[Window]]:
-    context = context_length(llm.config)
+    context = context_length(model.config)
     if context is not None and run.max_length is not None and run.max_length > context:
         raise InputError(f"max_length is {run.max_length}, the model's context is {context}")
     cut: list[int] = []
     rows = []
     for number, texts in enumerate(examples):
         name = f"text {number}" if len(examples) > 1 else "the text"
-        encoder = Encoder(llm.tokenizer, context, run.max_length, run.truncation, name, cut)
+        encoder = Encoder(model.tokenizer, context, run.max_length, run.truncation, name, cut)
         rows.append(list(task.encode(encoder, texts, **options)))
     if cut:
         which = f"{len(cut)} of {len(examples)} texts were" if len(examples) > 1 else "the text was"
         warnings.warn(
             f"{which} cut to {min(encoder.limit or 0, max(cut))} tokens (the longest had {max(cut)})",
             PolyllamaWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     return rows
 
 
 def _run(
-    llm: Llama, task: Task, rows: Sequence[Sequence[Window]], batch_size: int
+    model: LoadedModel, task: Task, rows: Sequence[Sequence[Window]], batch_size: int
 ) -> Iterator[tuple[int, list[Mapping[str, np.ndarray]]]]:
     """Number and outputs of each example, as soon as all its rows have run."""
     outputs: list[dict[int, Mapping[str, np.ndarray]]] = [{} for _ in rows]
     jobs = [(number, place) for number, windows in enumerate(rows) for place in range(len(windows))]
     for batch in _batches(jobs, lambda job: len(rows[job[0]][job[1]]), batch_size, task):
-        found = _forward(llm, task, [rows[number][place] for number, place in batch])
+        found = _forward(model, task, [rows[number][place] for number, place in batch])
         for (number, place), output in zip(batch, found, strict=True):
             outputs[number][place] = output
             if len(outputs[number]) == len(rows[number]):
@@ -167,12 +172,12 @@ def _batches(
 ) -> Iterator[list[tuple[int, int]]]:
     """Rows of similar length together, the longest first: what does not fit into memory fails at once.
 
-    A task that says neither that its output is per position nor that it pools gets rows of one length only: nobody
-    knows what padding would do to it.
+    A task that does not say what its outputs are per gets rows of one length only: nobody knows what padding would do
+    to it.
     """
     batch: list[tuple[int, int]] = []
     for job in sorted(jobs, key=lambda job: -length(job)):
-        padded = task.per_position or task.pools or not batch or length(job) == length(batch[0])
+        padded = task.outputs_per is not None or not batch or length(job) == length(batch[0])
         if batch and (len(batch) == size or not padded):
             yield batch
             batch = []
@@ -181,26 +186,28 @@ def _batches(
         yield batch
 
 
-def _forward(llm: Llama, task: Task, windows: Sequence[Window]) -> list[dict[str, np.ndarray]]:
+def _forward(model: LoadedModel, task: Task, windows: Sequence[Window]) -> list[dict[str, np.ndarray]]:
     """Each row's outputs, without padding."""
     import numpy as np
 
     longest = max(map(len, windows))
-    ids = np.full((len(windows), longest), llm.config.pad_token_id or 0, np.int64)
+    ids = np.full((len(windows), longest), model.config.pad_token_id or 0, np.int64)
     mask = np.zeros_like(ids)
     for row, window in enumerate(windows):
         ids[row, : len(window)] = window.input_ids
         mask[row, : len(window)] = 1
-    output = llm.forward(ids, attention_mask=mask).numpy()
+    output = model.forward(ids, attention_mask=mask).numpy()
+    per_token = task.outputs_per == "token"
     found = [
-        {name: array[row, : len(window)] if task.per_position else array[row] for name, array in output.items()}
+        {name: array[row, : len(window)] if per_token else array[row] for name, array in output.items()}
         for row, window in enumerate(windows)
     ]
     for name, array in ((name, array) for row in found for name, array in row.items()):
         # Infinitely little (-inf) is a score that a head may give on purpose.
         if (np.isnan(array) | (array == np.inf)).any():
+            kind = "NaN" if np.isnan(array).any() else "infinite"
             raise BackendError(
-                f"{name} came out as {'NaN' if np.isnan(array).any() else 'infinite'} on {llm.backend} in {llm.dtype}",
+                f"{name} came out as {kind} on {model.backend} in {model.dtype}",
                 hint="try dtype='float32', or check the weights",
             )
     return found

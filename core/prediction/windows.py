@@ -52,7 +52,7 @@ class Example:
         texts: what was given, by the names of ``Task.texts``.
         windows: its rows; one, where the task made no more of it.
         outputs: for each row the task's output fields as NumPy float32, without padding and without the batch's axis:
-            ``[S, ...]`` for a task whose output is per position, ``[...]`` for one that pools.
+            ``[S, ...]`` for a task whose outputs are per token, ``[...]`` for others.
     """
 
     texts: Mapping[str, str]

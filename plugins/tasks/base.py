@@ -19,10 +19,10 @@ class Base(Task):
 
     name = "base"
     architecture = "LlamaModel"
-    prefix = ""
-    output = BaseModelOutput
+    trunk_prefix = ""
+    output_type = BaseModelOutput
     labels = ()
-    per_position = True
+    outputs_per = "token"
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         return {"last_hidden_state": hidden}

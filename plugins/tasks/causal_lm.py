@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ...core.config import LlamaConfig
     from ...core.context import Context
-    from ...core.model import Llama
+    from ...core.loaded_model import LoadedModel
 
 
 class CausalLM(Task):
@@ -25,10 +25,9 @@ class CausalLM(Task):
 
     name = "causal-lm"
     architecture = "LlamaForCausalLM"
-    output = CausalLMOutput
+    output_type = CausalLMOutput
+    outputs_per = "token"
     generates = True
-    keeps_positions = True
-    per_position = True
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         tied = decoder.embed.name if config.tie_word_embeddings else None
@@ -50,6 +49,6 @@ class CausalLM(Task):
             )
         return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"))
 
-    def predict(self, llm: Llama, given: Any, options: Mapping[str, Any]) -> Any:
-        """The text that goes on from each given one: :meth:`~polyllama.core.model.Llama.generate`."""
-        return llm.generate(given, **options)
+    def predict(self, model: LoadedModel, given: Any, options: Mapping[str, Any]) -> Any:
+        """The text that goes on from each given one; options are those of ``Llama.generate``."""
+        return model.generate(given, **options)

@@ -28,16 +28,15 @@ class Embedding(Task):
 
     name = "embedding"
     architecture = "LlamaForEmbedding"
-    prefix = ""
-    output = EmbeddingOutput
+    trunk_prefix = ""
+    output_type = EmbeddingOutput
     labels = ()
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"pooling": ("mean", "last")}
-    pools = True
-    any_trunk = True
-    whole_texts = True
+    load_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"pooling": ("mean", "last")}
+    outputs_per = "row"
+    accepts_cache = False
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
-        return Pool(self.option(config, "pooling"), config.pad_token_id)
+        return Pool(self.load_option(config, "pooling"), config.pad_token_id)
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         xp, pooled = ctx.xp, ctx.widen(raw)
@@ -50,7 +49,7 @@ class Embedding(Task):
         """``[hidden_size]`` float32, of length 1: the cosine of two texts is the product of their vectors."""
         return example.output["embeddings"]
 
-    def together(self, results: list[np.ndarray]) -> np.ndarray:
+    def combine_results(self, results: list[np.ndarray]) -> np.ndarray:
         """``[N, hidden_size]``."""
         import numpy as np
 

@@ -33,10 +33,10 @@ class QuestionAnswering(Task):
 
     name = "question-answering"
     architecture = "LlamaForQuestionAnswering"
-    prefix = "transformer"
-    output = QuestionAnsweringOutput
+    trunk_prefix = "transformer"
+    output_type = QuestionAnsweringOutput
     labels = ("start_positions", "end_positions")
-    per_position = True
+    outputs_per = "token"
     texts = ("question", "context")
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:

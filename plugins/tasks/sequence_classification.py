@@ -38,8 +38,8 @@ class SequenceClassification(Task):
 
     name = "sequence-classification"
     architecture = "LlamaForSequenceClassification"
-    output = SequenceClassifierOutput
-    pools = True
+    output_type = SequenceClassifierOutput
+    outputs_per = "row"
     optional_texts = ("text_pair",)
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:

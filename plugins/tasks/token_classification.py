@@ -31,8 +31,8 @@ class TokenClassification(Task):
 
     name = "token-classification"
     architecture = "LlamaForTokenClassification"
-    output = TokenClassifierOutput
-    per_position = True
+    output_type = TokenClassifierOutput
+    outputs_per = "token"
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         given = (config.classifier_dropout, config.hidden_dropout, DROPOUT)

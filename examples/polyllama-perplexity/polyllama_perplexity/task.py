@@ -33,8 +33,8 @@ class Perplexity(Task):
 
     name = "perplexity"
     architecture = "LlamaForPerplexity"
-    output = PerplexityOutput
-    per_position = True
+    output_type = PerplexityOutput
+    outputs_per = "token"
 
     def head(self, config: LlamaConfig, decoder: Decoder) -> Node:
         tied = decoder.embed.name if config.tie_word_embeddings else None
