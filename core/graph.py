@@ -86,6 +86,12 @@ class Node:
         path: str = getattr(self, "name", "")
         return path
 
+    @property
+    def shares_with(self) -> str | None:
+        """The path of the node whose tensors it reads in place of its own: what its field ``tied_to`` says."""
+        tied: str | None = getattr(self, "tied_to", None)
+        return tied
+
     def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
         """Compute this node on `x` with array namespace `xp`; children are run through ``ctx.run``."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it computes")

@@ -13,7 +13,7 @@ from typing import Any
 from ...core.activations import ACTIVATION_NAMES
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
-from ...core.graph import Attention, Graph, Linear
+from ...core.graph import Attention, GatedMLP, Graph, Linear
 from ...core.planning.memory import MemoryEstimate, Workload, load_peak
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from .sizes import CHUNK, DTYPES, matrices, nearest_dtype
@@ -145,8 +145,8 @@ def _buffers(graph: Graph) -> list[int]:
         if isinstance(node, Attention):
             queries, keys = node.num_heads * node.head_dim, node.num_kv_heads * node.head_dim
             uses |= dict.fromkeys((("q", queries), ("k", keys), ("v", keys), ("mixed", queries)))
-        gate = getattr(node, "gate", None)
-        if gate is not None and getattr(node, "activation", None) in ACTIVATION_NAMES:
+        if isinstance(node, GatedMLP) and node.activation in ACTIVATION_NAMES:
+            gate: Any = node.gate
             uses["inner", int(gate.out_features)] = None
     return [graph.decoder.embed.dim] * 2 + [width for _, width in uses]
 

@@ -66,9 +66,9 @@ class LlamaModule(Checkpointing):
 
     def _tie(self) -> None:
         for node in self.graph.walk():
-            tied = getattr(node, "tied_to", None)
+            tied = node.shares_with
             if tied is not None:
-                module, source = self.get_submodule(node.name), self.get_submodule(tied)  # type: ignore[attr-defined]
+                module, source = self.get_submodule(node.path), self.get_submodule(tied)
                 for name, parameter in source.named_parameters(recurse=False):
                     setattr(module, name, parameter)
 

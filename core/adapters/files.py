@@ -188,7 +188,7 @@ class Adapter:
             found[wanted] = name
         self._refuse(strangers)
         embed = f"{graph.decoder.embed.name}.weight"
-        if embed in found and not self.untied and any(getattr(n, "tied_to", None) for n in graph.walk()):
+        if embed in found and not self.untied and any(node.shares_with for node in graph.walk()):
             raise UnsupportedError(
                 f"{self._file.path}: replaces the embedding of a model whose head is tied to it",
                 hint="merge the adapter with peft",
