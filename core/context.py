@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .activations import ACTIVATIONS
 
 if TYPE_CHECKING:
     from .cache import Cache
     from .graph import Array, Node
-    from .rope import Rope
 
 Override = Callable[["Node", Any, "Context"], Any]
 """A backend's own way to run a node: ``override(node, x, ctx) -> y``."""
+
+
+class RotaryTables(Protocol):
+    """What a rotary embedding gives a pass; see :class:`~polyllama.core.rope.Rope`."""
+
+    def tables(self, xp: Any, positions: Array, frequencies: Array) -> tuple[Array, Array]:
+        """Cosines and sines of `positions`."""
+        ...
 
 
 class Context:
@@ -39,7 +46,7 @@ class Context:
         xp: Any,
         weights: Mapping[str, Array],
         positions: Array,
-        frequencies: Callable[[Rope], Array],
+        frequencies: Callable[[Any], Array],
         *,
         mask: Array | None = None,
         cache: Cache | None = None,
@@ -79,7 +86,7 @@ class Context:
         """The activation function called `name`."""
         return ACTIVATIONS[name](self.xp, x)
 
-    def rotary(self, rope: Rope) -> tuple[Array, Array]:
+    def rotary(self, rope: RotaryTables) -> tuple[Array, Array]:
         """Cosines and sines ``[B or 1, 1, S, rotary_dim / 2]`` for this pass's positions, built once per pass."""
         tables = self._tables.get(id(rope))
         if tables is None:
