@@ -66,7 +66,7 @@ def _tensors(graph: Graph, dtype: str, bits: int) -> Iterator[tuple[TensorInfo, 
         info = TensorInfo(parameter.name, parameter.held_as(dtype), parameter.shape)
         if parameter.bits:
             yield info, partial(_words, parameter)
-        elif parameter.role.endswith("quantization"):
+        elif parameter.purpose == "quantization":
             yield info, partial(_group_values, parameter, dtype, bits)
         else:
             yield info, partial(plain.__getitem__, parameter.name)

@@ -36,12 +36,25 @@ class Parameter:
     ``role`` is ``"embedding"``, ``"linear"``, ``"bias"``, ``"norm"``, ``"adapter"`` or ``"quantization"`` (scales and
     biases of packed weights), with ``"head."`` in front for a task head's. ``bits`` is set for packed weights: 32-bit
     words of values of so many bits each.
+
+    >>> Parameter("score.bias", (3,), "head.bias").of_head, Parameter("score.bias", (3,), "head.bias").purpose
+    (True, 'bias')
     """
 
     name: str
     shape: tuple[int, ...]
     role: str
     bits: int | None = None
+
+    @property
+    def of_head(self) -> bool:
+        """Whether it belongs to a task's head."""
+        return _of_head(self.role)
+
+    @property
+    def purpose(self) -> str:
+        """The last part of its role, whether it is the trunk's or a head's."""
+        return self.role.rpartition(".")[2]
 
     @property
     def size(self) -> int:
@@ -54,6 +67,10 @@ class Parameter:
     def held_as(self, dtype: str) -> str:
         """The dtype in which a backend that computes in `dtype` holds this tensor: packed words stay integers."""
         return dtype if self.bits is None else "uint32"
+
+
+def _of_head(role: str) -> bool:
+    return role.partition(".")[0] == "head"
 
 
 @dataclass(frozen=True)
@@ -280,6 +297,11 @@ class Linear(Node):
     role: str = "linear"
 
     @property
+    def of_head(self) -> bool:
+        """Whether it belongs to a task's head."""
+        return _of_head(self.role)
+
+    @property
     def weight_name(self) -> str:
         """Checkpoint name of the weight, the tied one's where it is tied."""
         return f"{self.tied_to or self.name}.weight"
@@ -486,7 +508,7 @@ class Graph:
 
     def num_parameters(self) -> int:
         """Number of weights; tied ones count once, and quantized ones as what they stand for."""
-        return sum(p.size for p in self.parameters() if not p.role.endswith("quantization"))
+        return sum(p.size for p in self.parameters() if p.purpose != "quantization")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with a version so that an old file is recognized."""

@@ -358,7 +358,7 @@ def stored_weights(
     parameters = graph.parameters()
     config, checkpoint = described.config, described.checkpoint
     seed = seed if seed is not None else settings.seed or 0
-    head = [p.name for p in parameters if p.role.startswith("head")]
+    head = [p.name for p in parameters if p.of_head]
     if fresh_head and not head:
         raise InputError(f"fresh_head: task {described.task.name!r} has no head weights here", hint="leave it out")
     if checkpoint is None:

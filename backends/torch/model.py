@@ -425,9 +425,9 @@ def build_module(config: LlamaConfig, task: Task, *, dtype: Any = "float32", see
     with torch.no_grad():
         for spec in graph.parameters():
             parameter = module.get_parameter(spec.name)
-            if spec.role == "norm":
+            if spec.purpose == "norm":
                 parameter.fill_(1.0)
-            elif spec.role.endswith("bias"):
+            elif spec.purpose == "bias":
                 parameter.zero_()
             else:
                 parameter.normal_(0.0, config.initializer_range, generator=generator)
@@ -460,7 +460,7 @@ def realize(
         tensor = read.to(device=device, dtype=held)
         if tensor is not read:  # else it is the mapped file itself
             release(weights, parameter.name)
-        trained = parameter.bits is None and not parameter.role.endswith("quantization")
+        trained = parameter.bits is None and parameter.purpose != "quantization"
         path, _, leaf = parameter.name.rpartition(".")
         setattr(module.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=trained))
     module._tie()

@@ -175,7 +175,7 @@ class Adapter:
             if wanted is None:
                 strangers.append(bare)
                 continue
-            if parameters[wanted].bits is not None or parameters[wanted].role.endswith("quantization"):
+            if parameters[wanted].bits is not None or parameters[wanted].purpose == "quantization":
                 raise UnsupportedError(
                     f"{self._file.path}: replaces {bare}, whose weights are packed", hint="load unquantized weights"
                 )

@@ -201,8 +201,7 @@ def _may_start_fresh(
     return [
         p
         for p in missing
-        if allowed(p)
-        or (p.role.startswith("head") and head_of(p.name) != "lm_head" and p.name.partition(".")[0] not in stored_heads)
+        if allowed(p) or (p.of_head and head_of(p.name) != "lm_head" and p.name.partition(".")[0] not in stored_heads)
     ]
 
 

@@ -41,9 +41,9 @@ def initial_tensor(parameter: ParameterLike, *, seed: int, dtype: str, initializ
 
     if not is_float(dtype):
         raise UnsupportedError(f"weights cannot start as {dtype}", hint="use a floating-point dtype")
-    if parameter.role.endswith("norm"):
+    if parameter.purpose == "norm":
         return np.ones(parameter.shape, numpy_dtype(dtype))
-    if parameter.role.endswith("bias") or parameter.name.endswith(".bias"):
+    if parameter.purpose == "bias" or parameter.name.endswith(".bias"):
         return np.zeros(parameter.shape, numpy_dtype(dtype))
     values = np.empty(parameter.shape, numpy_dtype(dtype))
     _fill(values.reshape(-1), _block(seed, dtype, float(initializer_range)), _offset(seed, parameter.name))

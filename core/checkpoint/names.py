@@ -59,7 +59,7 @@ class Renaming:
 
 def is_trunk(parameter: ParameterLike) -> bool:
     """Whether a parameter belongs to the decoder that all tasks share."""
-    return not parameter.role.startswith("head") and head_of(parameter.name) is None
+    return not parameter.of_head and head_of(parameter.name) is None
 
 
 def find_renaming(

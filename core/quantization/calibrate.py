@@ -136,7 +136,7 @@ class Calibrator:
         layer is given."""
         node = self._modules[name]
         weight = self.source[f"{name}.weight"]
-        heads = [each.name for each in self.plain.walk() if isinstance(each, Linear) and each.role.startswith("head")]
+        heads = [each.name for each in self.plain.walk() if isinstance(each, Linear) and each.of_head]
         if not isinstance(node, QuantizedLinear) or name != heads[0]:
             return searched(weight, node.group_size, node.bits, f"{name}.weight")
         self._advance(len(self.plain.decoder.layers))

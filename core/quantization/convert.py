@@ -122,7 +122,7 @@ def _wanted(
 ) -> Quantization:
     """Settings that name each module which a pattern sets apart."""
     names = quantizable(graph)
-    heads = [n.name for n in graph.walk() if isinstance(n, Linear) and n.role.startswith("head") and n.name in names]
+    heads = [n.name for n in graph.walk() if isinstance(n, Linear) and n.of_head and n.name in names]
     apart: dict[str, ModuleQuantization | None] = {}
 
     def set_apart(matching: Sequence[str], text: str, argument: str) -> None:

@@ -76,7 +76,7 @@ def as_stored(graph: Graph, said: Quantization, stored: Collection[str] | None) 
     modules = dict(said.modules)
     packed = 0
     shapes = quantizable(graph)
-    heads = {node.name for node in graph.walk() if type(node) is Linear and node.role.startswith("head")}
+    heads = {node.name for node in graph.walk() if type(node) is Linear and node.of_head}
     for name, (_, columns) in shapes.items():
         how = said.of(name)
         if how is None:
