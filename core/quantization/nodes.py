@@ -25,7 +25,7 @@ TILE = 1 << 20
 
 def packed_parameters(name: str, rows: int, columns: int, group_size: int, bits: int, role: str) -> Iterator[Parameter]:
     """The three tensors of a packed matrix ``[rows, columns]``."""
-    head = "head." if role.startswith("head") else ""
+    head = "head." if role.partition(".")[0] == "head" else ""
     yield Parameter(f"{name}.weight", (rows, packed_length(columns, bits)), role, bits=bits)
     for kind in ("scales", "biases"):
         yield Parameter(f"{name}.{kind}", (rows, columns // group_size), f"{head}quantization")
