@@ -91,7 +91,7 @@ def run(llm, batch, context, chunk):
     cache = llm.model.new_cache(batch, context)
     for count in (*[chunk] * (context // chunk - 1), chunk - 1, 1):
         ids = np.ones((batch, count), np.int64)
-        out = llm.model.forward(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = llm.forward(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         llm.model.to_numpy(out.logits)
 
 small = {"vocab_size": 64, "hidden_size": 192, "intermediate_size": 128, "num_hidden_layers": 1,

@@ -45,7 +45,10 @@ class Polyllama:
         import numpy as np
 
         ids = np.asarray(tokens)
-        output = self.model.forward(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        from polyllama.core.forward_arguments import ForwardArguments
+
+        arguments = ForwardArguments(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        output = self.model.forward(arguments)
         self.cache = output.past_key_values
         self.model.to_numpy(output.logits)
 

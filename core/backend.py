@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .cache import Cache
     from .checkpoint import TensorInfo
     from .config import LlamaConfig
+    from .forward_arguments import ForwardArguments
     from .graph import Array, Graph
     from .outputs import ModelOutput
     from .task import Task
@@ -52,7 +53,8 @@ class Model(Protocol):
     """A realized graph: what generation, the facade and the task heads work with.
 
     One whose ``forward`` returns before its outputs are computed may say so with an attribute ``asynchronous = True``:
-    generation then starts each pass before it hands out the tokens of the one before.
+    generation then starts each pass before it hands out the tokens of the one before. One that takes arguments of its
+    own lists their names as ``forward_options``; they come in as ``arguments.own``.
     """
 
     config: LlamaConfig
@@ -60,22 +62,8 @@ class Model(Protocol):
     dtype: str
     device: str
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        *,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        past_key_values: Any = None,
-        labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        logits_to_keep: Any = 0,
-        **options: Any,
-    ) -> ModelOutput:
-        """Native arrays (or nested lists, or NumPy) in, native arrays out."""
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """Run one pass: native arrays (or nested lists, or NumPy) in, native arrays out."""
         ...
 
     def new_cache(self, batch: int, capacity: int) -> Cache:

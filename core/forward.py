@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from .cache import Cache, History
 from .context import Context, Override
 from .errors import InputError
 from .graph import Array, Graph, Node
-from .inputs import Layout, lay_out
+from .inputs import HostInputs, Layout, lay_out
 from .outputs import ModelOutput
 from .rope import Rope
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .config import LlamaConfig
+    from .forward_arguments import ForwardArguments
     from .task import Task
 
 
@@ -86,6 +87,42 @@ class Request:
     logits_to_keep: int | Array = 0
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     observe: Callable[[Node, Array], None] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        arguments: ForwardArguments,
+        given: HostInputs,
+        config: LlamaConfig,
+        native: Callable[[Any], Array],
+        inputs_embeds: Array | None,
+    ) -> Self:
+        """The checked arguments of a pass in native form.
+
+        Args:
+            given: what :func:`~polyllama.core.inputs.read_inputs` gave for `arguments`.
+            native: a checked array as a native one.
+            inputs_embeds: in native form, in the model's dtype.
+        """
+
+        def array(value: Any) -> Array | None:
+            return None if value is None else native(value)
+
+        keep = given.logits_to_keep
+        return cls(
+            input_ids=array(given.input_ids),
+            inputs_embeds=inputs_embeds,
+            attention_mask=array(given.attention_mask),
+            position_ids=array(given.position_ids),
+            attended=array(given.attended),
+            labels={name: native(value) for name, value in given.labels.items()},
+            config=config,
+            output_hidden_states=arguments.output_hidden_states,
+            output_attentions=arguments.output_attentions,
+            logits_to_keep=keep if isinstance(keep, int) else native(keep),
+            loss_options=given.loss_options,
+            observe=arguments.observe,
+        )
 
 
 def length_ropes(graph: Graph) -> list[Rope]:

@@ -7,7 +7,7 @@ each row what it gets alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cache import Cache
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .config import LlamaConfig
+    from .forward_arguments import ForwardArguments
     from .graph import Array
     from .task import Task
 
@@ -40,20 +41,10 @@ class HostInputs:
     labels: Mapping[str, np.ndarray]
     logits_to_keep: int | np.ndarray
     attended: np.ndarray | None
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_inputs(
-    config: LlamaConfig,
-    task: Task,
-    cache: Cache | None,
-    *,
-    input_ids: Any,
-    inputs_embeds: Any,
-    attention_mask: Any,
-    position_ids: Any,
-    labels: Mapping[str, Any],
-    logits_to_keep: Any,
-) -> HostInputs:
+def read_inputs(config: LlamaConfig, task: Task, cache: Cache | None, arguments: ForwardArguments) -> HostInputs:
     """Check the inputs of a forward pass, nested lists or arrays, and give them as NumPy.
 
     Raises:
@@ -61,30 +52,30 @@ def read_inputs(
     """
     import numpy as np
 
-    if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
+    if (arguments.input_ids is None) == (arguments.inputs_embeds is None):
+        given = "neither" if arguments.input_ids is None else "both"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
     check_cache(cache)
     ids = embeds = mask = attended = None
-    if input_ids is not None:
-        ids = as_integers(input_ids, "input_ids")
+    if arguments.input_ids is not None:
+        ids = as_integers(arguments.input_ids, "input_ids")
         check_ids(ids, config.vocab_size)
         batch, new = ids.shape
     else:
-        embeds = as_embeds(inputs_embeds)
+        embeds = as_embeds(arguments.inputs_embeds)
         check_embeds_shape(embeds.shape, config.hidden_size)
         batch, new = embeds.shape[:2]
-    if attention_mask is not None:
+    if arguments.attention_mask is not None:
         past = cache.length if cache is not None else 0
         # With a cache more tokens may follow, so a row may be all padding so far.
-        given_mask = as_mask(attention_mask)
+        given_mask = as_mask(arguments.attention_mask)
         mask = check_mask(given_mask, batch, new, past, rows_may_be_empty=cache is not None)
         attended = given_mask[:, -new:].astype(bool) if given_mask.ndim == 2 else None
     if not task.accepts_cache and cache is not None and cache.length:
         raise InputError(f"task {task.name!r} wants whole texts, not what comes after a cache", hint="give all tokens")
     if task.outputs_per == "row":
         check_text(ids, attended, config.pad_token_id, batch)
-    found = read_labels(task, labels)
+    found = read_labels(task, arguments.labels)
     if found:
         tokens = np.ones((batch, new), bool) if attended is None else attended
         task.check_labels(config, found, tokens)
@@ -92,10 +83,11 @@ def read_inputs(
         ids,
         embeds,
         mask,
-        check_positions(position_ids, batch, new),
+        check_positions(arguments.position_ids, batch, new),
         found,
-        check_keep(logits_to_keep, task, new),
+        check_keep(arguments.logits_to_keep, task, new),
         attended,
+        read_num_items(arguments.loss_options),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .dtypes import name_of
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
-from .labels import split_labels
+from .forward_arguments import ForwardArguments
 from .loading import Loaded, load, tokenizer_of
 from .training import Training
 
@@ -311,10 +311,8 @@ class Llama(Training):
         >>> llm.forward([[1, 5, 9]]).numpy()["logits"].shape
         (1, 3, 1792)
         """
-        own: tuple[str, ...] = getattr(self.model, "forward_options", ())
-        others = {name: value for name, value in options.items() if name not in own}
-        split_labels(self._loaded.task, labels, others)  # whatever a backend makes of what it does not know
-        output: ModelOutput = self.model.forward(
+        arguments = ForwardArguments.of(
+            self._loaded.task,
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -325,8 +323,10 @@ class Llama(Training):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             logits_to_keep=logits_to_keep,
+            options=getattr(self.model, "forward_options", ()),
             **options,
         )
+        output: ModelOutput = self.model.forward(arguments)
         return output if return_dict else output.to_tuple()
 
     __call__ = forward

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .cache import Cache, ConcatenatingCache
 from .forward import Engine, Request, forward, length_ropes
-from .inputs import read_inputs, read_num_items
-from .labels import split_labels
+from .inputs import read_inputs
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .checkpoint.base import TensorInfo
     from .config import LlamaConfig
+    from .forward_arguments import ForwardArguments
     from .graph import Array, Graph
     from .outputs import ModelOutput
     from .task import Task
@@ -50,51 +50,12 @@ class SpecModel:
         self._as_array, self._to_numpy = as_array, to_numpy
         self._ropes = length_ropes(graph)
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        *,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        past_key_values: Any = None,
-        labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        logits_to_keep: Any = 0,
-        **options: Any,
-    ) -> ModelOutput:
-        """See :meth:`polyllama.core.model.Llama.forward`."""
-        given_labels, options = split_labels(self.task, labels, options)
-        cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
-        given = read_inputs(
-            self.config,
-            self.task,
-            cache,
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            labels=given_labels,
-            logits_to_keep=logits_to_keep,
-        )
-        options = read_num_items(options)
-        keep = given.logits_to_keep
-        request = Request(
-            input_ids=self._native(given.input_ids),
-            inputs_embeds=self._embeds(given.inputs_embeds),
-            attention_mask=self._native(given.attention_mask),
-            position_ids=self._native(given.position_ids),
-            attended=self._native(given.attended),
-            labels={name: self._as_array(array) for name, array in given.labels.items()},
-            config=self.config,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            logits_to_keep=keep if isinstance(keep, int) else self._as_array(keep),
-            loss_options={k: v for k, v in options.items() if k != "observe"},
-            observe=options.get("observe"),
-        )
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """See :class:`polyllama.core.backend.Model`."""
+        cache = arguments.cache(self.new_cache)
+        given = read_inputs(self.config, self.task, cache, arguments)
+        embeds = self._embeds(given.inputs_embeds)
+        request = Request.of(arguments, given, self.config, self._as_array, embeds)
         output = forward(self.engine, self.graph, self.task, request, cache, self._ropes)
         output.to_numpy = self.to_numpy
         return output
@@ -124,9 +85,6 @@ class SpecModel:
         for parameter in self.graph.parameters():
             dtype = parameter.held_as(self.stored_dtype)
             yield TensorInfo(parameter.name, dtype, parameter.shape), partial(read, parameter.name, dtype)
-
-    def _native(self, array: np.ndarray | None) -> Array | None:
-        return None if array is None else self._as_array(array)
 
     def _embeds(self, embeds: np.ndarray | None) -> Array | None:
         if embeds is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 from .errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from .forward_arguments import ForwardArguments
     from .graph import Array
     from .loading import Loaded
     from .outputs import ModelOutput
@@ -24,9 +25,7 @@ Measure = Callable[[Any, "ModelOutput"], Any]
 class Trains(Protocol):
     """What a model has beside :class:`~polyllama.core.backend.Model` where its backend declares ``trains = True``."""
 
-    def value_and_gradients(
-        self, measure: Measure, input_ids: Any = None, **arguments: Any
-    ) -> tuple[Array, Mapping[str, Array]]:
+    def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Array, Mapping[str, Array]]:
         """A scalar of one pass, and its gradient with respect to every parameter that is trained.
 
         It takes the framework's own way of differentiating, the one that users train by, and so is what
@@ -34,7 +33,7 @@ class Trains(Protocol):
 
         Args:
             measure: namespace and output of the pass -> a scalar in native form.
-            arguments: as of :meth:`polyllama.core.model.Llama.forward`.
+            arguments: as of :meth:`polyllama.core.backend.Model.forward`.
 
         Returns:
             The scalar, and native arrays by parameter name.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.backend import RealizeOptions
+from ..core.forward_arguments import ForwardArguments
 from .oracle import Oracle, oracle
 from .rounding import Precision
 
@@ -43,7 +44,7 @@ class Candidate:
             from .probes import probe
 
             model = self.model(probe("neutral"))
-            output: Any = model.forward([[1]])
+            output: Any = model.forward(ForwardArguments(input_ids=[[1]]))
             wide = self.dtype != "float64" or _as_float64(output.logits) is not None
             self._seen = self.dtype if wide else "float32"
         return self._seen
@@ -85,7 +86,7 @@ class Candidate:
             name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()
         }
         input_ids = input_ids.copy() if isinstance(input_ids, np.ndarray) else input_ids
-        return self.model(probe).forward(input_ids, **own)
+        return self.model(probe).forward(ForwardArguments.of(probe.task, input_ids, **own))
 
     def run(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> Mapping[str, Any]:
         """One pass without a cache; outputs as float64 NumPy. The same pass is run once."""

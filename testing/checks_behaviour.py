@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.dtypes import numpy_dtype
 from ..core.errors import InputError
+from ..core.forward_arguments import ForwardArguments
 from ..core.generation import generate
 from ..core.generation.options import GenerationOptions
 from ..core.generation.sampling import Filters, filter_logits, gumbel_noise, noise_key
@@ -52,7 +53,7 @@ def weights_conversion(candidate: Candidate) -> Measurement:
     model = candidate.realize(p, stored)
     if model.dtype != candidate.dtype:
         return failure(f"stored as {stored}, {candidate.dtype} asked for, {model.dtype} made")
-    found = candidate.read(p, model.forward(ROWS))["logits"]
+    found = candidate.read(p, model.forward(ForwardArguments(input_ids=ROWS)))["logits"]
     return compare(found, candidate.oracle(p, ROWS)["logits"], f"stored as {stored}: logits")
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import PolyllamaError
+from ..core.forward_arguments import ForwardArguments
 from ..core.training import Trains
 from .candidate import Candidate
 from .checks import Check, Skipped
@@ -102,7 +103,7 @@ def _inputs(probe: Probe) -> list[dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
     for labels in forms(probe, plain["input_ids"]):
         try:
-            spec_model(probe).forward(**plain, **labels)
+            spec_model(probe).forward(ForwardArguments.of(probe.task, **plain, **labels))
         except PolyllamaError:  # not a form of labels this task wants
             continue
         found.setdefault(tuple(value.dtype.kind for value in labels.values()), inputs | labels)
@@ -116,7 +117,7 @@ def _slopes_of(candidate: Candidate, probe: Probe, inputs: Mapping[str, Any]) ->
     if not isinstance(model, Trains):
         yield failure("the backend declares that it trains, and its model has no value_and_gradients")
         return
-    _, gradients = model.value_and_gradients(measure, **inputs)
+    _, gradients = model.value_and_gradients(measure, ForwardArguments.of(probe.task, **inputs))
     for name, values in probe.weights.items():
         if name not in gradients:
             yield failure(f"no gradient of {name}")
@@ -194,5 +195,5 @@ def _value(
     context = None
     if seed is not None:
         context = functools.partial(RoundingContext, precision=Precision.of("float32"), exact=0, seed=seed)
-    output = spec_model(replace(probe, weights=moved), context).forward(**inputs)
+    output = spec_model(replace(probe, weights=moved), context).forward(ForwardArguments.of(probe.task, **inputs))
     return float(measure(np, output))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.forward_arguments import ForwardArguments
 from .candidate import Candidate
 from .checks import check
 from .checks_models import ROWS, cached, left_padded, logits_of
@@ -185,7 +186,7 @@ def inputs_untouched(candidate: Candidate) -> Iterator[Measurement]:
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     before = {name: array.copy() for name, array in given.items()}
-    candidate.model(probe("plain")).forward(**given, use_cache=True)
+    candidate.model(probe("plain")).forward(ForwardArguments(**given, use_cache=True))
     for name, array in given.items():
         yield equal(array, before[name], name)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import PolyllamaError
+from ..core.forward_arguments import ForwardArguments
 from ..core.hookspecs import describe_exception
 from .candidate import Candidate
 from .checks import Check
@@ -101,7 +102,7 @@ def _losses(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
     """The loss for each form of labels that the task takes; a task may have none."""
     for labels in forms(p) if p.task.labels else ():
         try:
-            spec_model(p).forward(IDS, **labels)
+            spec_model(p).forward(ForwardArguments.of(p.task, IDS, **labels))
         except PolyllamaError:  # not a form of labels this task wants
             continue
         wanted = candidate.oracle(p, IDS, **labels)["loss"]

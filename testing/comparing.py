@@ -21,6 +21,7 @@ import numpy as np
 
 from ..core.errors import InputError, PolyllamaWarning
 from ..core.forward import Engine
+from ..core.forward_arguments import ForwardArguments
 from ..core.graph import Attention, Graph, Node
 from ..core.rope import Rope
 from ..core.spec_model import SpecModel
@@ -346,15 +347,15 @@ def _watched(model: Model, read: _Reader, ids: Any) -> dict[str, Any]:
     """What each node gave; nothing where the backend does not show its nodes."""
     recorder = Recorder(model.graph, read)
     try:
-        model.forward(ids, observe=recorder)
-    except (TypeError, InputError):  # it does not know the argument
+        model.forward(ForwardArguments(input_ids=ids, observe=recorder))
+    except InputError:  # it does not let its nodes be watched
         return {}
     return recorder.values
 
 
 def _unwatched(model: Model, read: _Reader, ids: Any) -> dict[str, Any]:
     """What can be seen of a pass without watching its nodes: hidden states and logits."""
-    output: Any = model.forward(ids, output_hidden_states=True)
+    output: Any = model.forward(ForwardArguments(input_ids=ids, output_hidden_states=True))
     decoder = model.graph.decoder
     names = [node.path for node in (decoder.embed, *decoder.layers[:-1], decoder.norm)]
     values = {name: read(state) for name, state in zip(names, output.hidden_states or (), strict=False)}
@@ -387,5 +388,5 @@ def _replay(
     )
     rows = np.concatenate([ids] * (1 + RUNS))
     # All text: without a mask a head of whole rows could not know, with one nothing else changes.
-    spec.forward(rows, attention_mask=np.ones_like(rows))
+    spec.forward(ForwardArguments(input_ids=rows, attention_mask=np.ones_like(rows)))
     return judged

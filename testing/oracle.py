@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.forward import Engine
+from ..core.forward_arguments import ForwardArguments
 from ..core.spec_model import SpecModel
 from .rounding import Expected, Precision, RoundingContext, expected
 
@@ -116,7 +117,7 @@ class Oracle:
 
     def _run(self, probe: Probe, inputs: Mapping[str, Any], *, exact: int, seed: int) -> ModelOutput:
         context = functools.partial(RoundingContext, precision=self.precision, exact=exact, seed=seed + 1)
-        return spec_model(probe, context).forward(**inputs)
+        return spec_model(probe, context).forward(ForwardArguments.of(probe.task, **inputs))
 
     def _split(self, y: Any, batch: int) -> Expected:
         runs = np.reshape(y, (1 + RUNS, batch, *y.shape[1:]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from polyllama.core.forward_arguments import ForwardArguments
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -98,3 +99,9 @@ class TinyModels:
             model.save_pretrained(folder)
             self.made[key] = model, folder
         return self.made[key]
+
+
+def forward(model: Any, input_ids: Any = None, **given: Any) -> Any:
+    """One pass of a backend's model, its arguments as keywords."""
+    options = getattr(model, "forward_options", ())
+    return model.forward(ForwardArguments.of(model.task, input_ids, options=options, **given))

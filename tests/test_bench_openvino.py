@@ -58,8 +58,7 @@ def check(folder: Path, path: Path) -> None:
 
 
 def reference(folder: Path) -> np.ndarray:
-    model = Llama.load(folder, backend="reference").model
-    return model.to_numpy(model.forward(IDS).logits)
+    return Llama.load(folder, backend="reference").forward(IDS).numpy()["logits"]
 
 
 def random_model(folder: Path, kind: str) -> Path:

@@ -127,10 +127,10 @@ def test_wrong_weights_are_found_where_they_are_used(folder: Path, monkeypatch: 
 class Blind(SpecModel):
     """Knows no ``observe``."""
 
-    def forward(self, *args: Any, **options: Any) -> Any:
-        if "observe" in options:
+    def forward(self, arguments: Any) -> Any:
+        if arguments.observe is not None:
             raise InputError("forward has no argument observe")
-        return super().forward(*args, **options)
+        return super().forward(arguments)
 
 
 def test_a_backend_that_shows_no_nodes_is_judged_by_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

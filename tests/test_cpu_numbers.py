@@ -11,7 +11,7 @@ import pytest
 from polyllama.backends.cpu import CpuBackend
 from polyllama.core.backend import RealizeOptions
 from polyllama.testing.probes import Probe, make, make_quantized, probe
-from support import relative_error
+from support import forward, relative_error
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
@@ -40,7 +40,7 @@ def spoilt(found: Probe, name: str, value: float) -> Probe:
 def one_by_one(model: Any, embeds: np.ndarray) -> np.ndarray:
     cache, rows = None, []
     for place in range(embeds.shape[1]):
-        y = model.forward(inputs_embeds=embeds[:, place : place + 1], past_key_values=cache, use_cache=True)
+        y = forward(model, inputs_embeds=embeds[:, place : place + 1], past_key_values=cache, use_cache=True)
         cache = y.past_key_values
         rows.append(y.logits)
     return np.concatenate(rows, axis=1)
@@ -53,7 +53,7 @@ def one_by_one(model: Any, embeds: np.ndarray) -> np.ndarray:
 )
 def test_a_key_that_is_no_number_shows_from_the_first_token_on(isa: str, dtype: str, kv_cache: str) -> None:
     broken = realized(spoilt(probe("plain"), KEYS, np.nan), isa, dtype=dtype, kv_cache=kv_cache)
-    assert np.isnan(broken.forward(inputs_embeds=EMBEDS).logits).all()
+    assert np.isnan(forward(broken, inputs_embeds=EMBEDS).logits).all()
     assert np.isnan(one_by_one(broken, EMBEDS)).all()
 
 
@@ -91,7 +91,7 @@ def test_rounding_to_bfloat16_leaves_no_number_one(isa: str, bits: int) -> None:
     norm = found.weights["model.norm.weight"].astype(np.float32)
     norm.view(np.uint32)[3] = bits
     broken = dataclasses.replace(found, weights={**found.weights, "model.norm.weight": norm})
-    assert np.isnan(realized(broken, isa, dtype="bfloat16").forward(inputs_embeds=EMBEDS).logits).all()
+    assert np.isnan(forward(realized(broken, isa, dtype="bfloat16"), inputs_embeds=EMBEDS).logits).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from polyllama.core.cache import Cache
 from polyllama.core.config import LlamaConfig
 from polyllama.core.errors import GenerationError, InputError, PolyllamaWarning
+from polyllama.core.forward_arguments import ForwardArguments
 from polyllama.core.generation import (
     GenerationDefaults,
     GenerationOptions,
@@ -133,9 +134,10 @@ class RecurrentModel:
     def to_numpy(self, array):
         return np.asarray(array, np.float32)
 
-    def forward(self, input_ids=None, *, attention_mask, past_key_values, use_cache, logits_to_keep):
-        assert use_cache and logits_to_keep == 1
-        ids, cache = np.asarray(input_ids), past_key_values
+    def forward(self, arguments):
+        assert arguments.use_cache and arguments.logits_to_keep == 1
+        ids, cache = np.asarray(arguments.input_ids), arguments.past_key_values
+        attention_mask = arguments.attention_mask
         cache.claim(self, ids.shape[0])
         assert attention_mask.shape == (ids.shape[0], cache.length + ids.shape[1])
         assert attention_mask.any(axis=1).all()
@@ -182,11 +184,13 @@ def brute_force(prompt: list[int], count: int, model=MODEL) -> list[int]:
     ids = list(prompt)
     for _ in range(count):
         out = model.forward(
-            [ids],
-            attention_mask=np.ones((1, len(ids)), int),
-            past_key_values=model.new_cache(1, len(ids)),
-            use_cache=True,
-            logits_to_keep=1,
+            ForwardArguments(
+                input_ids=[ids],
+                attention_mask=np.ones((1, len(ids)), int),
+                past_key_values=model.new_cache(1, len(ids)),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         )
         ids.append(int(out.logits[0, -1].argmax()))
     return ids[len(prompt) :]
@@ -364,8 +368,8 @@ def test_logits_that_are_not_finite_name_the_row_and_step():
 
 def test_a_model_without_a_vocabulary_is_refused():
     class Classifier(RecurrentModel):
-        def forward(self, *args, **kwargs):
-            out = super().forward(*args, **kwargs)
+        def forward(self, arguments):
+            out = super().forward(arguments)
             return CausalLMOutput(logits=out.logits[:, 0, :2], past_key_values=out.past_key_values)
 
     with pytest.raises(GenerationError, match=r"logits of shape \[1, 2\].*causal"):
@@ -382,11 +386,13 @@ def test_logprobs_are_the_raw_ones_of_the_model():
     for step, entry in enumerate(result.logprobs):
         ids = prompt + result.token_ids[:step]
         out = MODEL.forward(
-            [ids],
-            attention_mask=np.ones((1, len(ids)), int),
-            past_key_values=MODEL.new_cache(1, 99),
-            use_cache=True,
-            logits_to_keep=1,
+            ForwardArguments(
+                input_ids=[ids],
+                attention_mask=np.ones((1, len(ids)), int),
+                past_key_values=MODEL.new_cache(1, 99),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         )
         raw = out.logits[0, -1].astype(np.float64)
         expected = raw - raw.max() - np.log(np.exp(raw - raw.max()).sum())
@@ -447,7 +453,7 @@ def test_storage_grows_as_the_text_does(monkeypatch):
 @pytest.mark.parametrize("failure", [MemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_memory_that_runs_out_names_the_options(failure):
     class Full(RecurrentModel):
-        def forward(self, *args, **kwargs):
+        def forward(self, arguments):
             raise failure
 
     with pytest.raises(GenerationError, match=r"out of memory.*max_new_tokens=12.*lower max_new_tokens"):

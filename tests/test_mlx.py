@@ -14,7 +14,7 @@ import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaWarning
 from polyllama.core.errors import BackendError, BackendUnavailableError, InputError
 from polyllama.core.graph import GatedMLP, Node, Parameter
-from support import ROPE_TYPES, SIZES, relative_error
+from support import ROPE_TYPES, SIZES, forward, relative_error
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed here: pip install 'polyllama[mlx]'")
 
@@ -111,9 +111,9 @@ class TestParity:
         mask = np.ones((2, 20), int)
         mask[1, :3] = 0
         steps = []
-        for each in (model, reference):
-            first = each.forward(IDS[:, :20], attention_mask=mask, use_cache=True)
-            step = each.forward(IDS[:, 20:], past_key_values=first.past_key_values, labels=IDS[:, 20:])
+        for each in (model, reference.model):
+            first = forward(each, IDS[:, :20], attention_mask=mask, use_cache=True)
+            step = forward(each, IDS[:, 20:], past_key_values=first.past_key_values, labels=IDS[:, 20:])
             steps.append(step.numpy())
         assert relative_error(steps[0]["logits"], steps[1]["logits"]) < TOLERANCE
         assert float(steps[0]["loss"]) == pytest.approx(float(steps[1]["loss"]), rel=1e-5)

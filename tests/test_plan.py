@@ -32,6 +32,7 @@ from polyllama.core.plugins import plugin_manager
 from polyllama.core.quantization.affine import BLOCK, quantize
 from polyllama.core.settings import load_settings
 from safetensors.numpy import load_file, save_file
+from support import forward
 
 CONFIG = {
     "vocab_size": 320,
@@ -59,7 +60,7 @@ def _loaded(backend: str, dtype: str, quantize: str | None = None) -> Llama:
 def _pass(llm: Llama, batch: int, context: int) -> Any:
     cache = llm.model.new_cache(batch, context)
     ids = np.ones((batch, context), np.int64)
-    output = llm.model.forward(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    output = forward(llm.model, ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     llm.model.to_numpy(output.logits)
     return output
 
@@ -186,7 +187,7 @@ def status(field):
 
 def run(llm, batch, context):
     cache = llm.model.new_cache(batch, context)
-    llm.model.forward(np.ones((batch, context), np.int64), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    forward(llm.model, np.ones((batch, context), np.int64), past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 options = {"backend": "cpu", "dtype": dtype, "quantize": quantize}
 small = LlamaConfig(**config | {"num_hidden_layers": 1, "vocab_size": 64})

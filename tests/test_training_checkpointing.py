@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 from polyllama import Llama, LlamaConfig
 from polyllama.core.errors import InputError, UnsupportedError
-from support import relative_error
-from training_support import CASES, FRAMEWORKS, IDS, QUICKLY, SIZES, Case, loss_of, model_of, seed_everything
+from support import forward, relative_error
+from training_support import (
+    CASES,
+    FRAMEWORKS,
+    IDS,
+    QUICKLY,
+    SIZES,
+    Case,
+    loss_of,
+    model_of,
+    seed_everything,
+    value_and_gradients,
+)
 
 EACH = pytest.mark.parametrize("framework", FRAMEWORKS)
 TAGS: Any = CASES["token-classification"]
@@ -31,7 +42,7 @@ def gradients(model: Any, framework: str, case: Case, **asked: Any) -> dict[str,
     else:
         seed_everything(framework, 3)
         model.module.train()
-        _, found = model.value_and_gradients(loss_of, IDS, **case.inputs, **asked)
+        _, found = value_and_gradients(model, loss_of, IDS, **case.inputs, **asked)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -76,7 +87,7 @@ def test_hidden_states_and_attentions_come_out_once(framework: str) -> None:
             results.append({name: np.asarray(value.shape) for name, value in shapes.items()})
             continue
         model.module.train()
-        found = model.value_and_gradients(measure, IDS, **case.inputs, **asked)[1]
+        found = value_and_gradients(model, measure, IDS, **case.inputs, **asked)[1]
         results.append({name: np.asarray(value) for name, value in found.items()})
     for name, wanted in results[0].items():
         assert np.allclose(results[1][name], wanted, rtol=1e-5, atol=1e-6), (
@@ -101,7 +112,7 @@ def test_torch_keeps_no_attentions_the_second_time(monkeypatch: pytest.MonkeyPat
     model = model_of(CASES["causal-lm"], "torch")
     model.gradient_checkpointing_enable()
     model.module.train()
-    model.forward(IDS, output_attentions=True, **CASES["causal-lm"].inputs).loss.backward()
+    forward(model, IDS, output_attentions=True, **CASES["causal-lm"].inputs).loss.backward()
     assert kept == [True, True, False, False]
 
 
@@ -157,7 +168,7 @@ def test_mlx_peaks_lower() -> None:
         mx.clear_cache()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        mx.eval(*model.value_and_gradients(loss_of, LONG, labels=LONG))
+        mx.eval(*value_and_gradients(model, loss_of, LONG, labels=LONG))
         return int(mx.get_peak_memory() - before)
 
     plain = peak()

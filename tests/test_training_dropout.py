@@ -15,7 +15,7 @@ from polyllama.core.llama import build_graph
 from polyllama.core.outputs import BaseModelOutput
 from polyllama.core.plugins import plugin_manager
 from polyllama.core.task import Task
-from support import ALL_BACKENDS
+from support import ALL_BACKENDS, forward
 from training_support import (
     CASES,
     FRAMEWORKS,
@@ -28,6 +28,7 @@ from training_support import (
     model_of,
     seed_everything,
     train_forward,
+    value_and_gradients,
     weights_of,
 )
 
@@ -73,7 +74,7 @@ def test_a_heads_dropout_drops_and_scales(framework: str) -> None:
     for axes in ((0, 1), (0, 2), (1, 2)):
         share = kept.mean(axis=axes)
         assert np.abs(share - (1 - P)).max() < 5 * np.sqrt(P * (1 - P) / (kept.size / share.size))
-    whole, bare = np.moveaxis(model.to_numpy(model.forward(ids).last_hidden_state), 1, 0)
+    whole, bare = np.moveaxis(model.to_numpy(forward(model, ids).last_hidden_state), 1, 0)
     assert np.array_equal(whole, bare)
 
 
@@ -108,7 +109,7 @@ def test_attention_dropout_drops_and_scales(road: str) -> None:
     ids = np.repeat(IDS[:1, :5], ROWS, axis=0)
     asked = {"output_hidden_states": True}
     found = train_forward(model, framework, 0, ids, **asked).hidden_states
-    whole = model.forward(ids, **asked).hidden_states
+    whole = forward(model, ids, **asked).hidden_states
     # The first token sees itself alone: its probability of 1 is dropped or scaled, head by head.
     first = added(model, found, 0)[:, 0] / added(model, whole, 0)[:, 0]  # [B, heads, head_dim]
     kept = first[..., 0] > 0.5
@@ -163,7 +164,7 @@ def loss_and_gradients(framework: str, case: Case, fields: Any, weights: Any) ->
         model = model_of(case, framework, weights={name: value.copy() for name, value in weights.items()}, **fields)
         seed_everything(framework, 3)
         model.module.train()
-        loss, found = model.value_and_gradients(loss_of, IDS, **case.inputs)
+        loss, found = value_and_gradients(model, loss_of, IDS, **case.inputs)
     return float(loss), {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -185,7 +186,7 @@ def test_inference_is_untouched(backend: str) -> None:
     case = CASES["token-classification"]
     quiet = model_of(case, backend, attention_dropout=0.0, classifier_dropout=0.0)
     loud = model_of(case, backend, attention_dropout=0.6, classifier_dropout=0.6)
-    one, two = (model.forward(IDS, attention_mask=MASK).logits for model in (quiet, loud))
+    one, two = (forward(model, IDS, attention_mask=MASK).logits for model in (quiet, loud))
     assert np.array_equal(quiet.to_numpy(one), loud.to_numpy(two))
 
 

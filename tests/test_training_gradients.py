@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from polyllama.core.errors import InputError
-from support import relative_error
+from support import forward, relative_error
 from training_support import CASES, FRAMEWORKS, IDS, MASK, SIZES, Case, Trainer, model_of, weights_of
 
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -35,7 +35,7 @@ class Slopes:
         self.weights: dict[str, Any] = self.model.engine.weights
 
     def loss(self) -> float:
-        return float(self.case.measure(np, self.model.forward(IDS, **self.case.inputs)))
+        return float(self.case.measure(np, forward(self.model, IDS, **self.case.inputs)))
 
     def along(self, name: str, way: Any) -> float:
         start, losses = self.weights[name], {}

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from polyllama import LlamaConfig
 from polyllama.core.backend import RealizeOptions
+from polyllama.core.forward_arguments import ForwardArguments
 from polyllama.core.llama import build_graph
 from polyllama.core.loading import find_task
 from polyllama.core.plugins import plugin_manager
-from support import ALL_BACKENDS
+from support import ALL_BACKENDS, forward
 
 FRAMEWORKS = tuple(name for name in ALL_BACKENDS if getattr(plugin_manager().backends()[name].load(), "trains", False))
 
@@ -136,11 +137,11 @@ def train_forward(model: Any, framework: str, seed: int, *arguments: Any, **name
     if framework == "jax":
         import jax
 
-        return model.forward(*arguments, train=True, dropout_rng=jax.random.key(seed), **named)
+        return forward(model, *arguments, train=True, dropout_rng=jax.random.key(seed), **named)
     seed_everything(framework, seed)
     model.module.train()
     try:
-        return model.forward(*arguments, **named)
+        return forward(model, *arguments, **named)
     finally:
         model.module.eval()
 
@@ -173,7 +174,7 @@ class Trainer:
             self._make()
             return self._output
         self.model.module.eval()
-        return self.model.forward(IDS, **self.case.inputs)
+        return forward(self.model, IDS, **self.case.inputs)
 
     def _torch(self) -> Callable[[], Any]:
         import array_api_compat.torch as xp
@@ -266,3 +267,9 @@ def _adam() -> Any:
         return weight - rate * scale * first / (jnp.sqrt(second) + 1e-8), first, second
 
     return step
+
+
+def value_and_gradients(model: Any, measure: Any, input_ids: Any = None, **given: Any) -> Any:
+    """A scalar of one pass of a backend's model and its gradients, the pass's arguments as keywords."""
+    options = getattr(model, "forward_options", ())
+    return model.value_and_gradients(measure, ForwardArguments.of(model.task, input_ids, options=options, **given))

@@ -62,6 +62,7 @@ def models(isa: str) -> None:
     from polyllama.backends.cpu import CpuBackend
     from polyllama.core.backend import RealizeOptions
     from polyllama.core.checkpoint import dummy_weights
+    from polyllama.core.forward_arguments import ForwardArguments
     from polyllama.core.llama import build_graph
     from polyllama.plugins.tasks.causal_lm import CausalLM
 
@@ -80,10 +81,11 @@ def models(isa: str) -> None:
             ids = rng.integers(0, 97, (3, 70))
             mask = np.ones((3, 70), np.int64)
             mask[0, :9] = mask[1, 60:] = 0
-            whole = model.forward(ids, attention_mask=mask, output_hidden_states=True)
-            cache = model.forward(ids[:, :65], use_cache=True).past_key_values.select_rows([2, 0, 1])
+            whole = model.forward(ForwardArguments(input_ids=ids, attention_mask=mask, output_hidden_states=True))
+            first = model.forward(ForwardArguments(input_ids=ids[:, :65], use_cache=True))
+            cache = first.past_key_values.select_rows([2, 0, 1])
             for place in range(65, 70):
-                model.forward(ids[:, place : place + 1], past_key_values=cache)
+                model.forward(ForwardArguments(input_ids=ids[:, place : place + 1], past_key_values=cache))
             assert np.isfinite(whole.logits).all()
             list(read() for _, read in model.state())
 

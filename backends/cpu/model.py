@@ -26,6 +26,7 @@ from .weights import CpuWeights, FloatView, pack
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
     from ...core.context import Context
+    from ...core.forward_arguments import ForwardArguments
     from ...core.graph import Graph
     from ...core.outputs import ModelOutput
     from ...core.task import Task
@@ -78,12 +79,12 @@ class CpuModel(SpecModel):
         """Every parameter in the dtype it is held in, unpacked."""
         return self.weights.state()
 
-    def forward(self, input_ids: Any = None, **arguments: Any) -> ModelOutput:
-        """See :meth:`polyllama.core.model.Llama.forward`."""
-        cache = arguments.get("past_key_values")
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """See :class:`polyllama.core.backend.Model`."""
+        cache = arguments.past_key_values
         if isinstance(cache, Cache) and not isinstance(cache, CpuCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
-        return super().forward(input_ids, **arguments)
+        return super().forward(arguments)
 
     def _embeds(self, embeds: np.ndarray | None) -> np.ndarray | None:
         return None if embeds is None else np.ascontiguousarray(embeds, np.float32)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ...core.errors import InputError, UnsupportedError
+from ...core.forward_arguments import ForwardArguments
 
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
@@ -138,7 +139,7 @@ class FlaxLlamaPreTrainedModel:
 
         dropout = {"train": train, "dropout_rng": dropout_rng}
         weights = self.params if params is None else _unwrapped(params)
-        flags = {
+        flags: dict[str, Any] = {
             "output_attentions": bool(output_attentions),
             "output_hidden_states": bool(output_hidden_states),
         }
@@ -153,13 +154,14 @@ class FlaxLlamaPreTrainedModel:
             )
         else:
             output = self.model.forward(
-                input_ids,
-                attention_mask=_used_part(attention_mask, input_ids, past_key_values),
-                position_ids=position_ids,
-                params=weights,
-                past_key_values=past_key_values,
-                **dropout,
-                **flags,
+                ForwardArguments(
+                    input_ids=input_ids,
+                    attention_mask=_used_part(attention_mask, input_ids, past_key_values),
+                    position_ids=position_ids,
+                    past_key_values=past_key_values,
+                    own={"params": weights, **dropout},
+                    **flags,
+                )
             )
         return output if return_dict or return_dict is None else output.to_tuple()
 

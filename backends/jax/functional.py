@@ -24,7 +24,7 @@ from ...core.inputs import (
     check_positions,
     read_num_items,
 )
-from ...core.labels import read_labels, split_labels
+from ...core.labels import read_labels
 from ...core.text_tokens import check_text
 from .arrays import as_float32, is_traced
 from .nodes import Checkpoint
@@ -33,6 +33,7 @@ from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequen
 
 if TYPE_CHECKING:
     from ...core.config import LlamaConfig
+    from ...core.forward_arguments import ForwardArguments
     from ...core.graph import Array, Graph
     from ...core.outputs import ModelOutput
 
@@ -41,50 +42,43 @@ def apply(
     pass_: TracedPass,
     config: LlamaConfig,
     params: Params,
-    input_ids: Any = None,
+    arguments: ForwardArguments,
     *,
-    inputs_embeds: Any = None,
-    attention_mask: Any = None,
-    position_ids: Any = None,
-    labels: Any = None,
-    train: bool = False,
-    dropout_rng: Any = None,
     checkpoint: Checkpoint | None = None,
-    output_hidden_states: bool = False,
-    output_attentions: bool = False,
-    logits_to_keep: Any = 0,
-    **loss_options: Any,
 ) -> ModelOutput:
     """One pass without a cache; any argument may be traced.
 
     Args:
         params: the weights, a dict by checkpoint name.
-        input_ids: ``[B, S]``; or `inputs_embeds` ``[B, S, hidden_size]``.
-        attention_mask: ``[B, S]`` of 1 and 0, or ``[B or 1, 1, S, S]``, also additive.
-        position_ids: ``[B or 1, S]``; given without a mask, one that does not rise begins another sequence.
-        labels: what the task's loss is against, e.g. ``[B, S]`` token ids, -100 ignored; a task may have other names
-            for them. The output then has a ``loss`` to differentiate.
-        train: whether dropout acts; `dropout_rng` is its random key, a new one for every step.
+        arguments: of the pass, none of them a cache. A position that does not rise begins another sequence, where
+            ``position_ids`` are given without a mask. With ``labels`` the output has a ``loss`` to differentiate. Its
+            own are ``train``, whether dropout acts, and ``dropout_rng``, its random key, a new one for every step.
         checkpoint: ``jax.checkpoint``, for gradients that compute each layer anew instead of keeping what is in it.
 
     Raises:
         InputError: shapes that do not fit; or a traced mask where the RoPE depends on how long each row is.
     """
-    if (input_ids is None) == (inputs_embeds is None):
+    input_ids, attention_mask, position_ids = arguments.input_ids, arguments.attention_mask, arguments.position_ids
+    if (input_ids is None) == (arguments.inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
-    dropout_rng = dropout_key(pass_.graph, train, dropout_rng)
+    refused = {"past_key_values": arguments.past_key_values, "use_cache": arguments.use_cache or None}
+    refused["observe"] = arguments.observe
+    for name, value in refused.items():
+        if value is not None:
+            raise InputError(f"{name} cannot go through a JAX transform", hint="leave it out, or call forward itself")
+    dropout_rng = dropout_key(pass_.graph, arguments.own.get("train", False), arguments.own.get("dropout_rng"))
     check_params(pass_.graph, params)
-    loss_options = read_num_items(loss_options)
-    tokens = _ids(input_ids, config) if input_ids is not None else _array(inputs_embeds)
+    loss_options = read_num_items(arguments.loss_options)
+    tokens = _ids(input_ids, config) if input_ids is not None else _array(arguments.inputs_embeds)
     if input_ids is None:
         check_embeds_shape(tuple(tokens.shape), config.hidden_size)
     batch, new = tokens.shape[:2]
     mask = None if attention_mask is None else _mask(attention_mask, batch, new)
     key_mask = mask if mask is not None and mask.ndim == 2 else None
-    given_labels, loss_options = split_labels(pass_.task, labels, loss_options)
+    given_labels = arguments.labels
     _check_concrete(pass_, config, tokens, key_mask, given_labels)
-    keep = check_keep(logits_to_keep, pass_.task, new)
+    keep = check_keep(arguments.logits_to_keep, pass_.task, new)
     positions = _positions(position_ids, key_mask, batch, new)
     inputs = Inputs(
         tokens=tokens if tokens.ndim == 3 else tokens.astype(jnp.int32),
@@ -103,7 +97,8 @@ def apply(
         allowed = causal_mask(inputs.start, new, new, inputs.key_mask)
         if mask is None and position_ids is not None:
             allowed = allowed & same_sequence(positions)
-    static = Static(keep if isinstance(keep, int) else 0, 0, output_hidden_states, output_attentions)
+    flags = arguments.output_hidden_states, arguments.output_attentions
+    static = Static(keep if isinstance(keep, int) else 0, 0, *flags)
     with pass_.precision():
         ctx = pass_.context(params, inputs, allowed, None, static, checkpoint=checkpoint)
         hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))

@@ -16,8 +16,8 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.errors import BackendError, InputError
 from ...core.forward import attended_tokens, length_ropes
-from ...core.inputs import HostInputs, Layout, lay_out, read_inputs, read_num_items
-from ...core.labels import split_labels
+from ...core.forward_arguments import ForwardArguments
+from ...core.inputs import HostInputs, Layout, lay_out, read_inputs
 from ...core.training import Measure, read_checkpointing
 from .arrays import as_float32, device_name, dtype_of, find_device
 from .cache import JaxCache
@@ -76,64 +76,36 @@ class JaxModel:
     def _embedding(self) -> Array:
         return self.params[f"{self.graph.decoder.embed.name}.weight"]
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        *,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        past_key_values: Any = None,
-        labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        logits_to_keep: Any = 0,
-        params: Params | None = None,
-        train: bool = False,
-        dropout_rng: Any = None,
-        **options: Any,
-    ) -> ModelOutput:
-        """See :meth:`polyllama.core.model.Llama.forward`. It is compiled, and not differentiated: :meth:`apply` is.
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """See :class:`polyllama.core.backend.Model`. It is compiled, and not differentiated: :meth:`apply` is.
 
-        Args:
-            params: other weights than the model's own.
-            train: whether dropout acts; `dropout_rng` is its random key.
+        Arguments of its own: ``params``, other weights than the model's; ``train``, whether dropout acts, and
+        ``dropout_rng``, its random key.
         """
-        dropout_rng = dropout_key(self.graph, train, dropout_rng)
-        given_labels, options = split_labels(self.task, labels, options)
-        cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
-        given = read_inputs(
-            self.config,
-            self.task,
-            cache,
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            labels=given_labels,
-            logits_to_keep=logits_to_keep,
-        )
+        own = arguments.own
+        dropout_rng = dropout_key(self.graph, own.get("train", False), own.get("dropout_rng"))
+        cache = arguments.cache(self.new_cache)
+        given = read_inputs(self.config, self.task, cache, arguments)
         if cache is not None and not isinstance(cache, JaxCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
-        options = read_num_items(options)
-        if params is not None and params is not self.params:
-            check_params(self.graph, params)
-        weights = self.params if params is None else params
-        observe = options.pop("observe", None)
-        flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        result, past, new = self._run(weights, given, cache, dropout_rng, observe, flags)
-        return self._output(result, given, cache, past, new, options)
+        weights = own.get("params")
+        if weights is None or weights is self.params:
+            weights = self.params
+        else:
+            check_params(self.graph, weights)
+        result, past, new = self._run(weights, given, cache, dropout_rng, arguments)
+        return self._output(result, given, cache, past, new)
 
     def apply(self, params: Params, input_ids: Any = None, **arguments: Any) -> ModelOutput:
         """The model as a pure function of `params`, for JAX's transforms; see :func:`functional.apply`."""
-        return apply(self.pass_, self.config, params, input_ids, checkpoint=self._checkpoint, **arguments)
+        given = ForwardArguments.of(self.task, input_ids, options=("train", "dropout_rng"), **arguments)
+        return apply(self.pass_, self.config, params, given, checkpoint=self._checkpoint)
 
-    def value_and_gradients(self, measure: Measure, input_ids: Any = None, **arguments: Any) -> tuple[Array, Params]:
+    def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Array, Params]:
         """See :class:`polyllama.core.training.Trains`."""
 
         def value(params: Params) -> Array:
-            return measure(jnp, self.apply(params, input_ids, **arguments))
+            return measure(jnp, apply(self.pass_, self.config, params, arguments, checkpoint=self._checkpoint))
 
         found: tuple[Array, Params] = jax.jit(jax.value_and_grad(value))(self.params)
         return found
@@ -172,9 +144,9 @@ class JaxModel:
         given: HostInputs,
         cache: JaxCache | None,
         dropout_rng: Any,
-        observe: Callable[..., None] | None,
-        flags: Mapping[str, bool],
+        arguments: ForwardArguments,
     ) -> tuple[Result, int, int]:
+        observe = arguments.observe
         tokens = given.input_ids if given.input_ids is not None else given.inputs_embeds
         assert tokens is not None  # read_inputs saw to it
         batch, new = tokens.shape[:2]
@@ -219,7 +191,12 @@ class JaxModel:
             dropout_rng=dropout_rng,
             attended=_attended(given, layout, past, length),
         )
-        static = Static(kept=keep if isinstance(keep, int) else 0, restart=restart_slots, **flags)
+        static = Static(
+            kept=keep if isinstance(keep, int) else 0,
+            restart=restart_slots,
+            output_hidden_states=arguments.output_hidden_states,
+            output_attentions=arguments.output_attentions,
+        )
         buffers = None if cache is None else cache.buffers
         if observe is None:
             result, buffers = self._compiled(params, inputs, buffers, static=static)
@@ -253,22 +230,14 @@ class JaxModel:
         )
         return _RowsSoFar(positions, frequencies, regime)
 
-    def _output(
-        self,
-        result: Result,
-        given: HostInputs,
-        cache: JaxCache | None,
-        past: int,
-        new: int,
-        options: Mapping[str, Any],
-    ) -> ModelOutput:
+    def _output(self, result: Result, given: HostInputs, cache: JaxCache | None, past: int, new: int) -> ModelOutput:
         fields, states, weights = result
         if isinstance(given.logits_to_keep, int) and given.logits_to_keep == 0 and self._per_token:
             fields = {name: _first(value, new) for name, value in fields.items()}
         loss = None
         if given.labels:
             labels = {name: _narrowed(array) for name, array in given.labels.items()}
-            loss = self._compiled_loss(fields, labels, dict(options))
+            loss = self._compiled_loss(fields, labels, dict(given.loss_options))
         output = self.task.output_type(
             loss=loss,
             past_key_values=cache,

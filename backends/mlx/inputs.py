@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -15,19 +14,22 @@ from .arrays import from_numpy
 if TYPE_CHECKING:
     from ...core.cache import Cache
     from ...core.config import LlamaConfig
+    from ...core.forward_arguments import ForwardArguments
     from ...core.task import Task
 
 
-def read(
-    config: LlamaConfig, task: Task, cache: Cache | None, *, labels: Mapping[str, Any], **inputs: Any
-) -> HostInputs:
+_ARRAYS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "logits_to_keep")
+
+
+def read(config: LlamaConfig, task: Task, cache: Cache | None, arguments: ForwardArguments) -> HostInputs:
     """:func:`~polyllama.core.inputs.read_inputs`; with traced inputs, whose numbers nobody can check, MLX arrays.
 
     Raises:
         InputError: what does not fit; of traced inputs, their shapes.
     """
+    inputs, labels = {name: getattr(arguments, name) for name in _ARRAYS}, arguments.labels
     if not any(_is_traced(value) for value in (*inputs.values(), *labels.values())):
-        return read_inputs(config, task, cache, labels=labels, **inputs)
+        return read_inputs(config, task, cache, arguments)
     if cache is not None:
         raise InputError("a cache cannot go through mx.compile", hint="leave use_cache and past_key_values out")
     given: dict[str, Any] = {name: None if value is None else _array(value) for name, value in inputs.items()}
@@ -58,9 +60,9 @@ def read(
     )
 
 
-def native(array: Any) -> mx.array | None:
+def native(array: Any) -> mx.array:
     """What :func:`read` gave as an MLX array."""
-    return array if array is None or isinstance(array, mx.array) else from_numpy(array)
+    return array if isinstance(array, mx.array) else from_numpy(array)
 
 
 def _array(value: Any) -> Any:

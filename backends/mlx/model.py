@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -21,8 +22,8 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import check_embeds_shape, read_num_items
-from ...core.labels import split_labels
+from ...core.forward_arguments import ForwardArguments
+from ...core.inputs import check_embeds_shape
 from ...core.training import Measure, read_checkpointing, refuse_cache
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
@@ -55,7 +56,7 @@ class LlamaModule(TypedModule):
 
     def __call__(self, input_ids: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
         """One pass; arguments as :meth:`polyllama.core.model.Llama.forward`."""
-        output: ModelOutput = self.model_of.forward(input_ids, **arguments)
+        output = self.model_of.forward(ForwardArguments.of(self.model_of.task, input_ids, **arguments))
         return output if return_dict else output.to_tuple()
 
 
@@ -125,107 +126,44 @@ class MlxModel:
         """Name of the parameters' dtype."""
         return dtype_name(self._embedding.dtype)
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        *,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        past_key_values: Any = None,
-        labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        logits_to_keep: Any = 0,
-        **options: Any,
-    ) -> ModelOutput:
-        """See :meth:`polyllama.core.model.Llama.forward`.
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """See :class:`polyllama.core.backend.Model`.
 
-        `inputs_embeds` may be part of a computation that is being differentiated; everything else is looked at,
+        ``inputs_embeds`` may be part of a computation that is being differentiated; everything else is looked at,
         unless ``mx.compile`` traces it, in training mode.
         """
-        output = self._pass(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            labels=labels,
-            use_cache=use_cache,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            logits_to_keep=logits_to_keep,
-            **options,
-        )
+        output = self._pass(arguments)
         if not self.module.training:
             with mx.stream(self._where):
                 mx.async_eval(*_arrays(output, output.past_key_values))  # type: ignore[no-untyped-call]
         return output
 
-    def _pass(
-        self,
-        input_ids: Any = None,
-        *,
-        inputs_embeds: Any = None,
-        past_key_values: Any = None,
-        labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        **options: Any,
-    ) -> ModelOutput:
+    def _pass(self, arguments: ForwardArguments) -> ModelOutput:
         """:meth:`forward`, of which nothing is computed before somebody asks."""
-        inputs = {name: options.pop(name, None) for name in ("attention_mask", "position_ids")}
-        logits_to_keep = options.pop("logits_to_keep", 0)
-        given_labels, options = split_labels(self.task, labels, options)
-        cache = past_key_values if past_key_values is not None else self.new_cache() if use_cache else None
+        cache = arguments.cache(self.new_cache)
         refuse_cache(cache, self._checkpointing and self.module.training)
-        embeds = inputs_embeds
+        embeds = arguments.inputs_embeds
         if isinstance(embeds, mx.array):
             check_embeds_shape(embeds.shape, self.config.hidden_size)
             # A stand-in of its shape, for the checks alone: looking at it would cut off a gradient.
-            inputs_embeds = np.broadcast_to(np.float32(0), embeds.shape)
-        given = read(
-            self.config,
-            self.task,
-            cache,
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            labels=given_labels,
-            logits_to_keep=logits_to_keep,
-            **inputs,
-        )
-        options = read_num_items(options)
-        keep = given.logits_to_keep
+            arguments = replace(arguments, inputs_embeds=np.broadcast_to(np.float32(0), embeds.shape))
+        given = read(self.config, self.task, cache, arguments)
         with mx.stream(self._where):
-            if embeds is not None and not isinstance(embeds, mx.array):
-                embeds = from_numpy(np.asarray(embeds))
-            request = Request(
-                input_ids=native(given.input_ids),
-                inputs_embeds=None if embeds is None else embeds.astype(self._embedding.dtype),
-                attention_mask=native(given.attention_mask),
-                position_ids=native(given.position_ids),
-                attended=native(given.attended),
-                labels={name: native(array) for name, array in given.labels.items()},
-                config=self.config,
-                output_hidden_states=output_hidden_states,
-                output_attentions=output_attentions,
-                logits_to_keep=keep if isinstance(keep, int) else native(keep),
-                loss_options={k: v for k, v in options.items() if k != "observe"},
-                observe=options.get("observe"),
-            )
+            if embeds is not None:
+                embeds = native(np.asarray(embeds) if not isinstance(embeds, mx.array) else embeds)
+                embeds = embeds.astype(self._embedding.dtype)
+            request = Request.of(arguments, given, self.config, native, embeds)
             output = forward(self._engine, self.graph, self.task, request, cache, self._ropes)
             output.to_numpy = self.to_numpy
         return output
 
     def value_and_gradients(
-        self, measure: Measure, input_ids: Any = None, **arguments: Any
+        self, measure: Measure, arguments: ForwardArguments
     ) -> tuple[mx.array, dict[str, mx.array]]:
         """See :class:`polyllama.core.training.Trains`."""
 
         def value() -> mx.array:
-            scalar: mx.array = measure(self._engine.xp, self._pass(input_ids, **arguments))
+            scalar: mx.array = measure(self._engine.xp, self._pass(arguments))
             return scalar
 
         with mx.stream(self._where):

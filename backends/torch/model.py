@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
@@ -18,8 +19,18 @@ from ...core.checkpoint.weights import release
 from ...core.dtypes import name_of
 from ...core.errors import BackendError, BackendUnavailableError, CheckpointError, InputError
 from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.inputs import as_embeds, as_integers, as_mask, check_additive, check_cache, read_inputs, read_num_items
-from ...core.labels import as_labels, split_labels
+from ...core.forward_arguments import ForwardArguments
+from ...core.inputs import (
+    HostInputs,
+    as_embeds,
+    as_integers,
+    as_mask,
+    check_additive,
+    check_cache,
+    read_inputs,
+    read_num_items,
+)
+from ...core.labels import as_labels
 from ...core.llama import build_graph
 from ...core.training import refuse_cache
 from .cache import TorchCache
@@ -148,66 +159,61 @@ class LlamaModule(Checkpointing):
         Returns:
             The task's output, e.g. :class:`~polyllama.core.outputs.CausalLMOutput`.
         """
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
-        cache = past_key_values if past_key_values is not None else TorchCache() if use_cache else None
+        arguments = ForwardArguments.of(
+            self.task,
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=self.config.use_cache and not self.training if use_cache is None else use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            logits_to_keep=logits_to_keep,
+            **loss_options,
+        )
+        cache = arguments.cache(TorchCache)
         refuse_cache(cache, self.checkpointing_now() is not None)
-        given_labels, loss_options = split_labels(self.task, labels, loss_options)
+        given = read_tensors(self, cache, arguments)
         if not torch.compiler.is_compiling():
-            loss_options = read_num_items(loss_options)
-            check_tensors(
-                self, cache, input_ids, inputs_embeds, attention_mask, position_ids, given_labels, logits_to_keep
-            )
             check_cache_position(cache, cache_position)
-        if position_ids is not None and position_ids.ndim == 1:
-            position_ids = position_ids[None]
-        if attention_mask is not None and attention_mask.is_floating_point():
-            check_additive(attention_mask.ndim)
-            attention_mask = attention_mask == 0  # additive: 0 where allowed
-        inputs = input_ids if input_ids is not None else inputs_embeds
-        keep = logits_to_keep
-        if isinstance(keep, int) and inputs is not None:
-            keep = min(keep, inputs.shape[1])
         engine = self._engine
         if engine.device != self.device:
             engine.move_to(self.device)
-        request = Request(
-            input_ids=input_ids,
-            inputs_embeds=None if inputs_embeds is None else inputs_embeds.to(self.dtype),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            labels=given_labels,
-            config=self.config,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            logits_to_keep=keep,
-            loss_options={k: v for k, v in loss_options.items() if k != "observe"},
-            observe=loss_options.get("observe"),
-        )
-        with row_kernels(inputs):
+        embeds = None if inputs_embeds is None else inputs_embeds.to(self.dtype)
+        request = Request.of(arguments, given, self.config, _as_it_is, embeds)
+        with row_kernels(input_ids if input_ids is not None else inputs_embeds):
             output = forward(engine, self.graph, self.task, request, cache, self._ropes)
         output.to_numpy = as_float32
         return output.to_tuple() if return_dict is False else output
 
 
-def check_tensors(
-    module: LlamaModule,
-    cache: Any,
-    input_ids: Any,
-    inputs_embeds: Any,
-    attention_mask: Any,
-    position_ids: Any,
-    labels: Mapping[str, Any],
-    logits_to_keep: Any,
-) -> None:
-    """Check the inputs of a pass: all on the CPU; elsewhere, where a look would wait for the device, the types."""
-    tensors = {
-        "input_ids": input_ids,
-        "inputs_embeds": inputs_embeds,
-        "attention_mask": attention_mask,
-        "position_ids": position_ids,
-        **labels,
-    }
+def read_tensors(module: LlamaModule, cache: Any, arguments: ForwardArguments) -> HostInputs:
+    """The tensors of a pass, checked: all on the CPU; elsewhere, where a look would wait for the device, the types."""
+    loss_options = arguments.loss_options
+    if not torch.compiler.is_compiling():
+        loss_options = read_num_items(loss_options)
+        check_tensors(module, cache, arguments)
+    positions, mask = arguments.position_ids, arguments.attention_mask
+    if positions is not None and positions.ndim == 1:
+        positions = positions[None]
+    if mask is not None and mask.is_floating_point():
+        check_additive(mask.ndim)
+        mask = mask == 0  # additive: 0 where allowed
+    tokens = arguments.input_ids if arguments.input_ids is not None else arguments.inputs_embeds
+    keep = arguments.logits_to_keep
+    if isinstance(keep, int) and tokens is not None:
+        keep = min(keep, tokens.shape[1])
+    labels = arguments.labels
+    # No `attended`: the mask itself is there, whatever it masks.
+    return HostInputs(arguments.input_ids, arguments.inputs_embeds, mask, positions, labels, keep, None, loss_options)
+
+
+def check_tensors(module: LlamaModule, cache: Any, arguments: ForwardArguments) -> None:
+    """Check what can be checked of the tensors of a pass where they lie."""
+    named = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
+    tensors = {name: getattr(arguments, name) for name in named} | dict(arguments.labels)
     for name, value in tensors.items():
         if value is not None and not isinstance(value, Tensor):
             raise InputError(
@@ -216,27 +222,24 @@ def check_tensors(
     if cache is not None and not isinstance(cache, TorchCache):
         check_cache(cache)
         raise InputError(f"past_key_values is a {type(cache).__name__}, of another backend")
-    if isinstance(logits_to_keep, slice):
+    keep, embeds = arguments.logits_to_keep, arguments.inputs_embeds
+    if isinstance(keep, slice):
         raise InputError("logits_to_keep is a slice", hint="give a count or a tensor of positions")
-    held = [value for value in (*tensors.values(), logits_to_keep) if isinstance(value, Tensor)]
+    held = [value for value in (*tensors.values(), keep) if isinstance(value, Tensor)]
     if any(value.device.type != "cpu" for value in held):
         return
-    embeds = None
-    if inputs_embeds is not None:
-        if not inputs_embeds.is_floating_point():
-            raise InputError(f"inputs_embeds holds {inputs_embeds.dtype}, wanted floats")
-        embeds = np.broadcast_to(np.float32(0), tuple(inputs_embeds.shape))  # the shape is what is checked
-    read_inputs(
-        module.config,
-        module.task,
-        cache,
-        input_ids=_host(input_ids),
-        inputs_embeds=embeds,
-        attention_mask=_host(attention_mask),
-        position_ids=_host(position_ids),
-        labels={name: _host(value) for name, value in labels.items()},
-        logits_to_keep=logits_to_keep if isinstance(logits_to_keep, int) else _host(logits_to_keep),
-    )
+    if embeds is not None and not embeds.is_floating_point():
+        raise InputError(f"inputs_embeds holds {embeds.dtype}, wanted floats")
+    on_host: dict[str, Any] = {name: _host(getattr(arguments, name)) for name in named}
+    if embeds is not None:
+        on_host["inputs_embeds"] = np.broadcast_to(np.float32(0), tuple(embeds.shape))  # the shape is what is checked
+    labels = {name: _host(value) for name, value in arguments.labels.items()}
+    keep = keep if isinstance(keep, int) else _host(keep)
+    read_inputs(module.config, module.task, cache, replace(arguments, labels=labels, logits_to_keep=keep, **on_host))
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _host(tensor: Tensor | None) -> np.ndarray | None:
@@ -322,49 +325,34 @@ class TorchModel(TrainsModule):
         """Where it runs, as torch writes it."""
         return str(self.module.device)
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        *,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        past_key_values: Any = None,
-        labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        logits_to_keep: Any = 0,
-        **options: Any,
-    ) -> ModelOutput:
-        """See :meth:`polyllama.core.model.Llama.forward`."""
-        given_labels, options = split_labels(self.task, labels, options)
-        keep = (
-            logits_to_keep
-            if isinstance(logits_to_keep, (int, slice, Tensor))
-            else as_integers(logits_to_keep, "logits_to_keep")
-        )
-        arguments = {
-            "input_ids": self._tensor(input_ids, lambda v: as_integers(v, "input_ids")),
-            "inputs_embeds": self._tensor(inputs_embeds, as_embeds),
-            "attention_mask": self._tensor(attention_mask, as_mask),
-            "position_ids": self._tensor(position_ids, lambda v: as_integers(v, "position_ids")),
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """See :class:`polyllama.core.backend.Model`."""
+        keep = arguments.logits_to_keep
+        if not isinstance(keep, (int, slice, Tensor)):
+            keep = as_integers(keep, "logits_to_keep")
+        tensors = {
+            "input_ids": self._tensor(arguments.input_ids, lambda v: as_integers(v, "input_ids")),
+            "inputs_embeds": self._tensor(arguments.inputs_embeds, as_embeds),
+            "attention_mask": self._tensor(arguments.attention_mask, as_mask),
+            "position_ids": self._tensor(arguments.position_ids, lambda v: as_integers(v, "position_ids")),
             **{
                 name: self._tensor(value, functools.partial(as_labels, name=name))
-                for name, value in given_labels.items()
+                for name, value in arguments.labels.items()
             },
             "logits_to_keep": keep if isinstance(keep, (int, slice)) else self._tensor(keep, lambda v: v),
         }
         gradients = self.module.training or self._differentiating
-        gradients = gradients or any(isinstance(v, Tensor) and v.requires_grad for v in arguments.values())
+        gradients = gradients or any(isinstance(v, Tensor) and v.requires_grad for v in tensors.values())
+        observe = {} if arguments.observe is None else {"observe": arguments.observe}
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             output: ModelOutput = self.module(
-                **arguments,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                output_hidden_states=output_hidden_states,
-                output_attentions=output_attentions,
-                **options,
+                **tensors,
+                past_key_values=arguments.past_key_values,
+                use_cache=arguments.use_cache,
+                output_hidden_states=arguments.output_hidden_states,
+                output_attentions=arguments.output_attentions,
+                **arguments.loss_options,
+                **observe,
             )
         return output
 

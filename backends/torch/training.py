@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...core.config import LlamaConfig
+    from ...core.forward_arguments import ForwardArguments
     from ...core.graph import Graph
     from .model import LlamaModule
 
@@ -29,15 +30,13 @@ class TrainsModule:
     module: LlamaModule
     _differentiating = False
 
-    def value_and_gradients(
-        self, measure: Measure, input_ids: Any = None, **arguments: Any
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`polyllama.core.training.Trains`."""
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._differentiating = True
         try:
             with torch.enable_grad():
-                value: Tensor = measure(xp, self.forward(input_ids, **arguments))  # type: ignore[attr-defined]
+                value: Tensor = measure(xp, self.forward(arguments))  # type: ignore[attr-defined]
         finally:
             self._differentiating = False
         gradients = torch.autograd.grad(value, list(trained.values()), materialize_grads=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..context import causal_mask
 from ..errors import InputError, TokenizerError
+from ..forward_arguments import ForwardArguments
 from ..inputs import lay_out, read_inputs
 from .labels import token_labels
 from .picture import Row
@@ -136,9 +137,7 @@ def masked_rows(batch: Batch, config: LlamaConfig, task: Task, tokenizer: Tokeni
     """
     import numpy as np
 
-    given = read_inputs(
-        config, task, None, inputs_embeds=None, labels={}, logits_to_keep=0, **batch.arguments()
-    )  # fmt: skip
+    given = read_inputs(config, task, None, ForwardArguments(**batch.arguments()))
     count, length = batch.input_ids.shape
     layout = lay_out(
         np,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import GenerationError
+from ..forward_arguments import ForwardArguments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,11 +115,13 @@ class Batch:
     def _forward(self, ids: NDArray[np.int64]) -> ModelOutput:
         self.used += ids.shape[1]
         output = self.model.forward(
-            input_ids=ids,
-            attention_mask=self.mask[:, : self.used],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
+            ForwardArguments(
+                input_ids=ids,
+                attention_mask=self.mask[:, : self.used],
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         )
         self.cache = output.past_key_values
         return output
