@@ -19,7 +19,7 @@ from polyllama.core.llama import build_graph
 from polyllama.core.rope import Rope
 from polyllama.plugins.tasks.base import Base
 from polyllama.plugins.tasks.causal_lm import CausalLM
-from support import BACKENDS, ROPE_TYPES, SIZES, relative_error
+from support import BACKENDS, ROPE_TYPES, SIZES, forward, relative_error
 
 
 def sizes(**changes: Any) -> LlamaConfig:
@@ -233,7 +233,7 @@ def test_a_node_that_no_backend_knows_runs_everywhere(backend: str) -> None:
     weights = dummy_weights(graph.parameters(), dtype="float32", initializer_range=0.2)
     realized = load_backend(plugin_manager().backends()[backend])
     model = realized.realize(graph, weights, RealizeOptions(), config=config, task=task)
-    y = model.forward([[1, 2, 3]], output_hidden_states=True).numpy()
+    y = forward(model, [[1, 2, 3]], output_hidden_states=True).numpy()
     hidden = y["hidden_states"][-1].astype(np.float64)
     wanted = (hidden * weights["scaled.scale"]) @ weights["scaled.out.weight"].T.astype(np.float64)
     assert relative_error(y["logits"], wanted) < 1e-5

@@ -12,7 +12,7 @@ import polyllama
 import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaWarning
 from polyllama.core.errors import ConfigError, InputError, PolyllamaError, UnsupportedError
-from support import ALL_BACKENDS, SIZES, relative_error
+from support import ALL_BACKENDS, SIZES, forward, relative_error
 
 TOLERANCE = 1e-5
 IDS = np.random.default_rng(3).integers(3, 97, (3, 11))  # 0 is the padding, 2 the end of a text
@@ -423,13 +423,13 @@ class TestOnEveryBackend:
         weights = dummy_weights(graph.parameters(), dtype="float32", initializer_range=0.15)
         model = choice.backend.realize(graph, weights, RealizeOptions(dtype="float32"), config=config, task=task)
         scores, shares = np.float32([0.5, -1.0, 2.0]), [1, 0, 3]
-        y = model.forward(IDS, scores=scores, weights=shares)
+        y = forward(model, IDS, scores=scores, weights=shares)
         errors = (model.to_numpy(y.logits)[:, 0] - scores) ** 2
         assert float(y.loss) == pytest.approx(float(errors @ shares) / 4, rel=1e-5)
         with pytest.raises(InputError, match="weights are negative"):
-            model.forward(IDS, scores=scores, weights=[1, 0, -3])
+            forward(model, IDS, scores=scores, weights=[1, 0, -3])
         with pytest.raises(InputError, match="takes scores and weights, scores given"):
-            model.forward(IDS, scores=scores)
+            forward(model, IDS, scores=scores)
 
 
 class TestDropout:
