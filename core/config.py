@@ -251,6 +251,22 @@ class LlamaConfig(BaseModel):
         """
         return self._from_reading(self._reading.overlaid(read_arguments(changes, self._reading.where)))
 
+    def describing(self, **facts: Any) -> Self:
+        """A copy that says what was made of the model: its ``dtype``, ``architectures`` or ``quantization``.
+
+        No other field depends on these, so nothing is read or derived again, as :meth:`replace` does.
+
+        >>> LlamaConfig(hidden_size=64, num_attention_heads=4).describing(dtype="bfloat16").dtype
+        'bfloat16'
+        """
+        unknown = facts.keys() - {"dtype", "architectures", "quantization"}
+        if unknown:
+            raise TypeError(f"{', '.join(sorted(unknown))}: other fields depend on it, so use replace")
+        copy = super().model_copy(update=facts)
+        copy._reading = self._reading.overlaid(read_arguments(facts, self._reading.where))
+        copy._provenance = {**self._provenance, **dict.fromkeys(facts, "argument")}
+        return copy
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """pydantic's copy, except that changes are checked as :meth:`replace` does."""
         return self.replace(**update) if update else super().model_copy(deep=deep)

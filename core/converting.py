@@ -156,7 +156,7 @@ def _model(
     tokenizer = _tokenizer(described)
     if tokenizer is not None and changes.vocab_size is not None and len(tokenizer) > changes.vocab_size:
         raise InputError(f"vocab_size={changes.vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
-    config = config.replace(dtype=weights.dtype, architectures=[described.task.architecture])
+    config = config.describing(dtype=weights.dtype, architectures=[described.task.architecture])
     return ModelToWrite(
         name=_name(described),
         config=config,

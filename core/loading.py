@@ -148,7 +148,7 @@ def _quantized(
     else:
         chosen = as_stored(graph, stored, None if checkpoint is None else checkpoint.tensors())
     made_here = graph if stored is None or checkpoint is None else None
-    return config.replace(quantization=chosen), quantize_graph(graph, chosen), made_here
+    return config.describing(quantization=chosen), quantize_graph(graph, chosen), made_here
 
 
 def _config_alone(path: Path, plugins: Plugins, overrides: Mapping[str, Any]) -> LlamaConfig:

@@ -47,7 +47,7 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
             staging = Path(name)
             tensors = list(loaded.model.state())
             dtype = next(info.dtype for info, _ in tensors if is_float(info.dtype))
-            config = loaded.config.replace(dtype=dtype, architectures=[loaded.task.architecture])
+            config = loaded.config.describing(dtype=dtype, architectures=[loaded.task.architecture])
             config.save_pretrained(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)

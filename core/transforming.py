@@ -80,7 +80,7 @@ def transform(
         )
     working = "float32" if dtype is not None and changes.compute else dtype
     if packed and working is not None:
-        weights, packed, config = Weights(stream.floats(working)), {}, config.replace(quantization=None)
+        weights, packed, config = Weights(stream.floats(working)), {}, config.describing(quantization=None)
     else:
         weights = Weights(stream.entries(working))
     stream.total = weights.nbytes
@@ -152,4 +152,4 @@ def _quantized(
     settings = plan(graph, settings, group_is_asked_for=asks_for_group(text))
     graph = quantize_graph(graph, settings)
     made = {name: (node.group_size, node.bits) for name, node in quantized_modules(graph).items()}
-    return quantized_weights(weights, graph), config.replace(quantization=settings), made
+    return quantized_weights(weights, graph), config.describing(quantization=settings), made

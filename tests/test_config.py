@@ -11,6 +11,7 @@ import pytest
 from polyllama.core.config import LlamaConfig, RopeParameters
 from polyllama.core.config_keys import FOREIGN_KEYS
 from polyllama.core.errors import ConfigError
+from polyllama.core.quantization.settings import Quantization
 
 SMALL = {
     "vocab_size": 99,
@@ -314,6 +315,24 @@ def test_replace_checks_and_derives_anew() -> None:
         config.replace(num_hidden_layer=3)
     assert config.model_copy(update={"hidden_size": 128}) == config.replace(hidden_size=128)
     assert config.model_copy() == config.model_copy(deep=True) == config
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"dtype": "float16"},
+        {"quantization": Quantization(group_size=64, bits=4)},
+        {"dtype": "bfloat16", "architectures": ["LlamaForTokenClassification"]},
+    ],
+)
+def test_what_nothing_depends_on_is_set_as_replace_sets_it(facts: dict[str, Any]) -> None:
+    config = LlamaConfig(**SMALL, foo=1)
+    replaced, described = config.replace(**facts), config.describing(**facts)
+    assert replaced == described and replaced.to_dict() == described.to_dict() and replaced != config
+    assert dict(replaced.provenance) == dict(described.provenance)
+    assert replaced.replace(hidden_size=128) == described.replace(hidden_size=128)
+    with pytest.raises(TypeError, match="hidden_size: other fields depend on it"):
+        config.describing(hidden_size=128)
 
 
 def test_value_semantics() -> None:
