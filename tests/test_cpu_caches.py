@@ -12,7 +12,7 @@ from polyllama.backends.cpu import CpuBackend
 from polyllama.core.backend import RealizeOptions
 from polyllama.testing.oracle import spec_model
 from polyllama.testing.probes import Probe, make, make_quantized
-from support import SIZES, relative_error
+from support import SIZES, forward, relative_error
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
@@ -37,14 +37,14 @@ def realized(
 
 @pytest.fixture(scope="module")
 def wanted() -> np.ndarray:
-    return np.asarray(spec_model(LONG).forward(IDS).logits)
+    return np.asarray(forward(spec_model(LONG), IDS).logits)
 
 
 @pytest.mark.parametrize("length", [1, 17, 130, 200])
 def test_a_cache_gives_what_a_whole_pass_gives_however_it_is_cut(length: int, wanted: np.ndarray) -> None:
     model, cache = realized(LONG), None
     for start in range(0, 200, length):
-        y = model.forward(IDS[:, start : start + length], past_key_values=cache, use_cache=True)
+        y = forward(model, IDS[:, start : start + length], past_key_values=cache, use_cache=True)
         cache = y.past_key_values
         assert relative_error(y.logits, wanted[:, start : start + length]) < TOLERANCES["float32"], start
 
@@ -54,15 +54,15 @@ def test_a_cache_gives_what_a_whole_pass_gives_however_it_is_cut(length: int, wa
 def test_caches_of_fewer_bits(isa: str, element: str, wanted: np.ndarray) -> None:
     """Two passes of many tokens, then one by one; the same after rows were picked."""
     model = realized(LONG, isa, kv_cache=element)
-    cache = model.forward(IDS[:, :120], use_cache=True).past_key_values
-    y = model.forward(IDS[:, 120:190], past_key_values=cache, use_cache=True)
+    cache = forward(model, IDS[:, :120], use_cache=True).past_key_values
+    y = forward(model, IDS[:, 120:190], past_key_values=cache, use_cache=True)
     assert 1e-6 < relative_error(y.logits, wanted[:, 120:190]) < TOLERANCES[element]  # some, or the setting did nothing
     assert cache.nbytes < 0.7 * _float32_bytes(model)  # of int8, heads as small as these have half as much in scales
     picked = cache.select_rows([2, 0])
     for rows, held in (([0, 1, 2], cache), ([2, 0], picked)):
         for place in range(190, 200):
             ids = IDS[rows, place : place + 1]
-            found = model.forward(ids, past_key_values=held, use_cache=True).logits
+            found = forward(model, ids, past_key_values=held, use_cache=True).logits
             assert 1e-6 < relative_error(found[:, 0], wanted[rows, place]) < TOLERANCES[element]
 
 
@@ -77,9 +77,9 @@ def _float32_bytes(model: Any) -> int:
 def test_attentions_see_the_same_cache_as_the_kernels(element: str, wanted: np.ndarray) -> None:
     """Probabilities are computed by the node's own definition over keys that kernels wrote, and the reverse."""
     model = realized(LONG, kv_cache=element)
-    cache = model.forward(IDS[:, :101], use_cache=True).past_key_values
+    cache = forward(model, IDS[:, :101], use_cache=True).past_key_values
     for start, stop, attentions in ((101, 131, True), (131, 170, False), (170, 171, True), (171, 200, False)):
-        y = model.forward(IDS[:, start:stop], past_key_values=cache, use_cache=True, output_attentions=attentions)
+        y = forward(model, IDS[:, start:stop], past_key_values=cache, use_cache=True, output_attentions=attentions)
         assert relative_error(y.logits, wanted[:, start:stop]) < TOLERANCES[element], start
         if attentions:
             assert y.attentions[0].shape == (3, 6, stop - start, stop)
@@ -125,7 +125,7 @@ def test_long_prompts_go_through_in_chunks(batch: int) -> None:
     mask[-1, 100:130] = 0
     model, exact = realized(LONG, threads=2), spec_model(LONG)
     found, wanted = (
-        m.forward(ids[:, :-1], attention_mask=mask[:, :-1], output_hidden_states=True, use_cache=True)
+        forward(m, ids[:, :-1], attention_mask=mask[:, :-1], output_hidden_states=True, use_cache=True)
         for m in (model, exact)
     )
     attended = mask[:, :-1].astype(bool)
@@ -133,7 +133,7 @@ def test_long_prompts_go_through_in_chunks(batch: int) -> None:
     for ours, theirs in pairs:
         assert relative_error(ours[attended], theirs[attended]) < TOLERANCES["float32"]
     last = [
-        m.forward(ids[:, -1:], attention_mask=mask, past_key_values=y.past_key_values).logits
+        forward(m, ids[:, -1:], attention_mask=mask, past_key_values=y.past_key_values).logits
         for m, y in ((model, found), (exact, wanted))
     ]
     assert relative_error(*last) < TOLERANCES["float32"]
@@ -144,7 +144,7 @@ def test_chunks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, wante
     monkeypatch.setattr("polyllama.backends.cpu.model.PRODUCTS", 1)
     for rows in (1, 12, 100):
         monkeypatch.setattr("polyllama.backends.cpu.model.CHUNK", rows)
-        assert relative_error(model.forward(IDS[:, :40]).logits, wanted[:, :40]) < TOLERANCES["float32"]
+        assert relative_error(forward(model, IDS[:, :40]).logits, wanted[:, :40]) < TOLERANCES["float32"]
 
 
 # threads -------------------------------------------------------------------------------------------------------------
@@ -164,12 +164,12 @@ def test_threads_do_not_change_results(isa: str, bits: int, dtype: str, monkeypa
     models = [realized(found, isa, dtype=dtype, threads=threads) for threads in (1, 2, 3)]
     caches: list[Any] = [None] * len(models)
     ids = np.random.default_rng(7).integers(0, 1001, (1, 348))
-    exact = np.asarray(spec_model(found).forward(ids).logits) if dtype == "float32" else None
+    exact = np.asarray(forward(spec_model(found), ids).logits) if dtype == "float32" else None
     start = 0
     for length in (300, 1, 33, 1, 3, 2, 1, 7):
         logits = []
         for place, model in enumerate(models):
-            y = model.forward(ids[:, start : start + length], past_key_values=caches[place], use_cache=True)
+            y = forward(model, ids[:, start : start + length], past_key_values=caches[place], use_cache=True)
             caches[place] = y.past_key_values
             logits.append(np.asarray(y.logits))
         for other in logits[1:]:
@@ -189,22 +189,22 @@ def test_what_a_pass_leaves_behind_is_not_seen() -> None:
     ):
         used, fresh = realized(found, dtype=dtype, threads=2), realized(found, dtype=dtype)
         width = found.config.hidden_size
-        used.forward(inputs_embeds=np.full((2, 200, width), np.nan, np.float32))
+        forward(used, inputs_embeds=np.full((2, 200, width), np.nan, np.float32))
         for length in (1, 2, 3, 40):
             x = np.random.default_rng(8).standard_normal((1, length, width)).astype(np.float32)
-            wanted = fresh.forward(inputs_embeds=x).logits
+            wanted = forward(fresh, inputs_embeds=x).logits
             assert np.isfinite(wanted).all()
-            np.testing.assert_array_equal(used.forward(inputs_embeds=x).logits, wanted)
+            np.testing.assert_array_equal(forward(used, inputs_embeds=x).logits, wanted)
 
 
 def test_heads_that_share_one_key() -> None:
     """32 query heads over one key/value head: two tiles of queries for a new token, at 1, 65 and 200 tokens."""
     found = make("cpu.mqa", num_attention_heads=32, num_key_value_heads=1, hidden_size=256, max_position_embeddings=512)
-    exact = np.asarray(spec_model(found).forward(IDS[:1]).logits)
+    exact = np.asarray(forward(spec_model(found), IDS[:1]).logits)
     for isa in ISAS:
         model, cache, start = realized(found, isa), None, 0
         for stop in (1, 64, 65, 199, 200):
-            y = model.forward(IDS[:1, start:stop], past_key_values=cache, use_cache=True)
+            y = forward(model, IDS[:1, start:stop], past_key_values=cache, use_cache=True)
             cache, start = y.past_key_values, stop
             assert relative_error(y.logits[:, -1], exact[:, stop - 1]) < TOLERANCES["float32"], stop
 
