@@ -188,7 +188,7 @@ def _invoke(arguments: Sequence[str] | None) -> int:
 
 def _explain(error: Exception) -> int:
     if isinstance(error, PolyllamaError):
-        return _fail(f"error: {_as_typed(str(error))}", FAILED)
+        return _fail(f"error: {_error_as_typed(error)}", FAILED)
     if isinstance(error, MemoryError):
         return _fail("error: out of memory; take a smaller model, dtype or quantize", FAILED)
     if isinstance(error, OSError) and error.strerror:
@@ -200,17 +200,29 @@ def _explain(error: Exception) -> int:
     return _fail(f"error: {what}; this is a bug in {whose}, please report it with what POLYLLAMA_DEBUG=1 shows", BUG)
 
 
+def _error_as_typed(error: PolyllamaError) -> str:
+    from .plugins.commands._spelling import error_as_typed
+
+    return error_as_typed(error, _typed_names())
+
+
 def _as_typed(message: str) -> str:
     """A message of the command that runs, with its options as the user types them."""
+    from .plugins.commands._spelling import as_typed
+
+    return as_typed(message, _typed_names())
+
+
+def _typed_names() -> dict[str, str]:
     if cli.invoked is None:
-        return message
-    from .plugins.commands._spelling import as_typed, typed_names
+        return {}
+    from .plugins.commands._spelling import typed_names
 
     try:
         command = cli.invoked.load()
     except PolyllamaError:  # the message is about just that
-        return message
-    return as_typed(message, typed_names(getattr(command, "params", ())))
+        return {}
+    return typed_names(getattr(command, "params", ()))
 
 
 def _usage_error(error: click.ClickException) -> int:

@@ -22,6 +22,7 @@ from .config_files import find_config, read_json_object, write_json
 from .config_resolve import DEFAULTS, check_relations, rendered, resolve
 from .config_rope import MAX_INT, RopeParameters
 from .errors import ConfigError, PolyllamaWarning
+from .messages import mention
 from .quantization.settings import Quantization
 
 __all__ = ["LlamaConfig", "RopeParameters"]
@@ -121,7 +122,8 @@ class LlamaConfig(BaseModel):
         bad = {problem.field for problem in problems}
         problems = problems + check_relations(reading, resolved, bad)
         if problems:
-            raise ConfigProblems(reading.where, [rendered(problem, reading) for problem in problems])
+            lines = [rendered(problem, reading) for problem in problems]
+            raise ConfigProblems(reading.where, lines, field=problems[0].field)
         self._reading = reading
         self._provenance = resolved.provenance
         for note in resolved.notes:
@@ -374,18 +376,18 @@ _OPTIONAL = ("dtype", "problem_type", "classifier_dropout", "hidden_dropout")
 LOADER_ARGUMENTS = {
     "attn_implementation": "torch takes its fused attention, and eager where attentions are asked for",
     "cache_dir": "the cache folder is a setting: POLYLLAMA_CACHE_DIR, or cache_dir in polyllama.yaml",
-    "device_map": "name a device: device='cuda'",
+    "device_map": "name a device: " + mention("device", "cuda"),
     "force_download": "remove the files from the cache to fetch them again",
     "ignore_mismatched_sizes": "for a head of another size give fresh_head=True to Llama.load",
     "kv_cache": "it is a setting: POLYLLAMA_KV_CACHE, or kv_cache in polyllama.yaml",
-    "load_in_4bit": "use quantize='int4'",
-    "load_in_8bit": "use quantize='int8'",
-    "local_files_only": "use offline=True",
+    "load_in_4bit": "use " + mention("quantize", "int4"),
+    "load_in_8bit": "use " + mention("quantize", "int8"),
+    "local_files_only": "use " + mention("offline", True),
     "low_cpu_mem_usage": "weights are mapped rather than copied anyway; leave it out",
     "output_attentions": "give it to forward",
     "output_hidden_states": "give it to forward",
     "proxies": "set HTTPS_PROXY in the environment",
-    "quantization_config": "use quantize='int4' or 'int8'",
+    "quantization_config": "use " + mention("quantize", "int4") + " or 'int8'",
     "resume_download": "downloads always resume; leave it out",
     "return_unused_kwargs": "unknown fields are kept in config.extra; leave it out",
     "seed": "give it to Llama.load or to generate, or set POLYLLAMA_SEED",

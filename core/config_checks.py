@@ -27,19 +27,16 @@ class Problem:
 
 
 class ConfigProblems(ConfigError):
-    """Everything that is wrong with one configuration; ``problems`` holds a line for each."""
+    """Everything that is wrong with one configuration: ``problems`` has a line for each, ``field`` is the first field."""
 
-    def __init__(self, where: str, problems: Sequence[str]) -> None:
+    def __init__(self, where: str, problems: Sequence[str], *, field: str | None = None) -> None:
         self.where = where
         self.problems = tuple(dict.fromkeys(problems))
         if len(self.problems) == 1:
             message = f"{where}: {self.problems[0]}"
         else:
             message = f"{where}: {len(self.problems)} problems" + "".join(f"\n  - {line}" for line in self.problems)
-        super().__init__(message)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.where, self.problems)
+        super().__init__(message, field=field)
 
 
 def show(value: Any, limit: int = 60) -> str:

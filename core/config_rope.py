@@ -102,7 +102,8 @@ class RopeParameters(_RopeFields):
         values, problems = normalize_rope(parameters)
         problems += check_rope(values)
         if problems:
-            raise ConfigProblems("RopeParameters", [f"{problem.field}{problem.text}" for problem in problems])
+            lines = [f"{problem.field}{problem.text}" for problem in problems]
+            raise ConfigProblems("RopeParameters", lines, field=problems[0].field)
         super().__init__(**_complete(values))
 
     def to_dict(self) -> dict[str, Any]:

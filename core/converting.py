@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
+from .messages import mention
 from .tensor_stream import TensorStream
 from .transforming import Changes
 
@@ -105,15 +106,19 @@ def convert(
         raise InputError(f"the destination is {destination!r}", hint="name a folder or a file")
     target = Path(destination).expanduser()
     if dtype is not None and dtype not in FLOATS:
-        raise InputError(f"dtype={dtype!r} is none to convert to", hint=f"use {', '.join(FLOATS)}, or leave it out")
+        raise InputError(
+            mention("dtype", dtype) + " is none to convert to", hint=f"use {', '.join(FLOATS)}, or leave it out"
+        )
     settings = load_settings(offline=offline)
     settings = settings.model_copy(update={"quantize": None})
     described = describe(source, task=task, revision=revision, load_format=load_format, settings=settings)
     writer, name = _writer(described, to)
     if described.checkpoint is None:
-        raise InputError("dummy weights are not worth converting", hint="leave load_format out")
+        raise InputError("dummy weights are not worth converting", hint="leave " + mention("load_format") + " out")
     if max_shard_size is not None and not writer.sharded:
-        raise InputError(f"max_shard_size={max_shard_size!r}: {name} is one file of weights", hint="leave it out")
+        raise InputError(
+            mention("max_shard_size", max_shard_size) + f": {name} is one file of weights", hint="leave it out"
+        )
     check_apart(target, described.checkpoint.path)
     if adapter is not None:
         from .adapters.files import folder_of
@@ -151,11 +156,13 @@ def _model(
     from .transforming import transform
 
     if changes.quantize is not None and not writer.keeps_packed:
-        raise UnsupportedError(f"quantize={changes.quantize!r}: the format has no packed weights", hint="use mlx")
+        raise UnsupportedError(
+            mention("quantize", changes.quantize) + ": the format has no packed weights", hint="use mlx"
+        )
     weights, config, packed = transform(described, stream, changes, keeps_packed=writer.keeps_packed)
     tokenizer = _tokenizer(described)
     if tokenizer is not None and changes.vocab_size is not None and len(tokenizer) > changes.vocab_size:
-        raise InputError(f"vocab_size={changes.vocab_size}, but the tokenizer has {len(tokenizer)} tokens")
+        raise InputError(mention("vocab_size", changes.vocab_size) + f", but the tokenizer has {len(tokenizer)} tokens")
     config = config.describing(dtype=weights.dtype, architectures=[described.task.architecture])
     return ModelToWrite(
         name=_name(described),

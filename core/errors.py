@@ -1,26 +1,60 @@
 """Every error and warning polyllama raises on purpose.
 
 A message says what is wrong and where; ``hint`` says what to do about it. Both are part of ``str(error)``, so a
-traceback, a log line and the command line all show the remedy.
+traceback, a log line and the command line all show the remedy. What an error is about is not only in its text:
+``argument``, ``value`` and ``field`` name it.
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+from .messages import UNSAID, Message, in_quotes
 
 
 class PolyllamaError(Exception):
     """Base class of every error that is about the user's input or machine, never about a bug of ours.
 
+    Args:
+        message: what is wrong and where; a :class:`~polyllama.core.messages.Message` where it mentions arguments.
+        hint: what to do about it.
+        field: the field of a file that it is about.
+
+    Attributes:
+        argument: the argument it is about, as Python calls it: the first that the message mentions; ``None`` for none.
+        value: what that argument was given; ``None`` where the message does not say.
+        field: the field of a file that it is about; ``None`` for none.
+
     >>> str(PolyllamaError("no such model 'x'", hint="run `polyllama models`"))
     "no such model 'x'; run `polyllama models`"
     """
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
+        self.field = field
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        return self.message + "; " + self.hint if self.hint else self.message  # by +, so that a Message stays one
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.args), self.__dict__
+
+    @property
+    def argument(self) -> str | None:
+        mentioned = self.message.arguments if isinstance(self.message, Message) else ()
+        return mentioned[0].name if mentioned else None
+
+    @property
+    def value(self) -> Any:
+        mentioned = self.message.arguments if isinstance(self.message, Message) else ()
+        return mentioned[0].value if mentioned and mentioned[0].value is not UNSAID else None
+
+
+def _remake(kind: type[PolyllamaError], args: tuple[Any, ...]) -> PolyllamaError:
+    """An error as it comes out of a pickle, such as from another process: by its state, not by calling its class."""
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(PolyllamaError):
@@ -69,6 +103,18 @@ class GenerationError(PolyllamaError):
 
 class InputError(PolyllamaError):
     """Model inputs of the wrong shape, type or range."""
+
+
+class UnknownArgumentError(InputError):
+    """An argument that ``Llama.load`` does not take and that is no field of a configuration.
+
+    Attributes:
+        advice: what to give instead, where that is known.
+    """
+
+    def __init__(self, name: str, *, advice: str | None = None) -> None:
+        super().__init__("load has no argument " + in_quotes(name), hint=advice or "it takes fields of LlamaConfig")
+        self.advice = advice
 
 
 class UnsupportedError(PolyllamaError):

@@ -13,6 +13,7 @@ from .checkpoint.base import TensorInfo
 from .checkpoint.weights import Weights
 from .errors import InputError, UnsupportedError
 from .graph import Attention, Graph
+from .messages import mention
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,8 +53,8 @@ def pool_key_value_heads(
     whole = isinstance(num_key_value_heads, int) and not isinstance(num_key_value_heads, bool)
     if not whole or not 0 < num_key_value_heads <= before or before % num_key_value_heads:
         raise InputError(
-            f"num_key_value_heads={num_key_value_heads!r}: the model has {before}, which go into groups of equal size "
-            "only for a divisor",
+            mention("num_key_value_heads", num_key_value_heads)
+            + f": the model has {before}, which go into groups of equal size only for a divisor",
             hint=f"use one of {', '.join(str(n) for n in range(1, before + 1) if before % n == 0)}",
         )
     pooled = {

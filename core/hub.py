@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .errors import PolyllamaWarning, RegistryError
+from .messages import mention
 from .registry import Registry, RegistryEntry, is_repo_id, load_registry
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ def locate(
     if meaning.path is not None:
         if revision is not None:
             raise RegistryError(
-                f"revision={revision!r} was asked of {meaning.asked!r}, which lies on this machine ({meaning.path}) "
-                "and has no revisions",
-                hint="leave revision out, or name a Hub repository",
+                mention("revision", revision)
+                + f" was asked of {meaning.asked!r}, which lies on this machine ({meaning.path}) and has no revisions",
+                hint="leave " + mention("revision") + " out, or name a Hub repository",
             )
         _check_exists(meaning)
         return Located(meaning.path, meaning.kind, meaning.asked, meaning.entry)

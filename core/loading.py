@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,9 +13,17 @@ from .backend import Choice, Model, RealizeOptions, choose_backend
 from .config import LOADER_ARGUMENTS, LlamaConfig
 from .config_keys import CHANGES_THE_MODEL
 from .dtypes import numpy_dtype
-from .errors import CheckpointError, InputError, PolyllamaWarning, RegistryError, UnsupportedError
+from .errors import (
+    CheckpointError,
+    InputError,
+    PolyllamaWarning,
+    RegistryError,
+    UnknownArgumentError,
+    UnsupportedError,
+)
 from .graph import Dropout, Graph, nodes_of_type
 from .llama import build_graph
+from .messages import closest, in_quotes, mention, subject
 from .plugins import Plugins, plugin_manager
 from .settings import Settings, load_settings, settings_of_call
 from .task import Task
@@ -87,7 +94,9 @@ def describe(
     if not isinstance(source, (str, os.PathLike, LlamaConfig)):
         raise InputError(f"a model is named by text or a path, not by a {type(source).__name__}")
     if task is not None and (not isinstance(task, str) or not task):
-        raise InputError(f"task is {task!r}", hint="give a name such as 'causal-lm', or leave it out")
+        raise InputError(
+            subject("task", task) + f" is {task!r}", hint="give a name such as 'causal-lm', or leave it out"
+        )
     plugins = plugin_manager(settings)
     check_task_overrides(overrides, plugins, task)
     if load_format == "auto":
@@ -95,9 +104,11 @@ def describe(
     checkpoint = folder = None
     if isinstance(source, LlamaConfig):
         if load_format != DUMMY:
-            raise InputError("a LlamaConfig has no weights", hint="pass load_format='dummy' for random ones")
+            raise InputError(
+                "a LlamaConfig has no weights", hint="pass " + mention("load_format", "dummy") + " for random ones"
+            )
         if revision is not None:
-            raise InputError(f"revision={revision!r} goes with a Hub repository, not with a LlamaConfig")
+            raise InputError(mention("revision", revision) + " goes with a Hub repository, not with a LlamaConfig")
         name, config = "config", source.replace(**overrides) if overrides else source
     else:
         from .hub import locate
@@ -138,8 +149,8 @@ def _quantized(
         wanted = parse_quantize(settings.quantize)
         if stored is not None and (stored.group_size, stored.bits) != (wanted.group_size, wanted.bits):
             raise UnsupportedError(
-                f"quantize={settings.quantize!r}: the weights are quantized already ({stored})",
-                hint="leave quantize out, or quantize the original checkpoint",
+                mention("quantize", settings.quantize) + f": the weights are quantized already ({stored})",
+                hint="leave " + mention("quantize") + " out, or quantize the original checkpoint",
             )
     if stored is None:
         asked = asks_for_group(settings.quantize or "")
@@ -232,17 +243,15 @@ def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -
     >>> check_overrides({"load_fromat": "dummy"})
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.InputError: load has no argument 'load_fromat'; did you mean 'load_format'?
+    polyllama.core.errors.UnknownArgumentError: load has no argument 'load_fromat'; did you mean 'load_format'?
     """
     fields = {*LlamaConfig.model_fields, *CONFIG_SPELLINGS, *options} - {"extra"}
     for name in overrides:
         if name in fields:
             continue
-        close = difflib.get_close_matches(name, [*_LOAD_ARGUMENTS, *sorted(fields)], n=1)
-        hint = LOADER_ARGUMENTS.get(name) or (
-            f"did you mean {close[0]!r}?" if close else "it takes fields of LlamaConfig"
-        )
-        raise InputError(f"load has no argument {name!r}", hint=hint)
+        meant = closest(name, [*_LOAD_ARGUMENTS, *sorted(fields)])
+        suggestion = None if meant is None else "did you mean " + in_quotes(meant) + "?"
+        raise UnknownArgumentError(name, advice=LOADER_ARGUMENTS.get(name) or suggestion)
 
 
 def check_task_overrides(overrides: Mapping[str, Any], plugins: Plugins, task: str | None) -> None:
@@ -269,7 +278,7 @@ def load(
 ) -> Loaded:
     """See :meth:`polyllama.core.model.Llama.load`."""
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(f"seed is {seed!r}, wanted an integer from 0 up")
+        raise InputError(subject("seed", seed) + f" is {seed!r}, wanted an integer from 0 up")
     settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
     described = describe(
         source,
@@ -290,7 +299,9 @@ def load(
             described, settings, adapter, merge=merge_adapter, seed=seed, fresh_head=fresh_head
         )
     elif merge_adapter:
-        raise InputError("merge_adapter goes with adapter", hint="give adapter=folder")
+        raise InputError(
+            mention("merge_adapter") + " goes with adapter", hint="give " + mention("adapter", shown="folder")
+        )
     else:
         weights = _weights(described, settings, seed=seed, fresh_head=fresh_head)
     model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
@@ -313,7 +324,8 @@ def _warn_of_the_reference(choice: Choice) -> None:
     if choice.backend.name == "reference" and cpu is not None:  # among others, so nobody asked for one by name
         warnings.warn(
             f"backend 'reference' is taken, which is slow: nothing else can run here (cpu: {cpu.reason}); "
-            "backend='reference' takes it without this warning",
+            + mention("backend", "reference")
+            + " takes it without this warning",
             PolyllamaWarning,
             stacklevel=4,
         )
@@ -399,7 +411,7 @@ def find_task(plugins: Plugins, name: str | None, config: LlamaConfig) -> Task:
     if config.architectures:
         raise CheckpointError(
             f"no installed task answers to architectures {list(config.architectures)}",
-            hint=f"name one yourself: task={', '.join(sorted(plugins.tasks()))}",
+            hint="name one yourself: " + mention("task", shown=", ".join(sorted(plugins.tasks()))),
         )
     return instantiate(plugins.find(TaskDescriptor, DEFAULT_TASK).load())
 

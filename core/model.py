@@ -12,6 +12,7 @@ from .dtypes import name_of
 from .errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
 from .forward_arguments import ForwardArguments
 from .loading import Loaded, load, tokenizer_of
+from .messages import mention
 from .training import Training
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Llama(Training):
         """:meth:`load` by the name the reference documentation uses; ``torch_dtype`` is read as ``dtype``."""
         if "torch_dtype" in options:
             if "dtype" in options:
-                raise InputError("dtype and torch_dtype are both given", hint="give dtype")
+                raise InputError(mention("dtype") + " and torch_dtype are both given", hint="give dtype")
             options["dtype"] = options.pop("torch_dtype")
         return cls.load(source, **options)
 
@@ -249,7 +250,7 @@ class Llama(Training):
         if module is None:
             raise UnsupportedError(
                 f"backend {self.backend!r} has no module to train",
-                hint="load with backend='torch' or 'mlx'; on jax, llm.model.apply is a function",
+                hint="load with " + mention("backend", "torch") + " or 'mlx'; on jax, llm.model.apply is a function",
             )
         return module
 
@@ -507,7 +508,9 @@ class Llama(Training):
 
     def _require_generation(self) -> None:
         if not self._loaded.task.generates:
-            raise UnsupportedError(f"task {self.task!r} does not generate text", hint="load with task='causal-lm'")
+            raise UnsupportedError(
+                f"task {self.task!r} does not generate text", hint="load with " + mention("task", "causal-lm")
+            )
 
     def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
         from .generation import GenerationOptions

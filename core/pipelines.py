@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .errors import InputError, PolyllamaWarning, UnsupportedError
+from .messages import mention, subject
 from .model import Llama
 from .prediction.predict import check_names, options_of
 from .prediction.results import as_data
@@ -21,13 +22,13 @@ SPELLINGS = {"max_seq_len": "max_length", "topk": "top_k", "torch_dtype": "dtype
 """Older names of options."""
 
 INSTEAD = {
-    "framework": "name a backend: backend='torch'",
+    "framework": "name a backend: " + mention("backend", "torch"),
     "grouped_entities": "aggregation_strategy='simple' puts tokens together",
     "ignore_subwords": "aggregation_strategy='first' decides by a word's first token",
     "max_question_len": "questions are never cut",
     "model_kwargs": "give them to pipeline itself",
     "padding": "rows are padded by themselves, where they run together",
-    "return_all_scores": "top_k=None gives every label",
+    "return_all_scores": mention("top_k", None) + " gives every label",
     "tokenizer": "the model's own is taken: save another one beside its weights",
 }
 """Options of transformers' pipelines that there are none of here, and what to do."""
@@ -68,10 +69,13 @@ def pipeline(
     if isinstance(model, Llama):
         if name is not None and name != model.task:
             raise InputError(
-                f"the model was loaded for task {model.task!r}, not {name!r}", hint=f"load it with task={name!r}"
+                f"the model was loaded for task {model.task!r}, not {name!r}",
+                hint="load it with " + mention("task", name),
             )
         if backend is not None or device is not None:
-            raise InputError("backend and device are for a model that is yet to be loaded", hint="leave them out")
+            raise InputError(
+                mention("backend") + " and device are for a model that is yet to be loaded", hint="leave them out"
+            )
         return _made(model, options)
     kind = name if name is not None or not options else _own_task(model, options)
     calls = {key: value for key, value in options.items() if not _is_for_loading(key, kind)}
@@ -89,7 +93,7 @@ def task_of(name: str) -> str:
     from .plugins import plugin_manager
 
     if not isinstance(name, str):
-        raise InputError(f"task is {name!r:.80}, wanted a name such as 'text-classification'")
+        raise InputError(subject("task", name) + f" is {name!r:.80}, wanted a name such as 'text-classification'")
     return plugin_manager().find(TaskDescriptor, name).name
 
 

@@ -19,6 +19,7 @@ from .dtypes import numpy_dtype
 from .errors import InputError, UnsupportedError
 from .graph import Parameter
 from .llama import build_graph
+from .messages import mention, subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,12 +70,12 @@ def resize_vocabulary(
         UnsupportedError: the head has not one row for each token.
     """
     if type(vocab_size) is not int or vocab_size < 1:
-        raise InputError(f"vocab_size={vocab_size!r} is not a number of tokens")
+        raise InputError(mention("vocab_size", vocab_size) + " is not a number of tokens")
     ids = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
     ids |= {f"eos_token_id {number}": number for number in config.eos_token_ids}
     cut = [name for name, number in ids.items() if number is not None and number >= vocab_size]
     if cut:
-        raise InputError(f"vocab_size={vocab_size} would cut off {', '.join(cut)}", hint="keep more rows")
+        raise InputError(mention("vocab_size", vocab_size) + f" would cut off {', '.join(cut)}", hint="keep more rows")
     made = config.replace(vocab_size=vocab_size)
     sizes = _Sizes(config.vocab_size, vocab_size, config, new_rows or NewRows())
     before = {parameter.name: parameter.shape for parameter in build_graph(config, task).parameters()}
@@ -217,7 +218,7 @@ def resize(
 
     rows = _rows(loaded.config.vocab_size, new_num_tokens, pad_to_multiple_of)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(f"seed is {seed!r}, wanted an integer from 0 up")
+        raise InputError(subject("seed", seed) + f" is {seed!r}, wanted an integer from 0 up")
     if rows == loaded.config.vocab_size:
         return loaded
     start = NewRows(mean_resizing, seed if seed is not None else loaded.settings.seed or 0)

@@ -14,6 +14,7 @@ from .checkpoint import save_safetensors
 from .checkpoint.locking import locked
 from .dtypes import is_float
 from .errors import CheckpointError, UnsupportedError
+from .messages import mention
 
 if TYPE_CHECKING:
     from .config import LlamaConfig
@@ -37,7 +38,7 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
     if any(p.role == "adapter" for p in loaded.graph.parameters()):
         raise UnsupportedError(
             "the model runs with an adapter beside its weights, which a Hugging Face folder cannot hold",
-            hint="load it with merge_adapter=True and save that",
+            hint="load it with " + mention("merge_adapter", True) + " and save that",
         )
     target = Path(folder).expanduser()
     new = not os.path.lexists(target)

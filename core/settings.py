@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from .errors import PolyllamaWarning, SettingsError
+from .messages import joined, mention, subject
 from .settings_files import (
     DEFAULT,
     FILE_NAME,
@@ -339,12 +340,14 @@ def _settings_error(error: ValidationError, provenance: Mapping[str, str]) -> Se
         extra = field.json_schema_extra
         allowed = extra.get("allowed") if isinstance(extra, dict) else None
         given = problem["input"]
-        text = f"{provenance.get(name, DEFAULT)}: {name} must be {allowed}, not {given!r}"
+        origin = provenance.get(name, DEFAULT)
+        where = subject(name, given, before=f"{origin}: ") if origin == ARGUMENT else f"{origin}: {name}"
+        text = where + f" must be {allowed}, not {given!r}"
         if isinstance(given, bool) and name != "offline" and FILE_NAME in provenance.get(name, ""):
             text += " (YAML reads yes, no, on and off as truth values; put the value in quotes)"
         if text not in problems:
             problems.append(text)
-    return SettingsError("; ".join(problems))
+    return SettingsError(joined("; ", problems), field=str(error.errors(include_url=False)[0]["loc"][0]))
 
 
 def _honour_hub_offline(settings: Settings, environ: Mapping[str, str]) -> Settings:
@@ -354,7 +357,8 @@ def _honour_hub_offline(settings: Settings, environ: Mapping[str, str]) -> Setti
         return settings
     if settings.provenance["offline"] != DEFAULT:
         warnings.warn(
-            f"offline=false ({settings.provenance['offline']}) has no effect: {variable}={environ[variable]} keeps "
+            mention("offline", False, shown="false")
+            + f" ({settings.provenance['offline']}) has no effect: {variable}={environ[variable]} keeps "
             f"huggingface_hub offline; unset {variable}",
             PolyllamaWarning,
             stacklevel=3,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .errors import ConfigError, UnsupportedError
 from .labels import check_integers, check_token_ids
+from .messages import subject
 from .outputs import ModelOutput
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Task:
         chosen = config.extra.get(name, choices[0])
         if chosen not in choices:
             raise ConfigError(
-                f"{name} is {chosen!r}, which task {self.name!r} does not know",
+                subject(name, chosen) + f" is {chosen!r}, which task {self.name!r} does not know",
                 hint=f"one of {', '.join(map(repr, choices))}",
             )
         return chosen

@@ -18,6 +18,7 @@ from .checkpoint.weights import Weights
 from .dtypes import is_float
 from .errors import PolyllamaWarning, UnsupportedError
 from .llama import build_graph
+from .messages import mention
 from .tensor_stream import TensorStream, rounded
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _quantized(
     wanted = parse_quantize(text)
     if packed:
         raise UnsupportedError(
-            f"quantize={text!r}: the weights are quantized already ({config.quantization})",
+            mention("quantize", text) + f": the weights are quantized already ({config.quantization})",
             hint="give a dtype as well, which unpacks them first, or convert the original",
         )
     graph = build_graph(config, described.task)

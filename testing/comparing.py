@@ -23,6 +23,7 @@ from ..core.errors import InputError, PolyllamaWarning
 from ..core.forward import Engine
 from ..core.forward_arguments import ForwardArguments
 from ..core.graph import Attention, Graph, Node
+from ..core.messages import mention
 from ..core.rope import Rope
 from ..core.spec_model import SpecModel
 from .candidate import _as_float64
@@ -265,7 +266,7 @@ def _distance(a: Any, b: Any) -> float:
 def _ids(described: Described, prompt: str | None, token_ids: Sequence[int] | None) -> list[int]:
     if token_ids is not None:
         if prompt is not None:
-            raise InputError("prompt and token_ids are both given", hint="give one of them")
+            raise InputError(mention("prompt") + " and token_ids are both given", hint="give one of them")
         return list(token_ids)
     from ..core.loading import tokenizer_of
 

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
+from polyllama import Llama, LlamaConfig
 from polyllama.__main__ import main
+from polyllama.core.config_checks import ConfigProblems
+from polyllama.core.errors import (
+    ConfigError,
+    GenerationError,
+    InputError,
+    PolyllamaError,
+    SettingsError,
+    UnknownArgumentError,
+)
+from polyllama.core.generation import GenerationOptions
+from polyllama.core.messages import in_quotes, mention, subject
 from polyllama.core.plugins import plugin_manager
+from polyllama.core.settings import load_settings
 from polyllama.plugins.commands import _console
 from polyllama.plugins.commands._console import print_table
-from polyllama.plugins.commands._spelling import as_typed, typed_names
+from polyllama.plugins.commands._spelling import as_typed, error_as_typed, typed_names
 from rich.cells import cell_len
 from test_cli import Terminal, spawn
 
@@ -112,18 +127,92 @@ def test_mistakes_in_options_are_named_as_typed(
 
 def test_only_what_is_an_option_is_respelt() -> None:
     names = typed_names(plugin_manager().commands()["run"].load().params)
-    for message, wanted in {
-        "give max_new_tokens, or a larger max_length": "give --max-new-tokens, or a larger max_length",
-        "do_sample=True and temperature=0 contradict": "do_sample=True and --temperature 0 contradict",
-        "max_new_tokens=9 (from generation_config.json) is": "max_new_tokens=9 (from generation_config.json) is",
-        "/a/top_k/x.json: top_k is -1": "/a/top_k/x.json: top_k is -1",
-        "try dtype='float32'": "try --dtype float32",
-        "task=None or task='causal-lm'": "no --task or --task causal-lm",
-        "backend 'torch' cannot run here": "backend 'torch' cannot run here",
-        "the backend is broken; the seed too": "the backend is broken; the seed too",
-        "stop='two words'": "--stop 'two words'",
-        "lower max_new_tokens.": "lower --max-new-tokens.",
-        "model.top_k.weight, 'top_k', x_top_k": "model.top_k.weight, 'top_k', x_top_k",
-    }.items():
-        assert as_typed(message, names) == wanted
-    assert as_typed("max_new_tokens is -1", {}) == "max_new_tokens is -1"
+    for message, said, wanted in (
+        (
+            "give " + mention("max_new_tokens") + ", or a larger " + mention("max_length"),
+            "give max_new_tokens, or a larger max_length",
+            "give --max-new-tokens, or a larger max_length",
+        ),
+        (
+            mention("do_sample", True) + " and " + mention("temperature", 0) + " contradict",
+            "do_sample=True and temperature=0 contradict",
+            "do_sample=True and --temperature 0 contradict",
+        ),
+        ("try " + mention("dtype", "float32"), "try dtype='float32'", "try --dtype float32"),
+        (
+            mention("task", None) + " or " + mention("task", "causal-lm"),
+            "task=None or task='causal-lm'",
+            "no --task or --task causal-lm",
+        ),
+        (mention("merge_adapter", True) + " and save", "merge_adapter=True and save", "--merge-adapter and save"),
+        (mention("stop", "two words"), "stop='two words'", "--stop 'two words'"),
+        (mention("stop", ["a"]), "stop=['a']", "--stop ['a']"),
+        (mention("adapter", shown="folder"), "adapter=folder", "--adapter folder"),
+        ("lower " + mention("max_new_tokens") + ".", "lower max_new_tokens.", "lower --max-new-tokens."),
+        (subject("seed", -1, before="argument: ") + " is -1", "argument: seed is -1", "--seed is -1"),
+        (
+            "did you mean " + in_quotes("load_format") + "?",
+            "did you mean 'load_format'?",
+            "did you mean --load-format?",
+        ),
+    ):
+        assert (message, as_typed(message, names), as_typed(message, {})) == (said, wanted, said)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_new_tokens=9 (from generation_config.json) is",
+        "/a/top_k/x.json: top_k is -1",
+        "backend 'torch' cannot run here",
+        "the backend is broken; the seed too",
+        "model.top_k.weight, 'top_k', x_top_k",
+        "the checkpoint has num_key_value_heads=2, the config says 4; temperature=1",
+    ],
+)
+def test_text_that_mentions_no_argument_stays_as_it_is(message: str) -> None:
+    names = typed_names(plugin_manager().commands()["run"].load().params)
+    assert as_typed(message, names) == message
+
+
+# (d) what an error is about ------------------------------------------------------------------------------------------
+
+
+def _raised(kind: type[PolyllamaError], what: Callable[[], object]) -> PolyllamaError:
+    with pytest.raises(kind) as caught:
+        what()
+    return caught.value
+
+
+def test_errors_name_argument_value_and_field() -> None:
+    option = _raised(GenerationError, lambda: GenerationOptions(top_k=-1))
+    assert (option.argument, option.value, option.field) == ("top_k", -1, None)
+    two = _raised(GenerationError, lambda: GenerationOptions(min_new_tokens=9, max_new_tokens=3))
+    assert (two.argument, two.value) == ("min_new_tokens", 9)
+    unknown = _raised(UnknownArgumentError, lambda: Llama.load("tiny", lod_format="dummy"))
+    assert (unknown.argument, unknown.value) == ("lod_format", None)
+    setting = _raised(SettingsError, lambda: load_settings(dtype="foo"))
+    assert (setting.argument, setting.value, setting.field) == ("dtype", "foo", "dtype")
+    config = _raised(ConfigError, lambda: LlamaConfig(hidden_act="zebra"))
+    assert (config.argument, config.field) == (None, "hidden_act")
+    plain = InputError("x is wrong")
+    assert (plain.argument, plain.value, plain.field) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("a", hint="b"),
+        InputError(subject("top_k", -1) + " is -1", hint="give " + mention("top_k", 1)),
+        UnknownArgumentError("lod_format", advice="did you mean " + in_quotes("load_format") + "?"),
+        SettingsError("dtype must be one", field="dtype"),
+        ConfigProblems("config.json", ["vocab_size=0", "hidden_act=1"]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_back_from_another_process(error: PolyllamaError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error) and str(back) == str(error) and vars(back) == vars(error)
+    assert (back.argument, back.value, back.field) == (error.argument, error.value, error.field)
+    names = {"top_k": "--top-k", "load_format": "--load-format", "overrides": "--set"}
+    assert error_as_typed(back, names) == error_as_typed(error, names)

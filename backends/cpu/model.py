@@ -14,6 +14,7 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.errors import BackendError, InputError, PolyllamaWarning, SettingsError
 from ...core.forward import Engine
 from ...core.graph import Decoder, DecoderLayer, Embedding, Linear
+from ...core.messages import mention
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.spec_model import SpecModel
 from . import packed_file
@@ -216,7 +217,7 @@ def own_dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, confi
         if asked not in DTYPES:
             raise BackendError(
                 f"the cpu backend computes in {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not in {asked}",
-                hint="leave dtype at 'auto', or take another backend",
+                hint="leave " + mention("dtype") + " at 'auto', or take another backend",
             )
         return asked
     if any(parameter.bits for parameter in graph.parameters()):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.errors import BackendError, BackendUnavailableError
+from ...core.messages import mention
 
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 """What the backend computes in."""
@@ -39,7 +40,7 @@ def find_device(name: str | None) -> jax.Device:
     except RuntimeError as error:
         raise BackendUnavailableError(
             f"jax {jax.__version__} has no device {name or 'at all'!r}: {str(error).splitlines()[0]}",
-            hint="use device='cpu', or install JAX's plugin for it",
+            hint="use " + mention("device", "cpu") + ", or install JAX's plugin for it",
         ) from None
     if index and not (index.isdigit() and int(index) < len(devices)):
         raise BackendUnavailableError(f"there is no {name}: jax sees {len(devices)} {platform} devices")

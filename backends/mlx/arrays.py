@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...core.errors import BackendError
+from ...core.messages import mention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ def dtype_of(name: str) -> mx.Dtype:
     if name not in DTYPES:
         raise BackendError(
             f"the mlx backend computes in {', '.join(DTYPES)}, not in {name!r}",
-            hint="leave dtype at 'auto', or take another backend",
+            hint="leave " + mention("dtype") + " at 'auto', or take another backend",
         )
     return DTYPES[name]
 

@@ -24,6 +24,7 @@ from ...core.errors import BackendUnavailableError, PolyllamaWarning
 from ...core.forward import Engine, Request, forward, length_ropes
 from ...core.forward_arguments import ForwardArguments
 from ...core.inputs import check_embeds_shape
+from ...core.messages import mention
 from ...core.training import Measure, read_checkpointing, refuse_cache
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
@@ -239,9 +240,11 @@ def realize(
     """Build the module, whose own random weights are never computed, and put each tensor in its place."""
     device = options.device or ("gpu" if mx.metal.is_available() else "cpu")
     if device not in ("cpu", "gpu"):
-        raise BackendUnavailableError(f"mlx has no device {device!r}", hint="use device='gpu' or device='cpu'")
+        raise BackendUnavailableError(
+            f"mlx has no device {device!r}", hint="use " + mention("device", "gpu") + " or " + mention("device", "cpu")
+        )
     if device == "gpu" and not mx.metal.is_available():
-        raise BackendUnavailableError("this build of mlx sees no Metal GPU", hint="use device='cpu'")
+        raise BackendUnavailableError("this build of mlx sees no Metal GPU", hint="use " + mention("device", "cpu"))
     dtype = dtype_of(options.dtype if options.dtype != "auto" else _own_dtype(config, weights))
     by_columns = _by_columns(graph) if _plain_cpu(device) else frozenset()
     with mx.stream(mx.Device(mx.gpu if device == "gpu" else mx.cpu)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.backend import Availability, RealizeOptions
 from ...core.errors import BackendError
+from ...core.messages import mention
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,7 @@ class ReferenceBackend:
         if dtype not in DTYPES:
             raise BackendError(
                 f"the reference backend computes in {' or '.join(DTYPES)}, not in {dtype}",
-                hint="leave dtype at 'auto', or take another backend",
+                hint="leave " + mention("dtype") + " at 'auto', or take another backend",
             )
 
         def as_array(array: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from ...core.inputs import (
 )
 from ...core.labels import as_labels
 from ...core.llama import build_graph
+from ...core.messages import mention
 from ...core.training import refuse_cache
 from .cache import TorchCache
 from .checkpointing import Checkpointing
@@ -466,9 +467,9 @@ def _check_device(device: torch.device) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
             f"torch {torch.__version__} sees no CUDA device",
-            hint="use device='cpu', or install a CUDA build and driver",
+            hint="use " + mention("device", "cpu") + ", or install a CUDA build and driver",
         )
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise BackendUnavailableError(f"there is no {device}: torch sees {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise BackendUnavailableError("torch sees no MPS device", hint="use device='cpu'")
+        raise BackendUnavailableError("torch sees no MPS device", hint="use " + mention("device", "cpu"))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...core import graph as spec
 from ...core.context import Context
 from ...core.errors import BackendError, UnsupportedError
+from ...core.messages import mention
 from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
 from ...core.rope import Rope
 from .checkpointing import Checkpointing, run_layer
@@ -259,7 +260,8 @@ class Decoder(Composite):
         if x is None or ctx is None:
             raise UnsupportedError(
                 "the trunk inside a module is not called by itself",
-                hint="call the whole module with output_hidden_states=True, or load the trunk alone with task='base'",
+                hint="call the whole module with output_hidden_states=True, or load the trunk alone with "
+                + mention("task", "base"),
             )
         return run_decoder(self, self.node, x, ctx)
 

@@ -15,6 +15,7 @@ from ..checkpoint.safetensors import SafetensorsFile
 from ..dtypes import is_float
 from ..errors import CheckpointError, InputError, UnsupportedError
 from ..graph import Graph, Linear, Parameter
+from ..messages import subject
 from ..quantization.nodes import QuantizedLinear
 from .settings import CONFIG_NAME, read_settings
 
@@ -223,7 +224,7 @@ def folder_of(path: Any) -> Path:
         InputError: it is none.
     """
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise InputError(f"adapter is {path!r}", hint="give the folder that peft saved it in")
+        raise InputError(subject("adapter", path) + f" is {path!r}", hint="give the folder that peft saved it in")
     return Path(path).expanduser()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
+from ..messages import mention
 from .files import Adapter
 from .transform import adapt_graph, untied, untied_config
 from .weights import adapted_weights, merged_weights, replaced_weights
@@ -43,7 +44,7 @@ def adapted(
         if described.plain_graph is not None or described.config.quantization is not None:
             raise UnsupportedError(
                 f"{adapter.path}: brings a head for a model whose head is tied, which is not quantized here",
-                hint="leave quantize out, or merge the adapter first and quantize the result",
+                hint="leave " + mention("quantize") + " out, or merge the adapter first and quantize the result",
             )
         graph = untied(plain, adapter)
     if described.plain_graph is not None:

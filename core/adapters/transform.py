@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
 from ..graph import Graph, Linear
+from ..messages import mention
 from .files import Adapter, Pair
 from .nodes import LoraLinear
 
@@ -45,7 +46,7 @@ def adapt_as(graph: Graph, other: Graph) -> Graph:
         if (node.in_features, node.out_features) != (lora.in_features, lora.out_features):
             raise UnsupportedError(
                 f"{node.name} has an adapter, which would have to be resized with it",
-                hint="load with merge_adapter=True, which adds it into the weights",
+                hint="load with " + mention("merge_adapter", True) + ", which adds it into the weights",
             )
         return dataclasses.replace(lora, base=node)
 

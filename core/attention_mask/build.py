@@ -11,6 +11,7 @@ from ..context import causal_mask
 from ..errors import InputError, TokenizerError
 from ..forward_arguments import ForwardArguments
 from ..inputs import lay_out, read_inputs
+from ..messages import subject
 from .labels import token_labels
 from .picture import Row
 
@@ -106,7 +107,7 @@ def pad(rows: list[list[int]], side: str, pad_token_id: int) -> Batch:
     import numpy as np
 
     if side not in SIDES:
-        raise InputError(f"padding_side is {side!r}", hint="give 'left' or 'right'")
+        raise InputError(subject("padding_side", side) + f" is {side!r}", hint="give 'left' or 'right'")
     longest = max(map(len, rows))
     _check_size(len(rows), longest)
     ids = np.full((len(rows), longest), pad_token_id, np.int64)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InputError, UnsupportedError
+from ..messages import mention, subject
 from .build import Batch, masked_rows, pack, pad, token_rows
 from .picture import AttentionMask, Heat, Row
 
@@ -97,9 +98,14 @@ class AttentionMaskVisualizer:
         [True, True, False, False, False]
         """
         if not attention and (layer is not None or head is not None):
-            raise InputError("layer and head are of attention weights", hint="pass attention=True too")
+            raise InputError(
+                mention("layer") + " and head are of attention weights",
+                hint="pass " + mention("attention", True) + " too",
+            )
         if packed and padding_side is not None:
-            raise InputError("packed texts are not padded", hint="leave out packed or padding_side")
+            raise InputError(
+                "packed texts are not padded", hint="leave out " + mention("packed") + " or " + mention("padding_side")
+            )
         layers, heads = _layers(layer, self.config), _heads(head, self.config)
         rows = token_rows(texts, self._tokenizer_for(texts), add_special_tokens=add_special_tokens)
         batch = pack(rows) if packed else pad(rows, padding_side or self._side(), self._pad_token_id())
@@ -199,7 +205,7 @@ def _heads(head: int | str | None, config: LlamaConfig) -> list[int | str]:
 def _number(name: str, value: Any, count: int, words: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -count <= value < count:
         raise InputError(
-            f"{name} is {value!r}, and the model has {count} {name}s, 0 to {count - 1}",
+            subject(name, value) + f" is {value!r}, and the model has {count} {name}s, 0 to {count - 1}",
             hint=f"-1 is the last; {words} can be given too",
         )
     return value % count

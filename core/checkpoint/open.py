@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ..errors import CheckpointError, PolyllamaError, PolyllamaWarning, UnsupportedError
+from ..messages import mention
 from .base import Checkpoint
 from .huggingface import HuggingFaceFormat
 from .report import shortened
@@ -84,7 +85,7 @@ def open_checkpoint(
         raise _unrecognized(path, list(descriptors))
     if len(found) > 1:
         raise CheckpointError(
-            f"{path}: could be read as {' or '.join(found)}", hint=f"choose one: load_format={found[0]!r}"
+            f"{path}: could be read as {' or '.join(found)}", hint="choose one: " + mention("load_format", found[0])
         )
     return cast(Checkpoint, descriptors[found[0]].load().open(path))
 
@@ -116,8 +117,9 @@ def _unrecognized(path: Path, formats: list[str]) -> CheckpointError:
         return CheckpointError(
             f"{where}: {shortened(others)} {'are files' if len(others) > 1 else 'is a file'} "
             f"that no installed reader knows (installed: {', '.join(formats)})",
-            hint="the file may be cut off or of another kind than its name says; load_format=NAME says why a reader "
-            "does not take it",
+            hint="the file may be cut off or of another kind than its name says; "
+            + mention("load_format", shown="NAME")
+            + " says why a reader does not take it",
         )
     if unfinished:
         return CheckpointError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from ..dtypes import dtype_name, itemsize, safetensors_code
 from ..errors import CheckpointError, UnsupportedError
+from ..messages import mention, subject
 from .base import TensorInfo
 from .huggingface import INDEX_NAME, SINGLE_NAME, is_plain_name
 from .report import bytes_text
@@ -106,7 +107,9 @@ def parse_size(size: int | str | None) -> int | None:
         unit = match[2][:-1].upper().replace("I", "i") + "B"
         size = int(float(match[1]) * _UNITS[unit]) if unit in _UNITS else size
     if type(size) is not int or size <= 0:
-        raise CheckpointError(f"max_shard_size: {size!r} is not a size", hint='write "5GB", "500MB", "1GiB" or bytes')
+        raise CheckpointError(
+            subject("max_shard_size", size) + f": {size!r} is not a size", hint='write "5GB", "500MB", "1GiB" or bytes'
+        )
     return size
 
 
@@ -194,7 +197,7 @@ def _header(shard: _Shard, metadata: Mapping[str, str]) -> bytes:
     if len(text) > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{shard.name}: its header would have {len(text):,} bytes, more than the format allows",
-            hint="choose a smaller max_shard_size",
+            hint="choose a smaller " + mention("max_shard_size"),
         )
     return len(text).to_bytes(8, "little") + text
 

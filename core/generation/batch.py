@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import GenerationError
 from ..forward_arguments import ForwardArguments
+from ..messages import mention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,10 +39,18 @@ def naming_what_takes_memory(options: GenerationOptions) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not said:
             raise
         raise GenerationError(
-            f"out of memory while generating with max_new_tokens={options.max_new_tokens}, "
-            f"num_return_sequences={options.num_return_sequences}, batch_size={options.batch_size}, "
-            f"prefill_chunk_size={options.prefill_chunk_size}",
-            hint="lower max_new_tokens, or set batch_size or prefill_chunk_size",
+            "out of memory while generating with "
+            + mention("max_new_tokens", options.max_new_tokens)
+            + f", num_return_sequences={options.num_return_sequences}, "
+            + mention("batch_size", options.batch_size)
+            + ", "
+            + mention("prefill_chunk_size", options.prefill_chunk_size),
+            hint="lower "
+            + mention("max_new_tokens")
+            + ", or set "
+            + mention("batch_size")
+            + " or "
+            + mention("prefill_chunk_size"),
         ) from error
 
 
@@ -133,7 +142,10 @@ class Batch:
         if logits.shape != shape:
             raise GenerationError(
                 f"this model gives logits of shape {list(logits.shape)}, generation needs {list(shape)}",
-                hint="load it as a causal language model: task=None or task='causal-lm'",
+                hint="load it as a causal language model: "
+                + mention("task", None)
+                + " or "
+                + mention("task", "causal-lm"),
             )
         kept: Floats = logits[:, -1, :]
         return kept

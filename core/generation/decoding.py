@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..errors import GenerationError, InputError, PolyllamaWarning
+from ..messages import mention
 from .batch import Batch, naming_what_takes_memory
 from .logit_processing import LogitProcessor, Processing
 from .options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
@@ -276,14 +277,18 @@ def _budget(options: GenerationOptions, prompt_length: int, context: int | None)
     if options.max_length is not None:
         if prompt_length >= options.max_length:
             raise GenerationError(
-                f"the prompt has {prompt_length} tokens, {options.named('max_length')} counts prompt and text together",
-                hint="give max_new_tokens, or a larger max_length",
+                f"the prompt has {prompt_length} tokens, "
+                + options.named("max_length")
+                + " counts prompt and text together",
+                hint="give " + mention("max_new_tokens") + ", or a larger max_length",
             )
         if options.max_length - prompt_length < options.min_new_tokens:
             raise GenerationError(
-                f"{options.named('max_length')} leaves {options.max_length - prompt_length} tokens after a prompt of "
-                f"{prompt_length}, {options.named('min_new_tokens')} wants more",
-                hint="give max_new_tokens, or a larger max_length",
+                options.named("max_length")
+                + f" leaves {options.max_length - prompt_length} tokens after a prompt of {prompt_length}, "
+                + options.named("min_new_tokens")
+                + " wants more",
+                hint="give " + mention("max_new_tokens") + ", or a larger max_length",
             )
         return options.max_length - prompt_length
     default = max(DEFAULT_MAX_NEW_TOKENS, options.min_new_tokens)

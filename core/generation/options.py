@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..errors import GenerationError
+from ..messages import mention, subject
 
 if TYPE_CHECKING:
     from .defaults import GenerationDefaults
@@ -109,23 +110,23 @@ class GenerationOptions:
             _refuse_filters(vars(self))
         if self.do_sample and self.temperature == 0:
             raise GenerationError(
-                "do_sample=True and temperature=0 contradict",
-                hint="temperature=0 is greedy; leave do_sample out, or give a temperature above 0",
+                "do_sample=True and " + mention("temperature", 0) + " contradict",
+                hint=mention("temperature", 0) + " is greedy; leave do_sample out, or give a temperature above 0",
             )
         if self.max_new_tokens is not None and self.max_length is not None:
             raise GenerationError(
-                f"{self.named('max_new_tokens')} and {self.named('max_length')} are two limits",
+                self.named("max_new_tokens") + " and " + self.named("max_length") + " are two limits",
                 hint="give one of them; max_length counts the prompt too",
             )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise GenerationError(
-                f"{self.named('min_new_tokens')} is more than {self.named('max_new_tokens')}",
-                hint="give max_new_tokens" if "max_new_tokens" in self.origin else None,
+                self.named("min_new_tokens") + " is more than " + self.named("max_new_tokens"),
+                hint="give " + mention("max_new_tokens") if "max_new_tokens" in self.origin else None,
             )
         if self.num_return_sequences > 1 and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
-                hint="set a temperature, e.g. temperature=0.8",
+                hint="set a temperature, e.g. " + mention("temperature", 0.8),
             )
 
     def named(self, name: str) -> str:
@@ -135,7 +136,8 @@ class GenerationOptions:
         'max_length=9 (from generation_config.json)'
         """
         source = self.origin.get(name)
-        return f"{name}={getattr(self, name)!r}{f' (from {source})' if source else ''}"
+        value = getattr(self, name)
+        return f"{name}={value!r} (from {source})" if source else mention(name, value)
 
     @property
     def filters(self) -> Filters | None:
@@ -230,8 +232,8 @@ def _refuse_filters(values: Mapping[str, Any]) -> None:
         value = values.get(name, neutral)
         if value != neutral and not (name == "temperature" and value == 0):
             raise GenerationError(
-                f"do_sample=False and {name}={value!r} contradict: greedy decoding draws nothing",
-                hint=f"leave out {name}, or set do_sample=True",
+                "do_sample=False and " + mention(name, value) + " contradict: greedy decoding draws nothing",
+                hint="leave out " + mention(name) + ", or set do_sample=True",
             )
 
 
@@ -371,7 +373,9 @@ def check_option(name: str, value: Any, where: str = "") -> Any:
     rule = _RULES[name]
     checked = rule.read(value)
     if checked is None:
-        raise GenerationError(f"{where}{name} is {value!r}", hint=f"wanted {rule.wanted}")
+        raise GenerationError(
+            (f"{where}{name}" if where else subject(name, value)) + f" is {value!r}", hint=f"wanted {rule.wanted}"
+        )
     return checked
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import GenerationError
+from ..messages import mention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -258,7 +259,13 @@ def check_processed(raw: float, processed: float, *, row: int, step: int) -> Non
         what = "NaN" if math.isnan(processed) else "inf"
         raise GenerationError(
             f"row {row}, step {step}: the penalties make logits overflow to {what}",
-            hint="take less extreme values for repetition_penalty, presence_penalty, frequency_penalty or logit_bias",
+            hint="take less extreme values for "
+            + mention("repetition_penalty")
+            + ", "
+            + mention("presence_penalty")
+            + ", "
+            + mention("frequency_penalty")
+            + " or logit_bias",
         )
 
 
@@ -269,11 +276,15 @@ def _check_largest(largest: float, row: int, step: int) -> None:
     if largest == -math.inf:
         raise GenerationError(
             f"row {row}, step {step}: no token is possible, every logit is -inf",
-            hint="loosen logit_bias, penalties, no_repeat_ngram_size or min_new_tokens; else the model is broken",
+            hint="loosen logit_bias, penalties, "
+            + mention("no_repeat_ngram_size")
+            + " or "
+            + mention("min_new_tokens")
+            + "; else the model is broken",
         )
     raise GenerationError(
         f"row {row}, step {step}: the model's logits hold {'NaN' if math.isnan(largest) else 'infinity'}",
-        hint="the weights are damaged, or the dtype overflows: try dtype='float32'",
+        hint="the weights are damaged, or the dtype overflows: try " + mention("dtype", "float32"),
     )
 
 

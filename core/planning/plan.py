@@ -15,6 +15,7 @@ from ..backend import Backend, Considered, choose_backend, load_backend
 from ..devices import DeviceMemory, find_devices, memory_for
 from ..errors import BackendUnavailableError, InputError, PolyllamaError, PolyllamaWarning
 from ..graph import Graph, Parameter
+from ..messages import mention, subject
 from .memory import MemoryEstimate, Workload, estimate, tensor_bytes
 from .source import Facts, find_facts
 
@@ -189,9 +190,12 @@ def _asked(
         given["prefill_chunk_size"] = chunk
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}, wanted a positive whole number")
+            raise InputError(subject(name, value) + f" is {value!r}, wanted a positive whole number")
     if given["prompt"] > wanted:
-        raise InputError(f"prompt={given['prompt']} is longer than context={wanted}", hint="context counts both")
+        raise InputError(
+            mention("prompt", given["prompt"]) + " is longer than " + mention("context", wanted),
+            hint="context counts both",
+        )
     if context is None and wanted < longest:
         facts.notes.append(f"context {wanted} is planned for, the model goes to {longest}: say context=... for more")
     elif wanted > longest:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..messages import subject
 
 if TYPE_CHECKING:
     from ..task import Task
@@ -105,7 +106,9 @@ def _from_columns(task: Task, known: tuple[str, ...], columns: Mapping[str, Any]
 def _listed(value: Any, name: str) -> list[Any]:
     if isinstance(value, (bytes, bytearray, Mapping, set, frozenset)) or not isinstance(value, Iterable):
         hint = "decode bytes first" if isinstance(value, (bytes, bytearray)) else None
-        raise InputError(f"{name} is a {type(value).__name__}, wanted a text or a list of texts", hint=hint)
+        raise InputError(
+            subject(name, value) + f" is a {type(value).__name__}, wanted a text or a list of texts", hint=hint
+        )
     items = list(value)
     if not items:
         raise InputError(f"the list of {name} is empty", hint="give at least one")
@@ -114,9 +117,9 @@ def _listed(value: Any, name: str) -> list[Any]:
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{name} is a {type(value).__name__}, wanted a text")
+        raise InputError(subject(name, value) + f" is a {type(value).__name__}, wanted a text")
     if not value.strip():
-        raise InputError(f"{name} is empty" if not value else f"{name} is only white space")
+        raise InputError(subject(name, value) + (" is only white space" if value else " is empty"))
     return str(value)
 
 

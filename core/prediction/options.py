@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..errors import InputError
+from ..messages import subject
 
 
 def check_whole(value: object, name: str, least: int) -> int:
     """A whole number from `least` up."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r:.80}, wanted a whole number from {least} up")
+        raise InputError(subject(name, value) + f" is {value!r:.80}, wanted a whole number from {least} up")
     return value
 
 
@@ -23,12 +24,12 @@ def check_top_k(value: object, everything: int) -> int | None:
     if value == "all":
         return everything
     if isinstance(value, str):
-        raise InputError(f"top_k is {value!r:.80}", hint="give a number, or 'all'")
+        raise InputError(subject("top_k", value) + f" is {value!r:.80}", hint="give a number, or 'all'")
     return check_whole(value, "top_k", 1)
 
 
 def check_flag(value: object, name: str) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r:.80}, wanted True or False")
+        raise InputError(subject(name, value) + f" is {value!r:.80}, wanted True or False")
     return value

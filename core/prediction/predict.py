@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, InputError, PolyllamaWarning, UnsupportedError
 from ..generation.decoding import context_length
+from ..messages import mention, subject
 from ..task import Task
 from .inputs import Texts, read_texts
 from .progress import Progress
@@ -44,9 +45,11 @@ class RunOptions:
             if name == "max_length" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r:.80}, wanted a positive integer")
+                raise InputError(subject(name, value) + f" is {value!r:.80}, wanted a positive integer")
         if not isinstance(self.truncation, bool):
-            raise InputError(f"truncation is {self.truncation!r:.80}, wanted True or False")
+            raise InputError(
+                subject("truncation", self.truncation) + f" is {self.truncation!r:.80}, wanted True or False"
+            )
         if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
             raise InputError(f"progress is {self.progress!r:.80}, wanted True, False or a function")
 
@@ -208,6 +211,6 @@ def _forward(model: LoadedModel, task: Task, windows: Sequence[Window]) -> list[
             kind = "NaN" if np.isnan(array).any() else "infinite"
             raise BackendError(
                 f"{name} came out as {kind} on {model.backend} in {model.dtype}",
-                hint="try dtype='float32', or check the weights",
+                hint="try " + mention("dtype", "float32") + ", or check the weights",
             )
     return found

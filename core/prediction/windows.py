@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..messages import mention
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,8 @@ class Encoder:
         if not self.truncation:
             limit = f"the model's context is {self.limit}" if self.max_length is None else f"max_length is {self.limit}"
             raise InputError(
-                f"{self.name} has {len(window)} tokens, {limit}", hint=f"truncation=True cuts it{hint or ''}"
+                f"{self.name} has {len(window)} tokens, {limit}",
+                hint=mention("truncation", True) + f" cuts it{hint or ''}",
             )
         self.cut.append(len(window))
         return self._windows(text, pair, offsets, truncation=True, max_length=self.limit)[0]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import ConfigError, UnsupportedError
+from ..messages import mention
 from .affine import GROUP_SIZES, check_group_size
 from .packing import BITS, check_bits
 
@@ -107,7 +108,7 @@ def parse_quantize(text: Any, argument: str = "quantize") -> ModuleQuantization:
         if bits in BITS and group in GROUP_SIZES:
             return ModuleQuantization(group_size=group, bits=bits)
     known = "int4, int8 (also int2, int3, int5, int6), each with -g32, -g64 or -g128 for the group size"
-    raise UnsupportedError(f"{argument}={text!r} is not known", hint=f"use {known}; groups of 64 by default")
+    raise UnsupportedError(mention(argument, text) + " is not known", hint=f"use {known}; groups of 64 by default")
 
 
 def checked_setting(bits: Any, group_size: Any) -> ModuleQuantization:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import PolyllamaWarning, TokenizerError
+from ..messages import mention, subject
 from .added_tokens import check_encodable
 from .batching import (
     PADDINGS,
@@ -242,7 +243,8 @@ class Tokenizer(Vocabulary, ABC):
         if max_length is not None:
             if not needed:
                 raise TokenizerError(
-                    "max_length does nothing without truncation or padding='max_length'", hint="pass truncation=True"
+                    "max_length does nothing without truncation or padding='max_length'",
+                    hint="pass " + mention("truncation", True),
                 )
             return positive(max_length, "max_length")
         if needed and self.model_max_length is None:
@@ -511,5 +513,5 @@ def _collected(columns: Mapping[str, list[Any]], single: bool, return_tensors: s
 
 def _side(value: str, argument: str) -> str:
     if value not in SIDES:
-        raise TokenizerError(f"{argument} must be 'left' or 'right', got {value!r:.80}")
+        raise TokenizerError(subject(argument, value) + f" must be 'left' or 'right', got {value!r:.80}")
     return value

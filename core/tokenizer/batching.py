@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TokenizerError
+from ..messages import mention, subject
 from .engine import Offset
 from .template import SpecialTokensTemplate
 
@@ -84,18 +85,18 @@ def truncate(
         if overflow:
             raise TokenizerError(
                 "return_overflowing_tokens needs to know which text of a pair to window",
-                hint="pass truncation='only_first' or 'only_second'",
+                hint="pass " + mention("truncation", "only_first") + " or 'only_second'",
             )
         lengths = _longest_first([len(part.ids) for part in parts], room)
         return [[_windows(part, length, 0, side)[0] for part, length in zip(parts, lengths, strict=True)]]
     index = 1 if strategy == "only_second" else 0
     if index >= len(parts):
-        raise TokenizerError("truncation='only_second' needs a text_pair")
+        raise TokenizerError(mention("truncation", "only_second") + " needs a text_pair")
     length = room - (total - len(parts[index].ids))
     if length <= 0 and len(parts) == 2:
         raise TokenizerError(
-            f"truncation={strategy!r} cannot fit the pair: the other text alone leaves no room",
-            hint="raise max_length or pass truncation='longest_first'",
+            mention("truncation", strategy) + " cannot fit the pair: the other text alone leaves no room",
+            hint="raise max_length or pass " + mention("truncation", "longest_first"),
         )
     if overflow and stride >= length:
         raise TokenizerError(f"stride {stride} must be smaller than the {length} ids a window holds")
@@ -204,13 +205,15 @@ def choose(value: object, argument: str, choices: Sequence[str], yes: str, no: s
         return yes
     if isinstance(value, str) and value in choices:
         return value
-    raise TokenizerError(f"{argument}={value!r:.80} is unknown", hint=f"known: True, False, {', '.join(choices)}")
+    raise TokenizerError(
+        mention(argument, value, limit=80) + " is unknown", hint=f"known: True, False, {', '.join(choices)}"
+    )
 
 
 def positive(value: object, argument: str) -> int:
     """A positive integer argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise TokenizerError(f"{argument} must be a positive integer, got {value!r:.80}")
+        raise TokenizerError(subject(argument, value) + f" must be a positive integer, got {value!r:.80}")
     return value
 
 
@@ -223,7 +226,7 @@ def to_numpy(rows: Mapping[str, list[Any]]) -> dict[str, numpy.ndarray[Any, Any]
         if values and isinstance(values[0], list) and len({len(row) for row in values}) > 1:
             raise TokenizerError(
                 f"rows of {name} have different lengths, so they make no array",
-                hint="pass padding=True (and truncation=True)",
+                hint="pass padding=True (and " + mention("truncation", True) + ")",
             )
         arrays[name] = numpy.asarray(values, dtype=numpy.int64)
     return arrays

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from ..errors import TokenizerError
+from ..messages import subject
 from .added_tokens import AddedToken
 from .engine import Engine
 from .template import SpecialTokensTemplate
@@ -241,7 +242,9 @@ class Vocabulary:
         """
         if not isinstance(tokens, str):
             if isinstance(tokens, bytes | Mapping) or not isinstance(tokens, Iterable):
-                raise TokenizerError(f"tokens must be a str or a list of them, got {tokens!r:.80}")
+                raise TokenizerError(
+                    subject("tokens", tokens) + f" must be a str or a list of them, got {tokens!r:.80}"
+                )
             return [self.convert_tokens_to_ids(token) for token in tokens]
         token_id = self._token_id(tokens)
         if token_id is None:
