@@ -13,13 +13,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, TextIO
 
 import click
 from click.shell_completion import shell_complete
 
 from .core.errors import PluginError, PolyllamaError, PolyllamaWarning, SettingsError
+from .core.messages import closest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -81,8 +81,8 @@ class CommandGroup(click.Group):
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             if self.broken_settings is not None:  # it may be a plugin's
                 raise self.broken_settings
-            close = get_close_matches(name, self._offers(), n=1)
-            guess = f" Did you mean '{close[0]}'?" if close else ""
+            close = closest(name, self._offers())
+            guess = f" Did you mean '{close}'?" if close else ""
             raise click.UsageError(f"There is no command '{name}'.{guess}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .errors import ConfigError
+from .messages import closest, shortened
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -27,7 +27,7 @@ class Problem:
 
 
 class ConfigProblems(ConfigError):
-    """Everything that is wrong with one configuration: ``problems`` has a line for each, ``field`` is the first field."""
+    """Everything that is wrong with a configuration: ``problems`` has a line for each, ``field`` is the first field."""
 
     def __init__(self, where: str, problems: Sequence[str], *, field: str | None = None) -> None:
         self.where = where
@@ -55,7 +55,7 @@ def show(value: Any, limit: int = 60) -> str:
         return f"(a {type(value).__name__})"
     if isinstance(value, str):
         text = '"' + text[1:-1].replace('"', '\\"').replace("\\'", "'") + '"'
-    return text if len(text) <= limit else text[: limit - 4] + " ..."
+    return shortened(text, limit, " ...")
 
 
 def is_count(value: Any) -> TypeGuard[int]:
@@ -86,8 +86,8 @@ def contradiction(first: tuple[str, Any], second: tuple[str, Any]) -> str:
 
 def did_you_mean(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``' (did you mean "silu"?)'``, or nothing."""
-    match = get_close_matches(name, list(known), n=1, cutoff=cutoff) if isinstance(name, str) else []
-    return f' (did you mean "{match[0]}"?)' if match else ""
+    match = closest(name, known, cutoff=cutoff)
+    return f' (did you mean "{match}"?)' if match else ""
 
 
 def divisors_hint(number: int) -> str:

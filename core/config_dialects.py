@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +16,7 @@ from .config_checks import ConfigProblems, Problem, contradiction, same, show
 from .config_keys import FOREIGN_KEYS, OTHER_SPELLINGS
 from .config_rope import COMMON, RopeParameters, normalize_rope
 from .errors import ConfigError
+from .messages import closest
 
 PLAIN_FIELDS = (
     "vocab_size",
@@ -328,8 +328,7 @@ def lookalike(name: Any, value: Any, raw: Mapping[str, Any]) -> Problem | None:
         plain = {spelling.replace("_", ""): spelling for spelling in KNOWN_SPELLINGS}
         squashed = name.lower().replace("_", "").replace("-", "").replace(" ", "")
         # Compared as written too: without underscores short names come closer to each other than they look.
-        close = get_close_matches(name, KNOWN_SPELLINGS, n=1, cutoff=0.88)
-        meant = plain.get(squashed) or (close[0] if close else None)
+        meant = plain.get(squashed) or closest(name, KNOWN_SPELLINGS, cutoff=0.88)
     if meant is None:
         return None
     return Problem(name, f'={show(value)} is not a field (did you mean "{meant}"?); rename or remove it')

@@ -17,6 +17,7 @@ from typing import Any
 from .config_checks import ConfigProblems, Problem, is_count, show
 from .config_dialects import Reading, Source, lookalike
 from .config_keys import FOREIGN_KEYS
+from .messages import closest
 
 RENAMED = {
     "dim": "hidden_size",
@@ -81,11 +82,9 @@ def read_meta(raw: Mapping[str, Any], source: Source) -> Reading:
 
 
 def _lookalike(name: Any, value: Any, raw: Mapping[str, Any]) -> Problem | None:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, [*RENAMED, *CONSUMED], n=1, cutoff=0.85) if isinstance(name, str) else []
+    close = closest(name, [*RENAMED, *CONSUMED], cutoff=0.85)
     if close:
-        return Problem(name, f'={show(value)} is not a field (did you mean "{close[0]}"?); rename or remove it')
+        return Problem(name, f'={show(value)} is not a field (did you mean "{close}"?); rename or remove it')
     return lookalike(name, value, raw)
 
 

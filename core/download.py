@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import DownloadError, PolyllamaWarning
+from .messages import few
 
 Files = Literal["all", "config", "tokenizer"]
 
@@ -112,7 +113,7 @@ class _Job:
         wanted = self._select(complete_listing, lambda name: _read_index(_existing(folder, name)))
         missing = [name for name in wanted if not (folder / name).is_file()]
         if missing:
-            raise _Incomplete(f"the cache has it only in part ({_some(missing)} missing)")
+            raise _Incomplete(f"the cache has it only in part ({few(missing, 3)} missing)")
         return folder
 
     def download(self) -> Path:
@@ -135,7 +136,7 @@ class _Job:
             # When the network goes away meanwhile, snapshot_download returns whatever the cache holds.
             missing = [name for name in wanted if not (folder / name).is_file()]
             if missing:
-                raise _Incomplete(f"only a part arrived ({_some(missing)} missing); run it again")
+                raise _Incomplete(f"only a part arrived ({few(missing, 3)} missing); run it again")
             return folder
         except _Incomplete as problem:
             raise DownloadError(f"{self.repo_id} ({self.revision}): {problem}") from problem
@@ -219,7 +220,7 @@ def _select_weights(available: set[str], read_index: Callable[[str], list[str]],
         shards = read_index(INDEX_FILE)
         absent = [shard for shard in shards if shard not in available]
         if absent:
-            raise _Incomplete(f"{INDEX_FILE} names files that are not there ({_some(absent)})")
+            raise _Incomplete(f"{INDEX_FILE} names files that are not there ({few(absent, 3)})")
         return [INDEX_FILE, *shards]
     tensors = sorted(name for name in top if name.endswith(".safetensors"))
     models = [name for name in tensors if not name.startswith("adapter_")]
@@ -232,17 +233,17 @@ def _select_weights(available: set[str], read_index: Callable[[str], list[str]],
         return gguf
     if gguf:
         raise DownloadError(
-            f"{whose} holds {len(gguf)} GGUF files: {_some(gguf)}",
+            f"{whose} holds {len(gguf)} GGUF files: {few(gguf, 3)}",
             hint="fetch one with `hf download` and give its path",
         )
     if tensors:
         raise DownloadError(
-            f"{whose} is an adapter ({_some(tensors)}), not a model", hint="name the model it was made for"
+            f"{whose} is an adapter ({few(tensors, 3)}), not a model", hint="name the model it was made for"
         )
     pickled = sorted(name for name in available if name.endswith(_PICKLED))
     if pickled:
         raise DownloadError(
-            f"{whose} has its weights only as pickles ({_some(pickled)}), which are not downloaded",
+            f"{whose} has its weights only as pickles ({few(pickled, 3)}), which are not downloaded",
             hint="fetch them with `hf download` and give the folder (they are read without being run), or choose "
             "another repository or revision",
         )
@@ -332,12 +333,8 @@ def _existing(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _what_there_is(available: set[str]) -> str:
-    return f"it holds {_some(sorted(available))}" if available else "it is empty"
+    return f"it holds {few(sorted(available), 3)}" if available else "it is empty"
 
 
 def _one_line(error: Exception) -> str:

@@ -569,7 +569,8 @@ def _fold(children: list[tuple[str, Node]]) -> list[tuple[str, Node]]:
     while start < len(children):
         field, node = children[start]
         stop = start + 1
-        while stop < len(children) and "." in field and _shape(children[stop][1]) == _shape(node):
+        shape = shape_apart_from_names(node)
+        while stop < len(children) and "." in field and shape_apart_from_names(children[stop][1]) == shape:
             stop += 1
         label = field if stop == start + 1 else f"{field}-{children[stop - 1][0].rpartition('.')[2]}"
         rows.append((label, node))
@@ -577,11 +578,11 @@ def _fold(children: list[tuple[str, Node]]) -> list[tuple[str, Node]]:
     return rows
 
 
-def _shape(node: Node) -> Any:
+def shape_apart_from_names(node: Node) -> Any:
     """What a node is apart from its names."""
     fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in ("name", "tied_to")}
     own = tuple(value for value in fields.values() if not _holds_nodes(value))
-    return type(node), own, tuple(_shape(child) for _, child in node.children())
+    return type(node), own, tuple(shape_apart_from_names(child) for _, child in node.children())
 
 
 def _holds_nodes(value: Any) -> bool:

@@ -23,12 +23,12 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
 import pluggy
 
 from .errors import PluginError, PolyllamaError
+from .messages import closest
 
 PROJECT = "polyllama"
 
@@ -100,10 +100,10 @@ class Descriptor:
             try:
                 found = getattr(found, attribute)
             except AttributeError as error:
-                close = get_close_matches(attribute, dir(found), n=1)
+                close = closest(attribute, dir(found))
                 raise PluginError(
                     f"{self._whence()}: {module_name} has no {attribute!r}",
-                    hint=f"did they mean {close[0]!r}?" if close else None,
+                    hint=f"did they mean {close!r}?" if close else None,
                 ) from error
         return found
 

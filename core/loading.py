@@ -303,7 +303,7 @@ def load(
             mention("merge_adapter") + " goes with adapter", hint="give " + mention("adapter", shown="folder")
         )
     else:
-        weights = _weights(described, settings, seed=seed, fresh_head=fresh_head)
+        weights = weights_for(described, settings, seed=seed, fresh_head=fresh_head)
     model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
     return Loaded(
         described.name,
@@ -344,10 +344,10 @@ def described_weights(folder: Path) -> tuple[Described, Mapping[str, np.ndarray]
     """What lies in a folder, and its weights as they are stored, for those who prepare them ahead of loading."""
     settings = load_settings().model_copy(update={"quantize": None})
     described = describe(folder, settings=settings)
-    return described, _weights(described, settings)
+    return described, weights_for(described, settings)
 
 
-def _weights(
+def weights_for(
     described: Described, settings: Settings, *, seed: int | None = None, fresh_head: bool = False
 ) -> Mapping[str, np.ndarray]:
     """What a backend is handed; quantized on the way where the checkpoint is not."""

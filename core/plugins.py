@@ -12,7 +12,6 @@ import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -33,7 +32,8 @@ from .hookspecs import (
     TaskDescriptor,
     describe_exception,
 )
-from .plugin_hooks import as_list, shortened, stray_hooks
+from .messages import closest, did_you_mean, shortened
+from .plugin_hooks import as_list, stray_hooks
 from .plugin_info import CLASH_HINT, PluginInfo, PluginProblem, Record, describe_clash
 from .settings_files import listing_settings
 
@@ -131,9 +131,8 @@ class Plugins:
         if claims:
             return cast(D, claims[0][1])
         known = sorted(self._claims.get(kind.kind, {}))
-        close = get_close_matches(name, known, n=1)
-        guess = f"did you mean {close[0]!r}? " if close else ""
-        raise PluginError(f"there is no {kind.kind} {name!r}", hint=f"{guess}known: {', '.join(known) or 'none'}")
+        hint = " ".join(filter(None, (did_you_mean(name, known), f"known: {', '.join(known) or 'none'}")))
+        raise PluginError(f"there is no {kind.kind} {name!r}", hint=hint)
 
     def task_for_architecture(self, architecture: str) -> TaskDescriptor | None:
         """The task that answers to an entry of a config's ``architectures``, or None where no task does.
@@ -278,7 +277,7 @@ class Plugins:
             if isinstance(offer, kind):
                 record.offers.setdefault(kind.kind, []).append(offer.offered_by(record.name))
             else:
-                record.problems.append(f"{hook} must return {kind.__name__}s, not {shortened(offer)}")
+                record.problems.append(f"{hook} must return {kind.__name__}s, not {shortened(repr(offer))}")
 
     def _forget(self, name: str) -> None:
         if self._manager.has_plugin(name):
@@ -323,8 +322,8 @@ class Plugins:
         known |= {normalized(name): name for name in self._runtime}
         for name in names:
             if normalized(name) not in known:
-                close = get_close_matches(normalized(name), list(known), n=1)
-                guess = f"; did you mean {known[close[0]]!r}?" if close else ""
+                close = closest(normalized(name), known)
+                guess = f"; did you mean {known[close]!r}?" if close else ""
                 self._list_problems.append(
                     PluginProblem(repr(name), f"the setting {setting} names it, but no such plugin is installed{guess}")
                 )

@@ -28,13 +28,13 @@ import re
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import PluginError, PolyllamaWarning, RegistryError
+from .messages import closest_few, did_you_mean
 from .yaml_files import read_yaml_mapping
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Registry:
 
     def suggest(self, name: str) -> str:
         """What to try instead of an unknown name."""
-        close = get_close_matches(normalize_name(name), list(self._by_name), n=3, cutoff=0.6)
+        close = closest_few(normalize_name(name), self._by_name, 3)
         listing = "`polyllama models` lists all"
         return f"did you mean {' or '.join(repr(other) for other in close)}? {listing}" if close else listing
 
@@ -427,9 +427,8 @@ def _entry_error(name: str, origin: str, error: ValidationError | TypeError) -> 
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = PlannedConfig.model_fields if len(problem["loc"]) > 1 else RegistryEntry.model_fields
-            close = get_close_matches(str(problem["loc"][-1]), list(known), n=1)
             problems.append(f"there is no field {where!r}")
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            hint = did_you_mean(str(problem["loc"][-1]), known, f"known: {', '.join(known)}")
         elif problem["type"] == "missing":
             problems.append(f"{where} is missing")
         else:

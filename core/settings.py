@@ -19,7 +19,6 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -27,7 +26,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from .errors import PolyllamaWarning, SettingsError
-from .messages import joined, mention, subject
+from .messages import closest, joined, mention, subject
 from .settings_files import (
     DEFAULT,
     FILE_NAME,
@@ -369,5 +368,5 @@ def _honour_hub_offline(settings: Settings, environ: Mapping[str, str]) -> Setti
 
 def _suggestion(name: str, candidates: Iterable[str]) -> str:
     options = list(candidates)
-    close = get_close_matches(name, options, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(options)}"
+    close = closest(name, options)
+    return f"did you mean {close}?" if close else f"known: {', '.join(options)}"

@@ -45,7 +45,7 @@ class Candidate:
 
             model = self.model(probe("neutral"))
             output: Any = model.forward(ForwardArguments(input_ids=[[1]]))
-            wide = self.dtype != "float64" or _as_float64(output.logits) is not None
+            wide = self.dtype != "float64" or as_float64(output.logits) is not None
             self._seen = self.dtype if wide else "float32"
         return self._seen
 
@@ -90,9 +90,9 @@ class Candidate:
 
     def run(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> Mapping[str, Any]:
         """One pass without a cache; outputs as float64 NumPy. The same pass is run once."""
-        from .oracle import _hashable
+        from .oracle import hashable
 
-        key = (probe, _hashable(input_ids), *((name, _hashable(value)) for name, value in sorted(inputs.items())))
+        key = (probe, hashable(input_ids), *((name, hashable(value)) for name, value in sorted(inputs.items())))
         if input_ids is None or key not in self._passes:
             found = self.read(probe, self.forward(probe, input_ids, **inputs))
             if input_ids is None:
@@ -102,7 +102,7 @@ class Candidate:
 
     def to_float64(self, model: Model, array: Any) -> Floats:
         """A native array as float64 NumPy, by way of float32 where there is no other."""
-        wide = _as_float64(array) if self.dtype == "float64" else None
+        wide = as_float64(array) if self.dtype == "float64" else None
         return np.array(model.to_numpy(array), np.float64) if wide is None else wide
 
     def read(self, probe: Probe, output: ModelOutput) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Candidate:
         }
 
 
-def _as_float64(array: Any) -> Floats | None:
+def as_float64(array: Any) -> Floats | None:
     """A float64 array of any framework that NumPy can look at; ``None`` otherwise."""
     try:
         found = np.asarray(array)

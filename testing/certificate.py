@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
+from ..core.messages import did_you_mean
 
 if TYPE_CHECKING:
     from ..core.backend import Backend
@@ -145,7 +146,7 @@ def certify(
     from .checks import run_check
     from .rounding import Precision
 
-    instance, device, name = _find(backend, device)
+    instance, device, name = find_backend(backend, device)
     declared = declared_dtypes(instance)
     wanted = tuple(dict.fromkeys(dtypes)) if dtypes is not None else declared
     for dtype in wanted:
@@ -185,13 +186,9 @@ def select_checks(only: Iterable[str]) -> list[Check]:
     known, names = all_checks(), tuple(only)
     for name in names:
         if not any(_covers(name, check) for check in known):
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, [*known, *{c.group for c in known.values()}], n=1)
-            raise InputError(
-                f"there is no check called {name!r}",
-                hint=f"did you mean {close[0]!r}?" if close else f"groups: {', '.join(_groups(known))}",
-            )
+            groups = _groups(known)
+            hint = did_you_mean(name, [*known, *groups], f"groups: {', '.join(groups)}")
+            raise InputError(f"there is no check called {name!r}", hint=hint)
     return [check for check in known.values() if not names or any(_covers(name, check.name) for name in names)]
 
 
@@ -203,7 +200,8 @@ def _groups(known: Mapping[str, Check]) -> list[str]:
     return list(dict.fromkeys(check.group for check in known.values()))
 
 
-def _find(backend: str | Backend, device: str | None) -> tuple[Backend, str | None, str]:
+def find_backend(backend: str | Backend, device: str | None) -> tuple[Backend, str | None, str]:
+    """The backend that is meant, the device of it and its name; one that is given itself is taken as it is."""
     if not isinstance(backend, str):
         return backend, device, backend.name
     from ..core.backend import choose_backend

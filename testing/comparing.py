@@ -26,7 +26,7 @@ from ..core.graph import Attention, Graph, Node
 from ..core.messages import mention
 from ..core.rope import Rope
 from ..core.spec_model import SpecModel
-from .candidate import _as_float64
+from .candidate import as_float64
 from .measure import Measurement, compare
 from .oracle import RUNS, as_is
 from .rounding import Precision, RoundingContext, expected
@@ -280,10 +280,10 @@ def _ids(described: Described, prompt: str | None, token_ids: Sequence[int] | No
 
 def _record(described: Described, name: str, dtype: str, ids: Any) -> Run:
     from ..core.backend import RealizeOptions, choose_backend
-    from ..core.loading import _weights
+    from ..core.loading import weights_for
 
     choice = choose_backend(name, described.plugins.backends())
-    weights = _weights(described, described.settings)
+    weights = weights_for(described, described.settings)
     model = choice.backend.realize(
         described.graph,
         weights,
@@ -337,7 +337,7 @@ class _Reader:
 
     def __call__(self, array: Any) -> Any:
         if self.model.dtype == "float64":
-            wide = _as_float64(array)
+            wide = as_float64(array)
             if wide is not None:
                 return wide
             self.seen = "float32"  # to_numpy gives no more

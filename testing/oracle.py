@@ -64,7 +64,7 @@ class Oracle:
         if input_ids is not None:
             inputs["input_ids"] = input_ids
         # The probe itself is part of the key, not its id: a task's probe may be made anew at the same address.
-        key = (probe, *((name, _hashable(value)) for name, value in sorted(inputs.items())))
+        key = (probe, *((name, hashable(value)) for name, value in sorted(inputs.items())))
         if key not in self._known:
             self._known[key] = self._compute(probe, inputs)
         return self._known[key]
@@ -128,7 +128,8 @@ def _fields(output: ModelOutput) -> dict[str, Any]:
     return {name: value for name, value in output.items() if name != "past_key_values"}
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """A value of an input as part of a key: an array by its shape, dtype and bytes."""
     if isinstance(value, bool | int | float | str):
         return value
     array = np.asarray(value)

@@ -75,7 +75,7 @@ class ConformanceSuite:
 
     @classmethod
     def _backend(cls) -> tuple[Backend, str | None]:
-        from .certificate import _find
+        from .certificate import find_backend
 
-        backend, device, _ = _find(cls.backend, cls.device)
+        backend, device, _ = find_backend(cls.backend, cls.device)
         return backend, device

@@ -136,7 +136,7 @@ def test_what_is_merged_for_float32_is_not_rounded_to_less(base: Path, tmp_path:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_beside_packed_weights(backend: str, base: Path, variants: Any) -> None:
     """What the adapter adds to packed weights is what it adds to the same weights unpacked."""
-    from polyllama.core.loading import _weights, describe
+    from polyllama.core.loading import describe, weights_for
     from polyllama.core.quantization.weights import plain_weights
     from polyllama.core.settings import load_settings
 
@@ -144,7 +144,7 @@ def test_beside_packed_weights(backend: str, base: Path, variants: Any) -> None:
     settings = load_settings(quantize="int8-g32", backend="reference")
     described = describe(base, settings=settings)
     assert described.plain_graph is not None
-    floats = plain_weights(_weights(described, settings), described.graph)
+    floats = plain_weights(weights_for(described, settings), described.graph)
     rounded = folder.parent / f"rounded-{backend.partition(':')[0]}"
     shutil.copytree(base, rounded)
     save_file({name: np.ascontiguousarray(array) for name, array in floats.items()}, rounded / "model.safetensors")

@@ -30,11 +30,11 @@ def test_the_backend_of_the_plugin_guide_is_right() -> None:
     names: dict[str, object] = {"__name__": "guide"}
     exec(source, names)
     from polyllama.core.backend import RealizeOptions
-    from polyllama.core.loading import _weights, describe
+    from polyllama.core.loading import describe, weights_for
 
     described = describe("tiny")
     backend = names["NumPy32"]()  # type: ignore[operator]
-    weights = _weights(described, described.settings)
+    weights = weights_for(described, described.settings)
     model = backend.realize(described.graph, weights, RealizeOptions(), config=described.config, task=described.task)
     exact = Llama.load("tiny", backend="reference").forward([[1, 5, 9]]).numpy()["logits"]
     from support import forward, relative_error

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,11 @@ import numpy as np
 from ...core.checkpoint.safetensors import SafetensorsFile
 from ...core.errors import CheckpointError, PolyllamaWarning
 from .sizes import matrices
-from .weights import Layout, Packed, _packed
+from .weights import Layout, Packed, pack_matrix
 
 if TYPE_CHECKING:
     import hashlib
+    from io import FileIO
 
     from ...core.graph import Graph
 
@@ -50,8 +52,10 @@ def fingerprint(files: list[Path]) -> str:
 
     digest = hashlib.sha256()
     for path in sorted(files):
-        digest.update(f"{path.name} {path.stat().st_mtime_ns}".encode())
-        _look_at(path, 0, digest)
+        with path.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            digest.update(f"{path.name} {status.st_mtime_ns}".encode())
+            _look_at(partial(_read_at, file), 0, status.st_size, digest)
     return digest.hexdigest()
 
 
@@ -70,23 +74,35 @@ def content(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def seal(path: Path, start: int, layouts: str) -> str:
-    """The same of a packed file: how its matrices lie, and pages of what comes after byte `start`."""
+def seal(read: Callable[[int, int], bytes], start: int, end: int, layouts: str) -> str:
+    """The same of a packed file: how its matrices lie, and pages of what is between two of its bytes.
+
+    Args:
+        read: gives so many bytes from a place of the file: of what is open already, so that nothing else can be meant.
+    """
     import hashlib
 
     digest = hashlib.sha256(layouts.encode())
-    _look_at(path, start, digest)
+    _look_at(read, start, end, digest)
     return digest.hexdigest()
 
 
-def _look_at(path: Path, start: int, digest: hashlib._Hash) -> None:
-    size = path.stat().st_size - start
+def _look_at(read: Callable[[int, int], bytes], start: int, end: int, digest: hashlib._Hash) -> None:
+    size = end - start
     samples = max(SAMPLES, size // STRIDE)
     digest.update(f" {size}\n".encode())
+    for place in range(samples):
+        digest.update(read(start + place * max(0, size - PAGE) // (samples - 1), PAGE))
+
+
+def _read_at(file: FileIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _seal_of(path: Path, start: int, layouts: str) -> str:
     with path.open("rb", buffering=0) as file:
-        for place in range(samples):
-            file.seek(start + place * max(0, size - PAGE) // (samples - 1))
-            digest.update(file.read(PAGE))
+        return seal(partial(_read_at, file), start, os.fstat(file.fileno()).st_size, layouts)
 
 
 def weight_files(weights: Any, graph: Graph) -> list[Path]:
@@ -111,17 +127,17 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
     files = weight_files(weights, graph)
     if not files:
         raise CheckpointError(f"{folder}: only weights that lie in files can be packed", hint="quantize them first")
-    target, partial = folder / NAME, folder / f".{NAME}.{secrets.token_hex(4)}.partial"
+    target, unfinished = folder / NAME, folder / f".{NAME}.{secrets.token_hex(4)}.partial"
     modules = matrices(graph)
     room = -(-(HEADER_PER_MATRIX * 2 * (len(modules) + 2)) // PAGE) * PAGE
     entries: dict[str, Any] = {}
     layouts: dict[str, Any] = {}
     position = 0
     try:
-        with partial.open("wb") as file:
+        with unfinished.open("wb") as file:
             file.seek(room)
             for name, node in modules.items():
-                packed = _packed(node, name, weights, dtype, None)
+                packed = pack_matrix(node, name, weights, dtype)
                 packed.data.tofile(file)
                 end = position + packed.data.nbytes
                 entries[name] = {"dtype": "U8", "shape": [packed.data.nbytes], "data_offsets": [position, end]}
@@ -132,7 +148,7 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
                 "version": VERSION,
                 "dtype": dtype,
                 "layouts": described,
-                "seal": seal(partial, room, described),
+                "seal": _seal_of(unfinished, room, described),
             }
             metadata |= {"made_from": content(files), "looked_like": fingerprint(files)}
             header = json.dumps({"__metadata__": metadata, **entries}).encode().ljust(room - 8)
@@ -140,11 +156,11 @@ def write(folder: Path, graph: Graph, weights: Mapping[str, np.ndarray], dtype: 
                 raise CheckpointError(f"{target}: names of modules are too long to be packed")
             file.seek(0)
             file.write(len(header).to_bytes(8, "little") + header)
-        os.replace(partial, target)
+        os.replace(unfinished, target)
     except OSError as error:
         raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return target
 
 
@@ -180,7 +196,7 @@ def _read(file: SafetensorsFile, graph: Graph, files: list[Path]) -> Mapping[str
     if file.metadata["looked_like"] != fingerprint(files) and file.metadata["made_from"] != content(files):
         raise CheckpointError("it was made from other weights")
     described = file.metadata["layouts"]
-    if file.metadata["seal"] != seal(file.path, file.data_start, described):
+    if file.metadata["seal"] != seal(file.raw, file.data_start, file.size, described):
         raise CheckpointError("it is damaged")
     layouts = json.loads(described)
     found = {}

@@ -209,7 +209,7 @@ def pack(
         module, _, kind = parameter.name.rpartition(".")
         if module in by_name and kind != "bias":
             if module not in result.packed:
-                result.packed[module] = _packed(by_name[module], module, weights, dtype, ready)
+                result.packed[module] = pack_matrix(by_name[module], module, weights, dtype, ready)
                 for part in ("weight", "scales", "biases"):
                     release(weights, f"{module}.{part}")
             continue
@@ -223,9 +223,10 @@ def pack(
     return result
 
 
-def _packed(
-    node: Any, module: str, weights: Mapping[str, np.ndarray], dtype: str, ready: Mapping[str, Packed] | None
+def pack_matrix(
+    node: Any, module: str, weights: Mapping[str, np.ndarray], dtype: str, ready: Mapping[str, Packed] | None = None
 ) -> Packed:
+    """One matrix in panels: packed now, or as a file holds it already."""
     bias = np.asarray(weights[f"{node.name}.bias"]).astype(np.float32) if node.bias else None
     if ready is not None and module in ready:
         return Packed.of(ready[module].layout, ready[module].data, bias)
@@ -250,4 +251,4 @@ def embedding_rows(node: Embedding, weights: CpuWeights) -> Any:
     return dtype_name(table.dtype), raw_view(table)
 
 
-__all__ = ["CpuWeights", "FloatView", "Layout", "Packed", "embedding_rows", "pack"]
+__all__ = ["CpuWeights", "FloatView", "Layout", "Packed", "embedding_rows", "pack", "pack_matrix"]

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.base import TensorInfo
-from ..checkpoint.report import shortened
 from ..checkpoint.safetensors import SafetensorsFile
 from ..dtypes import is_float
 from ..errors import CheckpointError, InputError, UnsupportedError
 from ..graph import Graph, Linear, Parameter
-from ..messages import subject
+from ..messages import few, subject
 from ..quantization.nodes import QuantizedLinear
 from .settings import CONFIG_NAME, read_settings
 
@@ -131,7 +130,7 @@ class Adapter:
         names = list(strangers)
         if names:
             raise CheckpointError(
-                f"{self._file.path}: {len(names)} tensors are of no module of this model: {shortened(names, 3)}",
+                f"{self._file.path}: {len(names)} tensors are of no module of this model: {few(names, 3)}",
                 hint="the adapter was made for another model"
                 + ("" if not self._modules else f"; this one's modules are such as {self._example()}"),
             )

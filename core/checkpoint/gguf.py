@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PolyllamaWarning
+from ..messages import few
 from .base import TensorInfo, own_config
 from .gguf_blocks import (
     DEQUANTIZED,
@@ -29,7 +30,6 @@ from .gguf_blocks import (
 )
 from .gguf_file import GgufFile, GgufTensor
 from .gguf_rope import rope_from_divisors
-from .report import shortened
 from .rotary_order import halves_from_pairs
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _first_file(path: Path) -> Path:
     files = sorted(path.glob("*.gguf"))
     models = [file for file in files if not (m := _PART.fullmatch(file.name)) or int(m["number"]) == 1]
     if len(models) != 1:
-        what = f"{len(models)} GGUF models: {shortened([f.name for f in models])}" if models else "no first GGUF part"
+        what = f"{len(models)} GGUF models: {few([f.name for f in models])}" if models else "no first GGUF part"
         raise CheckpointError(f"{path}: holds {what}", hint="give the path of one of them")
     return models[0]
 
@@ -303,7 +303,7 @@ def _open_parts(path: Path) -> list[GgufFile]:
     missing = [name for name in names if not (path.parent / name).exists()]
     if missing:
         raise CheckpointError(
-            f"{path.parent}: {len(missing)} of {count} parts are missing: {shortened(missing)}",
+            f"{path.parent}: {len(missing)} of {count} parts are missing: {few(missing)}",
             hint="the download is incomplete: run it again",
         )
     return [GgufFile(path.parent / name) for name in names]

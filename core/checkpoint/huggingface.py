@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..errors import CheckpointError, ConfigError, PolyllamaWarning
+from ..messages import few
 from .base import TensorInfo, check_finite, own_config, parse_strict_json
-from .report import shortened
 from .safetensors import MAX_HEADER_BYTES, SafetensorsFile
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _open_shards(folder: Path, names: list[str], index: Path, kind: FileKind) ->
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise CheckpointError(
-            f"{index}: {len(missing)} of {len(names)} files it names are missing: {shortened(missing)}",
+            f"{index}: {len(missing)} of {len(names)} files it names are missing: {few(missing)}",
             hint="the download is incomplete: run it again",
         )
     return [kind.open(folder / name) for name in names]
@@ -254,12 +254,12 @@ def _compare_with_index(placed: Mapping[str, str], files: Iterable[TensorFile], 
     lacking = [f"{name!r} in {file}" for name, file in placed.items() if name not in stored[file]]
     if lacking:
         raise CheckpointError(
-            f"{index}: {len(lacking)} tensors are not in the file it places them in: {shortened(lacking)}", hint=_AGAIN
+            f"{index}: {len(lacking)} tensors are not in the file it places them in: {few(lacking)}", hint=_AGAIN
         )
     extra = [f"{n!r} in {file}" for file, tensors in stored.items() for n in tensors if placed.get(n) != file]
     if extra:
         raise CheckpointError(
-            f"{index}: {len(extra)} tensors lie in files it does not place them in: {shortened(extra)}", hint=_AGAIN
+            f"{index}: {len(extra)} tensors lie in files it does not place them in: {few(extra)}", hint=_AGAIN
         )
 
 
@@ -297,7 +297,7 @@ def _files_without_index(path: Path, kind: FileKind) -> list[Path]:
     if len(chosen) > 1 and not _is_complete_set(chosen, path, kind):
         raise CheckpointError(
             f"{path}: holds {len(chosen)} {kind.suffix} files and no {kind.index}: "
-            f"{shortened([file.name for file in chosen])}",
+            f"{few([file.name for file in chosen])}",
             hint="give the path of one of them, or download the index too",
         )
     _warn_unused(path, [file.name for file in (*candidates, *adapters) if file not in chosen])
@@ -317,7 +317,7 @@ def _check_beside_index(index: Path, used: set[Path], kind: FileKind) -> None:
 def _warn_unused(folder: Path, unused: list[str]) -> None:
     if unused:
         warnings.warn(
-            f"{folder}: not used, as they are not part of the model: {shortened(unused)}",
+            f"{folder}: not used, as they are not part of the model: {few(unused)}",
             PolyllamaWarning,
             stacklevel=2,
         )
@@ -334,7 +334,7 @@ def _is_complete_set(files: list[Path], folder: Path, kind: FileKind) -> bool:
     missing = [f"{stem}-{n:05d}-of-{count}{kind.suffix}" for n in range(1, int(count) + 1) if n not in present]
     if missing:
         raise CheckpointError(
-            f"{folder}: {len(missing)} of {int(count)} shards are missing: {shortened(missing)}",
+            f"{folder}: {len(missing)} of {int(count)} shards are missing: {few(missing)}",
             hint="the download is incomplete: run it again",
         )
     return True

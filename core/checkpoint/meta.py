@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PolyllamaWarning, TokenizerError
+from ..messages import few
 from .base import TensorInfo, own_config
 from .huggingface import SAFETENSORS, is_meta_shard
-from .report import shortened
 from .rotary_order import halves_from_pairs
 from .torch_file import TorchFile
 
@@ -277,7 +277,7 @@ def _rank_files(folder: Path) -> list[Path]:
     missing = [f"consolidated.{n:02d}.pth" for n in range(min(count, 1000)) if n not in numbered]
     if missing:
         raise CheckpointError(
-            f"{folder}: {len(missing)} of {count} files of the model are missing: {shortened(missing)}",
+            f"{folder}: {len(missing)} of {count} files of the model are missing: {few(missing)}",
             hint="the download is incomplete: run it again",
         )
     return [numbered[n] for n in range(count)]
@@ -292,7 +292,7 @@ def _common_tensors(files: list[TorchFile]) -> Mapping[str, TensorInfo]:
         tensors = file.tensors()
         if differing := sorted(set(first) ^ set(tensors)):
             raise CheckpointError(
-                f"{file.path}: does not hold the same tensors as {files[0].path.name}: {shortened(differing)}",
+                f"{file.path}: does not hold the same tensors as {files[0].path.name}: {few(differing)}",
                 hint="the files belong to different checkpoints",
             )
         for name, info in tensors.items():

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ..errors import CheckpointError, PolyllamaError, PolyllamaWarning, UnsupportedError
-from ..messages import mention
+from ..messages import few, mention
 from .base import Checkpoint
 from .huggingface import HuggingFaceFormat
-from .report import shortened
 
 _OTHERS = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".gguf", ".npz")
 
@@ -115,19 +114,17 @@ def _unrecognized(path: Path, formats: list[str]) -> CheckpointError:
     where = f"{path}" if path.is_dir() else f"{path.parent}"
     if others:
         return CheckpointError(
-            f"{where}: {shortened(others)} {'are files' if len(others) > 1 else 'is a file'} "
+            f"{where}: {few(others)} {'are files' if len(others) > 1 else 'is a file'} "
             f"that no installed reader knows (installed: {', '.join(formats)})",
             hint="the file may be cut off or of another kind than its name says; "
             + mention("load_format", shown="NAME")
             + " says why a reader does not take it",
         )
     if unfinished:
-        return CheckpointError(
-            f"{where}: the download of {shortened(unfinished)} was not finished", hint="run it again"
-        )
+        return CheckpointError(f"{where}: the download of {few(unfinished)} was not finished", hint="run it again")
     if path.is_dir():
         below = sorted({str(file.parent) for file in path.glob("*/*.safetensors")})
-        hint = f"did you mean {shortened(below, 3)}?" if below else "a model is config.json beside model.safetensors"
+        hint = f"did you mean {few(below, 3)}?" if below else "a model is config.json beside model.safetensors"
         return CheckpointError(
             f"{path}: holds no weights that an installed reader knows ({', '.join(formats)})", hint=hint
         )

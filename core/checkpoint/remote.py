@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import CheckpointError, DownloadError
 from .base import TensorInfo, parse_strict_json
 from .huggingface import INDEX_NAME, SINGLE_NAME, is_plain_name
-from .safetensors import MAX_HEADER_BYTES, _check_spans, _entry, _metadata
+from .safetensors import MAX_HEADER_BYTES, check_spans, read_entry, read_metadata
 
 FIRST_BYTES = 1 << 16
 """Asked for at first: holds the whole header of most files."""
@@ -92,9 +92,9 @@ class _Reader:
         header = parse_strict_json(data[8 : 8 + length], path, "header")
         if not isinstance(header, dict):
             raise CheckpointError(f"{path}: the header is no JSON object")
-        _metadata(header.pop("__metadata__", {}), path)
-        entries = {tensor: _entry(tensor, entry, path) for tensor, entry in header.items()}
-        _check_spans([(start, end, tensor) for tensor, (_, start, end) in entries.items()], size - 8 - length, path)
+        read_metadata(header.pop("__metadata__", {}), path)
+        entries = {tensor: read_entry(tensor, entry, path) for tensor, entry in header.items()}
+        check_spans([(start, end, tensor) for tensor, (_, start, end) in entries.items()], size - 8 - length, path)
         return {tensor: info for tensor, (info, _, _) in entries.items()}
 
     def _get(self, name: str, count: int | None, start: int = 0) -> tuple[bytes, int] | None:

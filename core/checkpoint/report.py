@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+from ..messages import shortened, visible
 
 MAX_LINES = 20
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
-
-
-def shortened(items: Sequence[str], limit: int = 8) -> str:
-    """Items joined by commas, the rest counted.
-
-    >>> shortened(["a", "b", "c"], limit=2)
-    'a, b and 1 more'
-    """
-    rest = len(items) - limit
-    return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def bytes_text(count: int) -> str:
@@ -69,5 +61,4 @@ def grouped(entries: Iterable[tuple[str, str]]) -> list[str]:
 
 def _printable(name: str) -> str:
     """Names come from files: nothing in them may break a line or a terminal."""
-    shown = name if name.isprintable() else ascii(name)
-    return shown if len(shown) <= 200 else shown[:197] + "..."
+    return shortened(visible(name, in_line=True), 200)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import from_safetensors_code, itemsize
 from ..errors import CheckpointError, UnsupportedError
+from ..messages import shortened
 from .base import TensorInfo, parse_strict_json
 from .mapped import INCOMPLETE as _CORRUPT
 from .mapped import MappedFile
@@ -65,20 +66,29 @@ class SafetensorsFile:
         if not raw.startswith(b"{"):
             raise CheckpointError(f"{self.path}: the header does not start with '{{'", hint=_CORRUPT)
         header = parse_strict_json(raw, self.path, "header")
-        self.metadata: Mapping[str, str] = _metadata(header.pop("__metadata__", {}), self.path)
+        self.metadata: Mapping[str, str] = read_metadata(header.pop("__metadata__", {}), self.path)
         self._tensors: dict[str, TensorInfo] = {}
         self._starts: dict[str, int] = {}
         spans: list[tuple[int, int, str]] = []
         for name, entry in header.items():
-            self._tensors[name], start, end = _entry(name, entry, self.path)
+            self._tensors[name], start, end = read_entry(name, entry, self.path)
             self._starts[name] = start
             spans.append((start, end, name))
-        _check_spans(spans, size - self._data_start, self.path)
+        check_spans(spans, size - self._data_start, self.path)
 
     @property
     def data_start(self) -> int:
         """The byte at which the header ends and values begin."""
         return self._data_start
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self._file.size
+
+    def raw(self, start: int, count: int) -> bytes:
+        """Bytes as they are in the file, whatever they belong to; fewer where it ends before."""
+        return self._file.data[start : start + count]
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor in the file by name."""
@@ -115,7 +125,8 @@ def _header_end(data: mmap.mmap, size: int, path: Path) -> int:
     )
 
 
-def _metadata(value: Any, path: Path) -> dict[str, str]:
+def read_metadata(value: Any, path: Path) -> dict[str, str]:
+    """``__metadata__`` of a header, checked."""
     if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
         return value
     raise CheckpointError(f"{path}: __metadata__ must map strings to strings", hint=_CORRUPT)
@@ -125,7 +136,7 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= _MAX_BYTES
 
 
-def _entry(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:
+def read_entry(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:
     """One header entry, checked: what it is, and the first and last-plus-one byte of its values."""
     where = f"{path}: tensor {_short(name)}"
     if not isinstance(entry, dict) or set(entry) != _ENTRY_FIELDS:
@@ -156,11 +167,10 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[TensorInfo, int, int]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(repr(value))
 
 
-def _check_spans(spans: list[tuple[int, int, str]], size: int, path: Path) -> None:
+def check_spans(spans: list[tuple[int, int, str]], size: int, path: Path) -> None:
     """The tensors must cover the data exactly: nothing outside, nothing shared, nothing hidden between them."""
     position, previous = 0, ""
     for start, end, name in sorted(spans):

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..config_gguf import ARCHITECTURE, PREFIX
 from ..dtypes import numpy_dtype
 from ..errors import CheckpointError, PolyllamaWarning, TokenizerError
+from ..messages import few
 from .gguf import FLOATS, GgufFormat, gguf_name
 from .gguf_blocks import blocks_from_packed, matching_type
 from .gguf_file import NUMBERS, TYPES
 from .gguf_rope import divisors_of
-from .report import shortened
 from .rotary_order import pairs_from_halves
 from .writing import without_place
 
@@ -194,7 +194,7 @@ def _entries(model: ModelToWrite) -> Iterator[_Entry]:
     weights = model.weights
     strangers = [name for name in weights if gguf_name(name) is None and not _is_part(name, model.packed)]
     if strangers:
-        raise without_place(shortened(strangers, 5), _FORMAT)
+        raise without_place(few(strangers, 5), _FORMAT)
     inexact = []
     for name in weights:
         module, _, part = name.rpartition(".")
@@ -212,7 +212,7 @@ def _entries(model: ModelToWrite) -> Iterator[_Entry]:
         yield _Entry(str(gguf_name(name)), kind, info.shape, _float_maker(model, name, kind))
     if inexact:
         warnings.warn(
-            f"{shortened(inexact, 4)}: no type of GGUF holds these groups exactly, so they become float16",
+            f"{few(inexact, 4)}: no type of GGUF holds these groups exactly, so they become float16",
             PolyllamaWarning,
             stacklevel=6,
         )

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError, InputError
+from ..messages import few
 from .locking import locked
-from .report import bytes_text, shortened
+from .report import bytes_text
 
 if TYPE_CHECKING:
     from ..config import LlamaConfig
@@ -147,7 +148,7 @@ def check_free(destination: Path, *, overwrite: bool, single: bool) -> None:
         raise CheckpointError(f"{destination}: is a file where a folder is to be written", hint="choose another place")
     if folder and (strangers := _no_part_of_a_model(destination)):
         raise CheckpointError(
-            f"{destination}: is not overwritten, as it holds {shortened(strangers, 4)}, which is no part of a model",
+            f"{destination}: is not overwritten, as it holds {few(strangers, 4)}, which is no part of a model",
             hint="choose another place, or move that away",
         )
 

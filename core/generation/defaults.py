@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import GenerationError, PolyllamaWarning
+from ..messages import shortened
 from .options import check_option
 
 _MAX_BYTES = 1 << 20
@@ -111,5 +112,4 @@ class GenerationDefaults:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return shortened(json.dumps(value, default=str), 40)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..errors import GenerationError
-from ..messages import mention, subject
+from ..messages import closest, mention, subject
 
 if TYPE_CHECKING:
     from .defaults import GenerationDefaults
@@ -382,6 +381,5 @@ def check_option(name: str, value: Any, where: str = "") -> Any:
 def _remedy(name: str) -> str:
     if name in _NOT_OFFERED:
         return _NOT_OFFERED[name]
-    close = difflib.get_close_matches(name, _RULES, n=1, cutoff=0.6)
-    meant = _OTHER_NAMES.get(name) or (close[0] if close else None)
+    meant = _OTHER_NAMES.get(name) or closest(name, _RULES)
     return f"did you mean {meant!r}?" if meant else f"there are: {', '.join(_RULES)}"

@@ -16,8 +16,7 @@ from ..cache import Cache
 from ..context import Context
 from ..dtypes import itemsize
 from ..forward import Engine, Request, forward, length_ropes
-from ..graph import Graph, Node, Parameter
-from ..graph import _shape as shape_apart_from_names
+from ..graph import Graph, Node, Parameter, shape_apart_from_names
 from .ghost import Ghost, Memory, given, new
 from .ghost_namespace import GhostNamespace
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, InputError, PolyllamaWarning, UnsupportedError
 from ..generation.decoding import context_length
-from ..messages import mention, subject
+from ..messages import did_you_mean, mention, subject
 from ..task import Task
 from .inputs import Texts, read_texts
 from .progress import Progress
@@ -107,8 +106,7 @@ def check_names(options: Iterable[str], known: Sequence[str], what: str) -> None
     """
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            hint = did_you_mean(name, known, f"it takes {', '.join(known)}")
             raise InputError(f"{what} has no option {name!r}", hint=hint)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from ...core.errors import InputError
+from ...core.messages import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -155,18 +153,14 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
         click.echo(line.rstrip())
 
 
-def visible(text: str) -> str:
-    r"""Control characters as escapes, so that what a model writes cannot steer the terminal.
-
-    >>> visible("a\tb\x1b[2J")
-    'a\tb\\x1b[2J'
-    """
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
 @contextlib.contextmanager
-def progress_bar(what: str, wanted: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on stderr with bytes, speed and the time that is left; None where nobody would see it."""
+def progress_bar(what: str, wanted: bool, *, names: bool = False) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on stderr with bytes, speed and the time that is left; None where nobody would see it.
+
+    Args:
+        what: the words beside it.
+        names: show instead what is being done by its name, and at the end, where it has none, "writing".
+    """
     if not wanted or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
@@ -176,7 +170,11 @@ def progress_bar(what: str, wanted: bool) -> Iterator[Callable[[str, int, int], 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda _, done, total: bar.update(task, completed=done, total=total)
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name or "writing" if names else what, completed=done, total=total)
+
+        yield advance
 
 
 def write_text(text: str) -> None:

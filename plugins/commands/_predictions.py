@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ...core.messages import shortened, visible
 from ...core.prediction.results import Answer, Entity, Label, as_data
-from ._console import in_colour, print_json, print_pairs, print_table, visible
+from ._console import in_colour, print_json, print_pairs, print_table
 from ._options import GENERATION_NAMES, parse_pairs
 from ._texts import read_all, read_texts
 
@@ -191,7 +192,7 @@ def marked(text: str, entities: Sequence[Entity], colours: dict[str, str] | None
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= SHORT else f"{line[: SHORT - 3]}..."
+    return shortened(line, SHORT)
 
 
 def _one_line(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...core.errors import InputError
+from ...core.messages import shortened
 from ._console import examples, json_option, print_json, print_table, visible
 from ._options import load_model, load_options, model_argument
 from ._texts import read_texts
@@ -107,7 +108,7 @@ def _show(texts: list[str], vectors: np.ndarray) -> None:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 40 else f"{line[:37]}..."
+    return shortened(line, 40)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, json_option, print_json, print_table, with_unit
+from ._console import examples, json_option, print_json, print_table, progress_bar, with_unit
 from ._options import ModelName, source_options
 from .pack import packer
 
 if TYPE_CHECKING:
-    from ...core.quantization.convert import Progress
     from ...core.quantization.report import Report
 
 
@@ -66,7 +62,7 @@ def quantize(
 
     given = {name: value for name, value in options.items() if value is not None}
     write_packed = None if pack is None else packer(pack)
-    with _progress(not as_json) as progress:
+    with progress_bar("quantizing", not as_json, names=True) as progress:
         report = quantize_checkpoint(source, target, modules=_patterns(modules), progress=progress, **given)
     packed = None if write_packed is None else write_packed(report.folder)
     if as_json:
@@ -86,21 +82,6 @@ def _patterns(modules: tuple[str, ...]) -> dict[str, str]:
         found.pop(pattern, None)  # the last one counts, so it goes to the end
         found[pattern] = how
     return found
-
-
-@contextlib.contextmanager
-def _progress(wanted: bool) -> Iterator[Progress | None]:
-    """A bar with bytes and the time that is left, on a terminal."""
-    if not wanted or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("quantizing", total=None)
-        yield lambda name, done, total: bar.update(task, description=name or "writing", completed=done, total=total)
 
 
 def _show(report: Report) -> None:
