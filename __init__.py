@@ -10,9 +10,9 @@ Importing this package loads nothing heavy: every public name is fetched from it
 
 from __future__ import annotations
 
-import gc
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .core.lazy import fetched_when_used
 
 if TYPE_CHECKING:
     from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
@@ -81,20 +81,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    module = _EXPORTS.get(name)
-    if module is None:
-        raise AttributeError(f"module 'polyllama' has no attribute {name!r}")
-    # Modules and their classes stay: looking for garbage among them takes a tenth of the time of importing them.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        value = getattr(importlib.import_module(f".{module}", __name__), name)
-    finally:
-        if collects:
-            gc.enable()
-    globals()[name] = value
-    return value
+__getattr__ = fetched_when_used(__name__, _EXPORTS)
 
 
 def __dir__() -> list[str]:

@@ -205,7 +205,7 @@ class OpenVino:
             raise SystemExit(f"openvino gives logits of shape {found}, wanted [{len(ids)}, 1, vocab]: no figure of it")
 
 
-CONTENDERS: dict[str, Callable[[Path, int, str], Any]] = {
+CONTENDERS: dict[str, Callable[[Path, int, str], Contender]] = {
     "polyllama": Polyllama,
     "llama-cpp": LlamaCpp,
     "transformers": Transformers,

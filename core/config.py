@@ -396,7 +396,7 @@ LOADER_ARGUMENTS = {
     "token": "log in with `hf auth login`, or set HF_TOKEN",
     "trust_remote_code": "polyllama never runs code from a checkpoint; leave it out",
     "use_auth_token": "log in with `hf auth login`, or set HF_TOKEN",
-    "use_safetensors": "weights are never read from a pickle; leave it out",
+    "use_safetensors": "safetensors are taken where there are any, and no pickle is ever run; leave it out",
 }
 """Arguments of transformers' loader; taken for fields they would silently do nothing."""
 

@@ -121,7 +121,7 @@ class Settings(BaseModel):
     load_format: str = _setting(
         "auto",
         "format of the weights; dummy makes random ones from a config alone",
-        "auto, dummy, or the name of a checkpoint format (safetensors ...)",
+        "auto, dummy, or the name of a checkpoint format (huggingface, gguf ...)",
         pattern=r"^[a-z0-9][a-z0-9._-]*$",
     )
     cache_dir: _AbsolutePath | None = _setting(

@@ -7,7 +7,9 @@ bounds come about is in :mod:`polyllama.testing.rounding`. Importing this packag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..core.lazy import fetched_when_used
 
 if TYPE_CHECKING:
     from .certificate import Certificate, certify, read_certificate
@@ -33,10 +35,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{home}", __name__), name)
+__getattr__ = fetched_when_used(__name__, _HOMES)

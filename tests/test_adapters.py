@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from polyllama.core.checkpoint import open_checkpoint, weights_from
 from polyllama.core.errors import CheckpointError, InputError, UnsupportedError
 from polyllama.core.graph import Graph
 from polyllama.core.grouped_heads import pool_key_value_heads
+from polyllama.core.quantization.affine import dequantize
+from polyllama.core.quantization.weights import quantized_modules
 from safetensors.numpy import load_file, save_file
 from support import ALL_BACKENDS
 
@@ -133,11 +136,24 @@ def test_what_is_merged_for_float32_is_not_rounded_to_less(base: Path, tmp_path:
     assert scales == {"float32"}
 
 
+def plain_weights(weights: Mapping[str, Any], graph: Graph) -> Mapping[str, Any]:
+    """Every packed matrix of a quantized graph as floats, under the plain graph's names."""
+    modules = quantized_modules(graph)
+    found: dict[str, Any] = {}
+    for parameter in graph.parameters():
+        name, _, kind = parameter.name.rpartition(".")
+        if name not in modules or kind not in ("weight", "scales", "biases"):
+            found[parameter.name] = weights[parameter.name]
+        elif kind == "weight":
+            parts = (weights[f"{name}.{part}"] for part in ("weight", "scales", "biases"))
+            found[parameter.name] = dequantize(*parts, bits=modules[name].bits, dtype="float32")
+    return found
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_beside_packed_weights(backend: str, base: Path, variants: Any) -> None:
     """What the adapter adds to packed weights is what it adds to the same weights unpacked."""
     from polyllama.core.loading import describe, weights_for
-    from polyllama.core.quantization.weights import plain_weights
     from polyllama.core.settings import load_settings
 
     folder, _ = variants["everything"]

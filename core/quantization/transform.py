@@ -14,7 +14,7 @@ from .nodes import QuantizedEmbedding, QuantizedLinear
 from .settings import ModuleQuantization, Quantization, spellings
 
 if TYPE_CHECKING:
-    from ..config import LlamaConfig
+    pass
 
 
 def quantizable(graph: Graph) -> dict[str, tuple[int, ...]]:
@@ -167,8 +167,3 @@ def _check(name: str, columns: int, how: ModuleQuantization) -> None:
             f"{name} has {columns} inputs, which do not divide into groups of {how.group_size}",
             hint="choose a smaller group size, or leave this module out",
         )
-
-
-def quantized_config(config: LlamaConfig, settings: Quantization) -> LlamaConfig:
-    """The config of a model quantized by `settings`."""
-    return config.replace(quantization=settings)

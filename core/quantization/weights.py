@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,20 +73,3 @@ def quantized_weights(
                 yield source.info(parameter.name), partial(source.__getitem__, parameter.name)
 
     return Weights(entries())
-
-
-def plain_weights(weights: Mapping[str, Any], graph: Graph, dtype: Any = "float32") -> Mapping[str, Any]:
-    """The other way, for oracles: every packed matrix of a quantized graph as floats, under the plain graph's names."""
-    from .affine import dequantize
-
-    modules = quantized_modules(graph)
-    found: dict[str, Any] = {}
-    for parameter in graph.parameters():
-        name, _, kind = parameter.name.rpartition(".")
-        if name in modules and kind in Quantized._fields:
-            if kind == "weight":
-                parts = (weights[f"{name}.{k}"] for k in Quantized._fields)
-                found[parameter.name] = dequantize(*parts, bits=modules[name].bits, dtype=dtype)
-        else:
-            found[parameter.name] = weights[parameter.name]
-    return found

@@ -6,7 +6,9 @@ package loads neither engine: each is imported when a tokenizer that needs it is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import fetched_when_used
 
 if TYPE_CHECKING:
     from .added_tokens import AddedToken
@@ -37,15 +39,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f".{home}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = fetched_when_used(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

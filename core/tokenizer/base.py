@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import PolyllamaWarning, TokenizerError
 from ..messages import mention, subject
@@ -32,7 +32,6 @@ from .engine import Engine
 from .template import SpecialTokensTemplate
 from .vocabulary import SpecialTokens, Vocabulary, as_ids
 
-Side = Literal["left", "right"]
 SIDES = ("left", "right")
 
 
