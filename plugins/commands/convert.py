@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ._console import examples, json_option, print_json, progress_bar, visible, with_unit
+from ...core.messages import visible
+from ._console import examples, json_option, print_json, progress_bar, with_unit
 from ._options import ModelName, PluginName, source_options
 
 

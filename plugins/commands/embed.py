@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...core.errors import InputError
-from ...core.messages import shortened
-from ._console import examples, json_option, print_json, print_table, visible
+from ...core.messages import shortened, visible
+from ._console import examples, json_option, print_json, print_table
 from ._options import load_model, load_options, model_argument
 from ._texts import read_texts
 

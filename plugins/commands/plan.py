@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ._console import examples, json_option, print_json, print_table, visible
+from ...core.messages import visible
+from ._console import examples, json_option, print_json, print_table
 from ._options import PluginName, model_argument, overrides_option, parse_overrides, source_options
 
 NAMES = (

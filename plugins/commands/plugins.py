@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ._console import examples, json_option, print_json, print_table, visible
+from ...core.messages import visible
+from ._console import examples, json_option, print_json, print_table
 
 
 @click.command("plugins", epilog=examples("polyllama plugins", "polyllama plugins --json | jq '.plugins[].name'"))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, json_option, print_json, print_pairs, print_table, visible, with_unit
+from ...core.messages import visible
+from ._console import examples, json_option, print_json, print_pairs, print_table, with_unit
 from ._options import PluginName, model_argument, overrides_option, parse_overrides, source_options
 
 if TYPE_CHECKING:
