@@ -10,9 +10,7 @@ Importing this package loads nothing heavy: every public name is fetched from it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .core.lazy import fetched_when_used
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
@@ -81,7 +79,10 @@ __all__ = [
 ]
 
 
-__getattr__ = fetched_when_used(__name__, _EXPORTS)
+def __getattr__(name: str) -> Any:
+    from .core.lazy import fetched_when_used  # here, as pytest runs this file by itself, as no package
+
+    return fetched_when_used(__name__, _EXPORTS)(name)
 
 
 def __dir__() -> list[str]:
