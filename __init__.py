@@ -80,7 +80,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    from .core.lazy import fetched_when_used  # here, as pytest runs this file by itself, as no package
+    if name not in _EXPORTS:  # before any import: pytest runs this file by itself, as no package, and asks for hooks
+        raise AttributeError(f"module 'polyllama' has no attribute {name!r}")
+    from .core.lazy import fetched_when_used
 
     return fetched_when_used(__name__, _EXPORTS)(name)
 
