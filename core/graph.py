@@ -15,10 +15,10 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .errors import ConfigError, PluginError
+from .messages import did_you_mean
 from .text_tokens import text_tokens
 
 if TYPE_CHECKING:
@@ -209,8 +209,8 @@ def node_type(kind: str) -> type[Node]:
             )
         return found
     kinds = sorted({*Node.kinds, *offered})
-    close = get_close_matches(kind, kinds, n=1)
-    guess = f"did you mean {close[0]!r}? " if close else ""
+    close = did_you_mean(kind, kinds)
+    guess = f"{close} " if close else ""
     raise ConfigError(
         f"graph: unknown node kind {kind!r}",
         hint=f"{guess}install the plugin that brings it; known kinds: {', '.join(kinds)}",
