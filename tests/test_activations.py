@@ -1,7 +1,6 @@
 """Activation functions against transformers' own, and erf against the C library's."""
 
 import math
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from array_api_compat import torch as torch_namespace
 from polyllama.core.activations import ACTIVATION_NAMES, ACTIVATIONS, erf
+from support_processes import run_process
 
 INPUTS = np.concatenate([np.linspace(-12, 12, 4801), [-1e4, -200.0, -90.0, -40.0, 40.0, 90.0, 200.0, 1e4, 0.0, -0.0]])
 
@@ -67,5 +67,5 @@ def test_gelu_takes_the_erf_it_is_given() -> None:
 
 def test_import_is_light() -> None:
     code = "import sys, polyllama.core.activations; print('numpy' in sys.modules or 'torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -25,6 +24,7 @@ from polyllama.core.attention_mask.terminal import tenths
 from polyllama.core.hub import resolve_checkpoint_folder
 from polyllama.core.tokenizer import LlamaTokenizerFast, load_tokenizer
 from support import ALL_BACKENDS, SIZES
+from support_processes import run_process
 from test_cli import Terminal, spawn
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -193,7 +193,7 @@ def test_showing_a_mask_imports_no_framework_and_no_picture_library() -> None:
         "bad = ('torch', 'mlx', 'jax', 'transformers', 'PIL', 'huggingface_hub', 'tokenizers')\n"
         "print([name for name in bad if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]" and "▁sun" in done.stdout
 
 

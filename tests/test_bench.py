@@ -18,6 +18,7 @@ from polyllama.benchmark import run as benchmark
 from polyllama.benchmark.openvino_model import check_openvino
 from polyllama.core.backend import Availability
 from polyllama.core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
+from support_processes import run_process, start_process
 
 ROOT = Path(__file__).parents[1]
 KERNELS = importlib.util.find_spec("polyllama.backends.cpu._kernels") is not None
@@ -25,7 +26,7 @@ KERNELS = importlib.util.find_spec("polyllama.backends.cpu._kernels") is not Non
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "polyllama", "bench", "tiny", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_process(command, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(not KERNELS, reason="the native kernels were not built")
@@ -103,13 +104,13 @@ def test_without_kernels_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> No
 def test_ctrl_c_ends_every_process_without_a_word(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "polyllama", "bench", "tiny", "--vs", "", "--rounds", "100000", "--threads", "1"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    process = start_process(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     while "round 0 of" not in (line := process.stderr.readline()):
         assert line, "it ended by itself"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole group
     rest = process.stderr.read()  # until the last who has it has ended
-    assert process.wait() == 130 and "Traceback" not in rest and rest.endswith("interrupted\n"), rest
+    assert process.wait(timeout=60) == 130 and "Traceback" not in rest and rest.endswith("interrupted\n"), rest
     assert not list(tmp_path.iterdir())
 
 
@@ -134,12 +135,12 @@ def test_contenders_are_ended_where_a_later_one_does_not_start(monkeypatch: pyte
 
 def test_there_is_no_such_benchmark() -> None:
     command = [sys.executable, str(ROOT / "bench" / "run.py"), "typo"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_process(command, capture_output=True, text=True)
     assert done.returncode == 2 and "no benchmark called 'typo'; there are: startup" in done.stderr
 
 
 def test_what_goes_wrong_in_a_contender_is_said_in_a_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "polyllama.benchmark.worker", "polyllama:cpu", str(tmp_path), "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_process(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith(f"polyllama:cpu: {tmp_path}")
     assert "Traceback" not in done.stderr and done.stdout == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,7 @@ from polyllama.core.errors import UnsupportedError
 from polyllama.core.quantization.convert import quantize_checkpoint
 from safetensors.numpy import load_file, save_file
 from support import ROPE_TYPES, TinyModels, relative_error
+from support_processes import run_process
 
 openvino = pytest.importorskip("openvino", reason="pip install openvino")
 
@@ -179,7 +179,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     file = tmp_path / "speed.json"
     command = [sys.executable, "-m", "polyllama", "bench", "tiny", "--weights", "int4-g32,float32", "--rounds", "1"]
     command += ["--threads", "1", "--vs", "openvino", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_process(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     assert found["machine"]["openvino"][0].isdigit()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from polyllama.testing.measure import Measurement, worst
 from polyllama.testing.oracle import oracle
 from polyllama.testing.probes import IDS, on_grid, probe
 from polyllama.testing.rounding import UNIT_ROUNDOFF, Precision
+from support_processes import run_process
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -664,7 +664,7 @@ def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
     (tmp_path / "test_broken.py").write_text(sabotage)
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
     path = {"PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(
+    done = run_process(
         [*command, "-k", "TestConformance and test_it or TestBroken"],
         capture_output=True,
         text=True,
@@ -685,7 +685,7 @@ def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
 
 def test_testing_imports_no_framework() -> None:
     code = "import polyllama.testing as t; t.ConformanceSuite; t.certify; import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "jax", "mlx", "transformers", "pytest"} & set(done.stdout.split())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -23,6 +22,7 @@ from polyllama.core.checkpoint import (
 from polyllama.core.checkpoint.initial import BLOCK
 from polyllama.core.errors import PolyllamaWarning, UnsupportedError
 from polyllama.core.graph import Parameter
+from support_processes import run_process
 
 GOLDEN = "6310b61757e7c330b77e0ddbd1d57c9eae4534c89fae45490b89b0e6f6083770"
 
@@ -172,5 +172,5 @@ def test_importing_the_package_loads_no_numpy_and_no_framework():
         "import sys, polyllama.core.checkpoint, polyllama.core.dtypes;"
         "print([m for m in ('numpy', 'ml_dtypes', 'torch', 'safetensors', 'pydantic') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

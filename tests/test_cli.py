@@ -29,6 +29,7 @@ from polyllama.core.model import Llama
 from polyllama.core.plugins import plugin_manager, reset_plugins
 from polyllama.plugins.commands._console import write_text
 from polyllama.plugins.commands._options import GENERATION_NAMES, LOAD_NAMES, parse_overrides
+from support_processes import run_process, start_process
 
 COMMANDS = [
     "run",
@@ -181,7 +182,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 def spawn(*arguments: str, stdin: str | bytes | None = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command line in a process of its own."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
+    done = run_process(
         [sys.executable, "-m", "polyllama", *arguments],
         input=data,
         capture_output=True,
@@ -201,13 +202,12 @@ class Terminal:
         import pty
 
         self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
+        self.process = start_process(
             [sys.executable, "-m", "polyllama", *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
-            start_new_session=True,
             preexec_fn=_own_the_terminal if interrupts else None,
         )
         os.close(slave)
@@ -308,7 +308,7 @@ def test_help_imports_no_command_and_nothing_heavy() -> None:
         "bad = ('torch', 'numpy', 'rich', 'jinja2', 'huggingface_hub', 'tokenizers', 'sentencepiece')\n"
         "print([m for m in sys.modules if m in bad or m.startswith('polyllama.plugins.commands')], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]"
 
 
@@ -611,7 +611,7 @@ def test_the_exit_code_of_a_command_is_kept(offer: Callable[..., None], call: Ca
 @pytest.mark.parametrize("arguments", [["models", "--json"], ["version"]])
 def test_a_closed_pipe_is_quiet(arguments: list[str]) -> None:
     reader, writer = os.pipe()
-    process = subprocess.Popen([sys.executable, "-m", "polyllama", *arguments], stdout=writer, stderr=subprocess.PIPE)
+    process = start_process([sys.executable, "-m", "polyllama", *arguments], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     os.close(reader)
     _, err = process.communicate(timeout=30)
@@ -632,7 +632,7 @@ def test_interrupting_is_quiet(tmp_path: Path) -> None:
             sys.stdin.read()
         """,
     )
-    process = subprocess.Popen(
+    process = start_process(
         [sys.executable, "-m", "polyllama", "wait"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -674,7 +674,7 @@ def test_completion_scripts_say_how_to_install_them(call: Callable[..., Outcome]
     assert code == 0
     assert out.startswith("# To install, ") and "_POLYLLAMA_COMPLETE" in out
     if shell == "bash":
-        assert subprocess.run(["bash", "-n"], input=out, text=True, timeout=30).returncode == 0
+        assert run_process(["bash", "-n"], input=out, text=True, timeout=30).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -716,7 +716,7 @@ def test_completion_in_a_real_shell() -> None:
         pytest.skip("polyllama is not installed as a program here")
     script = script.replace(f'polyllama() {{ {sys.executable} -m polyllama "$@"; }}\n        export -f polyllama', "")
     env = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, timeout=60)
+    done = run_process(["bash", "-c", script], capture_output=True, text=True, env=env, timeout=60)
     assert done.stdout.strip() == "version", done.stderr
 
 
@@ -977,7 +977,7 @@ def test_starting_up_loads_only_what_it_needs(checkpoint: Path) -> None:
         "bad = ('torch', 'transformers', 'rich', 'huggingface_hub', 'tokenizers', 'pydantic_settings')\n"
         "print(code, [m for m in bad if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
@@ -997,7 +997,7 @@ def test_starting_up_loads_only_what_it_needs(checkpoint: Path) -> None:
     ],
 )
 def test_standard_streams_that_are_closed_or_full(command: str, code: int, said: str) -> None:
-    done = subprocess.run(
+    done = run_process(
         ["sh", "-c", f'exec "$0" -m polyllama {command}', sys.executable], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr.replace("standard output: ", "")) == (code, said)

@@ -1,7 +1,6 @@
 """The config on disk: what is read and written, and what a broken file is called."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from polyllama.core.config import LlamaConfig
 from polyllama.core.config_dialects import DIALECTS
 from polyllama.core.errors import ConfigError, PolyllamaError
+from support_processes import run_process
 
 SMALL = {
     "vocab_size": 99,
@@ -128,5 +128,5 @@ def test_import_is_light() -> None:
         "print([m for m in ('numpy', 'torch', 'yaml', 'huggingface_hub', 'sentencepiece', 'transformers', 'mlx', 'jax')"
         " if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

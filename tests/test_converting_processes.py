@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from polyllama import Llama, convert
 from polyllama.core.checkpoint import locking
 from polyllama.core.errors import CheckpointError
 from support import TinyModels, relative_error
+from support_processes import run_process, start_process
 
 SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
 WAYS = ("hf", "mlx", "gguf", "meta")
@@ -36,20 +36,15 @@ convert(sys.argv[1], sys.argv[2], to=sys.argv[3], progress=progress)
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Any]:
+def slow() -> Any:
     """Starts a process that converts slowly, tensor by tensor."""
-    started: list[subprocess.Popen[str]] = []
 
     def start(source: Path, target: Path, to: str, pause: float) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", SLOW, str(source), str(target), to, str(pause)]
         pipe, quiet = subprocess.PIPE, os.environ | {"PYTHONWARNINGS": "ignore"}
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=quiet))
-        return started[-1]
+        return start_process(command, stdout=pipe, stderr=pipe, text=True, env=quiet)
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -75,7 +70,7 @@ def test_a_process_that_was_killed_leaves_nothing_after_the_next(
     for _ in range(4):
         assert process.stdout.readline()
     process.kill()
-    process.wait()
+    process.wait(timeout=60)
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.iterdir())  # what it could not remove is hidden
     assert all(path.name.startswith(".out.") for path in tmp_path.iterdir())
@@ -96,7 +91,7 @@ def test_an_empty_folder_is_filled_not_replaced(
     with pytest.raises(CheckpointError, match="out: another process is writing there"):
         convert(source, tmp_path / "out", to="hf")
     process.kill()
-    process.wait()
+    process.wait(timeout=60)
     monkeypatch.chdir(tmp_path / "out")
     convert(source, ".", to="hf")
     assert (tmp_path / "out").stat().st_ino == before
@@ -168,14 +163,14 @@ def test_loading_while_it_is_replaced(tiny_models: TinyModels, tmp_path: Path) -
     path = tmp_path / "x.gguf"
     convert(sources[0], path, to="gguf")
     command = [sys.executable, "-c", LOAD, str(path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [start_process(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     end = time.monotonic() + 120
     number = 0
     while any(process.poll() is None for process in processes) and time.monotonic() < end:
         number += 1
         convert(sources[number % 2], path, to="gguf", overwrite=True)
     for process in processes:
-        found = process.communicate()[0].split()
+        found = process.communicate(timeout=60)[0].split()
         assert process.returncode == 0
         assert len(found) == 8
         assert set(found) <= sums
@@ -196,7 +191,7 @@ def test_two_processes_that_save_into_one_folder(tiny_models: TinyModels, tmp_pa
     model, source = tiny_models(**SIZES)
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", SAVE, str(source), str(tmp_path / "out")]
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    processes = [start_process(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -241,7 +236,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(tiny_models: TinyMode
     _, source = tiny_models(**SIZES)
     command = [sys.executable, "-c", FULL, str(source), str(tmp_path)]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=True)
+    done = run_process(command, capture_output=True, text=True, env=quiet, check=True)
     lines = done.stdout.splitlines()
     assert len(lines) == 6, done.stderr
     for line in lines:

@@ -22,6 +22,7 @@ from polyllama.core.errors import BackendError, InputError, PolyllamaWarning, Se
 from polyllama.core.plugins import plugin_manager
 from polyllama.testing import ConformanceSuite
 from support import SIZES, relative_error
+from support_processes import run_process, start_process
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
@@ -157,12 +158,12 @@ def test_two_models_in_two_threads() -> None:
             if not np.array_equal(found, wanted[place % 2]):
                 wrong.append(place)
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    assert not wrong
+        thread.join(120)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -177,7 +178,7 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         "if child == 0: os._exit(0 if same else 1)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ | {"POLYLLAMA_THREADS": "2"})
+    run_process([sys.executable, "-c", code], check=True, timeout=60, env=os.environ | {"POLYLLAMA_THREADS": "2"})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
@@ -196,7 +197,7 @@ def test_an_interrupt_ends_a_long_pass_at_once() -> None:
         "    found = llm.forward([[3]], past_key_values=y.past_key_values).logits\n"
         "    print(time.process_time(), bool((found == wanted).all()), flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = start_process([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.5)
@@ -269,7 +270,7 @@ def test_without_kernels_it_says_how_to_get_them(tmp_path: Path) -> None:
         "u.find_spec = lambda n, *a: None if n.endswith('_kernels') else real(n, *a)\n"
         "a = b.CpuBackend().availability()\nprint(a.usable, a.reason)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False its kernels were not built") and "compiler" in done.stdout
 
 

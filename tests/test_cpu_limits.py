@@ -22,6 +22,7 @@ from polyllama import Llama, LlamaConfig
 from polyllama.backends.cpu import CpuBackend
 from polyllama.core.errors import SettingsError
 from support import SIZES
+from support_processes import run_process, start_process
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
@@ -46,7 +47,7 @@ MODEL = (
 
 def run(code: str, *, threads: int = 2, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"POLYLLAMA_THREADS": str(threads)}
-    return subprocess.run(
+    return run_process(
         [sys.executable, "-c", MODEL + code], capture_output=True, text=True, timeout=timeout, env=environment
     )
 
@@ -165,7 +166,7 @@ def test_other_threads_run_during_a_product() -> None:
             time.sleep(0.001)
 
     before = sys.getswitchinterval()
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     sys.setswitchinterval(1000)
     try:
         thread.start()
@@ -176,8 +177,8 @@ def test_other_threads_run_during_a_product() -> None:
     finally:
         sys.setswitchinterval(before)
         going[0] = False
-        thread.join()
-    assert during >= 5
+        thread.join(60)
+    assert during >= 5 and not thread.is_alive()
 
 
 def test_one_model_in_four_threads() -> None:
@@ -189,11 +190,11 @@ def test_one_model_in_four_threads() -> None:
     def work(place: int) -> None:
         found[place] = [llm.generate(prompts[place], max_new_tokens=8).text for _ in range(3)]
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(120)
     assert found == {place: 3 * [text] for place, text in enumerate(wanted)}
 
 
@@ -249,7 +250,7 @@ def test_an_interrupt_ends_what_goes_on_at_once(what: str) -> None:
         f"try:\n    {what}\nexcept KeyboardInterrupt:\n    print(time.process_time(), flush=True)\n"
     )
     environment = os.environ | {"POLYLLAMA_THREADS": "1", "POLYLLAMA_CPU_ISA": "portable"}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    process = start_process([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     time.sleep(2.5)
     so_far = sum(psutil.Process(process.pid).cpu_times()[:2])
@@ -305,7 +306,7 @@ def test_kernels_that_do_not_load_are_said_and_passed_over(tmp_path: Path) -> No
     assert found is not None and found.origin is not None
     (package / "backends" / "cpu" / Path(found.origin).name).write_bytes(b"\x7fELF, but no more")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
+    done = run_process(
         [sys.executable, "-m", "polyllama", "backends"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr

@@ -6,11 +6,11 @@ Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static. The program stan
 from __future__ import annotations
 
 import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support_processes import run_process
 
 ROOT = Path(__file__).parents[1]
 NATIVE, PROGRAM = ROOT / "backends" / "cpu" / "native", ROOT / "tests" / "native" / "compare_kernels.cpp"
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def compiled(source: Path, to: Path, *flags: str) -> Path:
-    subprocess.run([str(COMPILER), *FLAGS, *flags, "-c", str(source), "-o", str(to)], check=True)
+    run_process([str(COMPILER), *FLAGS, *flags, "-c", str(source), "-o", str(to)], check=True)
     return to
 
 
@@ -48,12 +48,12 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["neon", "neon_i8mm"])
 def test_neon_kernels_give_what_the_portable_ones_give(name: str, objects: dict[str, Path], tmp_path: Path) -> None:
-    listing = subprocess.run(
+    listing = run_process(
         ["aarch64-linux-gnu-objdump", "-d", str(objects[name])], capture_output=True, text=True, check=True
     ).stdout
     assert set(listing.split()) >= INSTRUCTIONS[name]
     program = compiled(PROGRAM, tmp_path / "compare.o", f"-DPOLYLLAMA_TESTED={name}")
     parts = [str(program), *(str(objects[part]) for part in ("packing", "portable", name))]
-    subprocess.run([str(COMPILER), "-static", "-o", str(tmp_path / "compare"), *parts], check=True)
-    done = subprocess.run([str(EMULATOR), "-cpu", "max", str(tmp_path / "compare")], capture_output=True, text=True)
+    run_process([str(COMPILER), "-static", "-o", str(tmp_path / "compare"), *parts], check=True)
+    done = run_process([str(EMULATOR), "-cpu", "max", str(tmp_path / "compare")], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{name}: 1827 comparisons, 0 differ\n")

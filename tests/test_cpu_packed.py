@@ -16,6 +16,7 @@ from polyllama import Llama, LlamaConfig, PolyllamaError, PolyllamaWarning
 from polyllama.backends.cpu import CpuBackend
 from polyllama.core.checkpoint.safetensors import SafetensorsFile
 from support import SIZES
+from support_processes import run_process
 
 if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
     pytest.skip("the native kernels were not built", allow_module_level=True)
@@ -25,7 +26,7 @@ if importlib.util.find_spec("polyllama.backends.cpu._kernels") is None:
 def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed") / "tiny-int4"
     command = ["quantize", "tiny", str(folder), "--group-size", "32", "--pack", "cpu", "--json"]
-    done = subprocess.run([sys.executable, "-m", "polyllama", *command], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-m", "polyllama", *command], capture_output=True, text=True, check=True)
     assert str(folder / "polyllama-cpu.packed") in done.stdout
     return folder
 
@@ -101,10 +102,10 @@ def test_a_packed_folder_is_overwritten_as_warnings_advise(packed_folder: Path, 
     packed = folder / "polyllama-cpu.packed"
     before = packed.read_bytes()
     command = [sys.executable, "-m", "polyllama", "quantize", "tiny", str(folder), "--bits", "8", "--group-size", "32"]
-    done = subprocess.run([*command, "--pack", "cpu", "--overwrite"], capture_output=True, text=True)
+    done = run_process([*command, "--pack", "cpu", "--overwrite"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert packed.read_bytes() != before and Llama.load(folder, backend="cpu").generate("Once", max_new_tokens=3).text
-    done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True)
+    done = run_process([*command, "--overwrite"], capture_output=True, text=True)
     assert done.returncode == 0 and not packed.exists(), done.stderr  # it would be of other weights
 
 
@@ -112,7 +113,7 @@ def test_a_folder_is_packed_where_it_lies(packed_folder: Path, tmp_path: Path) -
     """Quantized already, with a file of other weights beside it; and not quantized at all."""
 
     def pack(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return run_process(
             [sys.executable, "-m", "polyllama", "pack", *arguments], capture_output=True, text=True, check=False
         )
 

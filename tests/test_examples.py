@@ -23,6 +23,7 @@ import polyllama
 import pytest
 from polyllama import Llama, LlamaConfig
 from support import relative_error
+from support_processes import run_process
 
 ROOT = Path(polyllama.__file__).parent
 EXAMPLES = ROOT / "examples"
@@ -40,7 +41,7 @@ def call(*command: object, check: bool = True, stdin: str = "", **environment: s
         if not name.startswith(("POLYLLAMA_", "PIP_", "PYTHON", "VIRTUAL_ENV"))
     }
     isolated = {"PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INDEX": "1"}
-    done = subprocess.run(
+    done = run_process(
         [str(part) for part in command],
         capture_output=True,
         text=True,

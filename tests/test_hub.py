@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from polyllama.core.errors import DownloadError, PolyllamaWarning, RegistryError
 from polyllama.core.hub import Located, interpret, locate, resolve_checkpoint_folder
 from polyllama.core.registry import PACKAGE_FOLDER, Registry, load_registry, merge_registries, read_registry_file
 from polyllama.core.settings import Settings, load_settings
+from support_processes import run_process
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
@@ -145,7 +145,7 @@ def test_tiny_is_located_without_the_hub() -> None:
         "import sys; from polyllama.core.hub import locate; print(locate('tiny').path.name,"
         "[m for m in ('huggingface_hub', 'numpy', 'torch', 'asyncio', 'pydantic_settings') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_process([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["tiny", "[]"], done.stderr
 
 
@@ -399,7 +399,8 @@ def hub() -> Iterator[Hub]:
     yield state
     server.shutdown()
     server.server_close()
-    thread.join()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 CLIENT = """
@@ -425,7 +426,7 @@ def load_all(
     world: Path, url: str, jobs: list[tuple[str, dict[str, Any]]], environment: dict[str, str] | None = None
 ) -> list[Any]:
     """``locate`` in a process of its own: huggingface_hub reads HF_ENDPOINT when it is imported."""
-    done = subprocess.run(
+    done = run_process(
         [sys.executable, "-c", CLIENT, json.dumps(jobs)],
         env={
             **os.environ, "HF_ENDPOINT": url, "HF_HOME": str(world / "hf"), "HF_HUB_DISABLE_XET": "1",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import polyllama
 import pytest
+from support_processes import run_process
 
 ROOT = Path(polyllama.__file__).parent
 FRAMEWORKS = ("torch", "mlx", "jax", "transformers")
@@ -17,7 +17,7 @@ HEAVY = (*FRAMEWORKS, "numpy", "pydantic", "pluggy", "tokenizers", "sentencepiec
 
 def loaded_after(code: str, names: tuple[str, ...]) -> set[str]:
     program = f"{code}\nimport sys\nprint(*[n for n in {names!r} if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
@@ -58,7 +58,7 @@ def test_yaml_is_for_files_of_users() -> None:
 @pytest.mark.parametrize("setting", ["enable", "disable"])
 def test_importing_leaves_the_garbage_collector_as_it_was(setting: str) -> None:
     code = f"import gc\ngc.{setting}()\nfrom polyllama import Llama\nprint(gc.isenabled())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(setting == "enable")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support_processes import run_process
 
 pytest.importorskip("jax", reason="jax is not installed")
 
@@ -246,12 +246,12 @@ class TestDtypesAndDevices:
             "assert found.usable and 'cpu' in found.devices, found\n"
             "print('jax' in sys.modules, 'numpy' in sys.modules)\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["False", "False"]
 
     def test_the_documented_names_import_no_jax(self) -> None:
         code = "import sys\nfrom polyllama import FlaxLlamaModel, FlaxLlamaForCausalLM\nprint('jax' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False"
 
 
@@ -413,7 +413,7 @@ class TestTransforms:
         print("equal")
         """
         environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
+        done = run_process(
             [sys.executable, "-c", textwrap.dedent(program)],
             capture_output=True,
             text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from polyllama import Llama, LlamaConfig, PolyllamaWarning
 from polyllama.core.errors import BackendError, BackendUnavailableError, InputError
 from polyllama.core.graph import GatedMLP, Node, Parameter
 from support import ROPE_TYPES, SIZES, forward, relative_error
+from support_processes import run_process
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed here: pip install 'polyllama[mlx]'")
 
@@ -420,7 +420,7 @@ def test_listing_it_does_not_import_mlx() -> None:
         "import sys\nfrom polyllama.backends.mlx import MlxBackend\nseen = MlxBackend().availability()\n"
         "print(seen.usable, 'cpu' in seen.devices, any(n.split('.')[0] == 'mlx' for n in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "False"]
 
 

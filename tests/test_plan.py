@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 import tracemalloc
@@ -33,6 +32,7 @@ from polyllama.core.quantization.affine import BLOCK, quantize
 from polyllama.core.settings import load_settings
 from safetensors.numpy import load_file, save_file
 from support import forward
+from support_processes import run_process
 
 CONFIG = {
     "vocab_size": 320,
@@ -213,7 +213,7 @@ def test_the_cpu_backend_takes_what_is_planned(
     stored = LlamaConfig(**config, dtype=dtype, tie_word_embeddings=True)
     Llama.load(stored, load_format="dummy", backend="torch:cpu").save(tmp_path)
     case = json.dumps([config, dtype, quantize, batch, context, str(tmp_path)])
-    done = subprocess.run([sys.executable, "-c", RESIDENT, case], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", RESIDENT, case], capture_output=True, text=True, check=True)
     planned = Llama.plan(tmp_path, backend="cpu", dtype=dtype, quantize=quantize, batch=batch, context=context)
     assert planned.chosen is not None and planned.chosen.memory is not None
     assert planned.chosen.memory.peak == pytest.approx(int(done.stdout), rel=0.1, abs=2 << 20)
@@ -426,7 +426,7 @@ def test_planning_imports_no_framework_and_reads_no_weights(model: Path) -> None
         f"plan = Llama.plan({str(model)!r}, context=64)\nassert len(plan.options) > 10\n"
         "print([name for name in ('torch', 'jax', 'mlx', 'transformers') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

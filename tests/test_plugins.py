@@ -24,6 +24,7 @@ from polyllama.core.hookspecs import (
     hookimpl,
 )
 from polyllama.core.plugins import PluginInfo, Plugins, plugin_manager, reset_plugins
+from support_processes import run_process
 
 HEADER = """
 import polyllama.core.hookspecs as p
@@ -85,7 +86,7 @@ def info(plugins: Plugins, name: str) -> PluginInfo:
 def run_python(code: str, *paths: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = filter(None, [os.environ.get("PYTHONPATH")])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited]), **environment}
-    return subprocess.run(
+    return run_process(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env, timeout=60
     )
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from polyllama.core.errors import CheckpointError, InputError
 from polyllama.core.quantization.affine import dequantize, quantize
 from polyllama.core.quantization.calibrate import gptq, output_error, searched
 from polyllama.core.quantization.convert import quantize_checkpoint
+from support_processes import run_process
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "models" / "tiny"
@@ -317,7 +317,7 @@ def test_a_killed_run_leaves_no_half_checkpoint_and_the_next_one_clears_up(tmp_p
         "die = lambda name, done, total: done > total // 2 and os.kill(os.getpid(), 9)\n"
         "quantize_checkpoint('tiny', 'q', group_size=32, progress=die)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    done = run_process([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = os.listdir(tmp_path)
     assert left and all(name.startswith(".q.") for name in left)
@@ -408,5 +408,5 @@ def test_one_matrix_is_in_memory_at_a_time(tmp_path: Path) -> None:
         "quantize_checkpoint('plain', 'again')\n"
         "print(held('VmHWM') - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 14 * matrix, int(done.stdout) / matrix  # mapped pages too are given back

@@ -28,6 +28,7 @@ from polyllama.core.registry import (
 )
 from polyllama.core.settings import Settings
 from polyllama.core.yaml_files import read_yaml_mapping
+from support_processes import run_process
 
 BUILTIN = read_registry_file(BUILTIN_REGISTRY)
 ON_HUB = [entry for entry in BUILTIN if entry.source_kind == "hf"]
@@ -420,14 +421,13 @@ def test_normalizing_is_idempotent(name: str) -> None:
 
 
 def test_the_registry_is_light() -> None:
-    import subprocess
     import sys
 
     script = (
         "import sys; from polyllama.core.registry import load_registry; load_registry(descriptors={}).find('tiny');"
         "print([m for m in ('numpy', 'torch', 'huggingface_hub', 'pydantic_settings', 'rich') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+    assert run_process([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_registry_is_a_value() -> None:

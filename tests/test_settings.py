@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from polyllama.core.settings_files import (
     user_config_folder,
 )
 from polyllama.core.yaml_files import read_yaml_mapping
+from support_processes import run_process
 
 
 @pytest.fixture(autouse=True)
@@ -377,7 +377,7 @@ def test_pydantic_settings_is_imported_only_where_there_is_something_to_read(wor
 
     def run(**extra: str) -> str:
         environment = {**os.environ, **extra}
-        return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True).stdout
+        return run_process([sys.executable, "-c", script], env=environment, capture_output=True, text=True).stdout
 
     assert run().split() == ["False", "False", "False", "False"]
     assert run(POLYLLAMA_SEED="1").split()[0] == "True"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from support_processes import run_process
 
 TOOLS = Path(__file__).parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
@@ -207,7 +207,7 @@ def test_malformed_grammar_files_name_the_line(tmp_path: Path) -> None:
 def test_command_line() -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, str(TOOLS / "stories.py"), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return run_process(command, check=True, capture_output=True, text=True).stdout
 
     assert run("--count", "2", "--seed", "5").strip() == "\n\n* * *\n\n".join(s.text for s in stories("train", 2, 5))
     (line,) = run("--json", "--split", "unseen").splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -19,6 +18,7 @@ from polyllama.core.errors import TokenizerError
 from polyllama.core.tokenizer import AddedToken, LlamaTokenizer, LlamaTokenizerFast, Tokenizer, load_tokenizer
 from polyllama.core.tokenizer.added_tokens import AddedTokenMatcher
 from polyllama.core.tokenizer.merges import pair_merges
+from support_processes import run_process
 from tokenizer_models import LLAMA3_SPLIT, SYMBOLS, Models, any_text, plain_text, text_with_specials
 
 FAST_KINDS = ["plain", "symbols", "across_words", "no_bytes", "strip", "no_prefix"]
@@ -453,4 +453,4 @@ def test_imports_stay_light(models: Models) -> None:
         "loaded = [m for m in heavy if m in sys.modules]\n"
         "assert loaded == ['sentencepiece'], loaded\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_process([sys.executable, "-c", program], check=True)
