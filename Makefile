@@ -6,13 +6,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip makes PEP 517 builds in an environment of their own; the constraints hold there too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm clean
+.PHONY: demo test test-peers lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
 	@$(BIN)/polyllama run tiny "Once upon a time" --echo --dtype float32 --temperature 0.8 --seed 7
 
-test: lint typecheck ## everything: linting, types, the whole test suite
-	$(BIN)/python -m pytest -n 2
+test: lint typecheck ## linting, types, the whole test suite but for the peers that take minutes to install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not peers"
+
+test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp and OpenVINO, after building the former (5 minutes)
+	POLYLLAMA_TEST_PEERS=1 $(BIN)/python -m pytest -n 2 -m peers
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -27,7 +30,7 @@ install: $(VENV)/.installed-demo
 
 install-test: $(VENV)/.installed-test
 
-bench: $(VENV)/.installed-test ## polyllama beside its peers; ONLY="cpu_speed loading" for some, QUICK=1 to see that they run
+bench: $(VENV)/.installed-peers ## polyllama beside its peers; ONLY="cpu_speed loading" for some, QUICK=1 to see that they run
 	$(PIP) install -q -e '.[bench]'
 	$(BIN)/python bench/run.py $(if $(QUICK),--quick) $(ONLY)
 
@@ -67,6 +70,14 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -q -e '.[torch,mlx,jax,test,lint]'
 	@touch $@ $(VENV)/.installed-demo
+
+# llama.cpp is compiled for the processor at hand and never taken from pip's cache, which may have been filled on another.
+# What is left out no Python package needs; the rest is compiled as ever, because `make bench` measures it.
+$(VENV)/.installed-peers: $(VENV)/.installed-test tools/llama_cpp.cmake
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tools/llama_cpp.cmake" \
+	  CMAKE_BUILD_PARALLEL_LEVEL=2 $(PIP) install -q --no-cache-dir llama-cpp-python
+	$(PIP) install -q openvino
+	@touch $@
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# JAX's programs run once or twice here, so most of their time is compiling. Tests that are about compiled programs have
+# them as users do, by the fixture `optimized_jax`. Read on import.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import pytest
 from hypothesis import settings
 from support import TinyModels
@@ -16,6 +20,11 @@ from support_processes import end_processes
 
 settings.register_profile("polyllama", deadline=None)  # a busy machine is no reason to fail
 settings.load_profile("polyllama")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start long tests first; all others stay in their order."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +41,17 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     for name in list(os.environ):
         if name.startswith("POLYLLAMA_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def optimized_jax(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """JAX compiles as it does for users, in this process and in those that it starts."""
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

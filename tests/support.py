@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from polyllama.core.forward_arguments import ForwardArguments
 
 SIZES: dict[str, Any] = {
@@ -64,6 +67,27 @@ def relative_error(found: Any, wanted: Any) -> float:
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     assert found.shape == wanted.shape, (found.shape, wanted.shape)
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def peer(module: str, package: str) -> Any:
+    """Another engine to compare with, imported; where it is not installed, the tests that want it are skipped.
+
+    Under ``make test-peers``, which installs them, that is a failure instead.
+    """
+    if os.environ.get("POLYLLAMA_TEST_PEERS"):
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"pip install {package}, or make test-peers")
+
+
+def orders_apart(x: Any, weight: Any, unit_roundoff: float) -> Any:
+    """How far ``x @ weight.T`` may lie from the same product summed in another order, ``[..., out]``.
+
+    Which order that is depends on the library, the processor, and the shapes of the whole product. Each sum of n terms
+    is off by at most n u / (1 - n u) times the sum of the terms' absolute values (Higham 2002, section 3.1).
+    """
+    x, weight = np.abs(np.asarray(x, np.float64)), np.abs(np.asarray(weight, np.float64))
+    n = x.shape[-1] * unit_roundoff
+    return 2 * n / (1 - n) * (x @ weight.T)
 
 
 class TinyModels:

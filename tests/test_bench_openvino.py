@@ -18,10 +18,12 @@ from polyllama.benchmark.worker import OpenVino
 from polyllama.core.errors import UnsupportedError
 from polyllama.core.quantization.convert import quantize_checkpoint
 from safetensors.numpy import load_file, save_file
-from support import ROPE_TYPES, TinyModels, relative_error
+from support import ROPE_TYPES, TinyModels, peer, relative_error
 from support_processes import run_process
 
-openvino = pytest.importorskip("openvino", reason="pip install openvino")
+openvino = peer("openvino", "openvino")
+
+pytestmark = pytest.mark.peers
 
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
 SIZES = {"vocab_size": 256, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}

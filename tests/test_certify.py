@@ -494,10 +494,16 @@ def test_every_sabotaged_path_is_right_without_the_sabotage(dtype: str) -> None:
     assert [str(r) for r in results if r.status != "passed"] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtypes"),
     # jax compiles a program for every check, so here in one dtype; its certificate in docs/ covers all three.
-    [("reference", None), ("torch", None), ("mlx:cpu", None), ("jax:cpu", ["float32"])],
+    [
+        ("reference", None),
+        ("torch", None),
+        ("mlx:cpu", None),
+        pytest.param("jax:cpu", ["float32"], marks=pytest.mark.usefixtures("optimized_jax")),
+    ],
 )
 def test_right_backends_pass_and_bounds_are_tight(name: str, dtypes: list[str] | None) -> None:
     """And no bound comes near the result itself, else nothing could fail it."""

@@ -150,7 +150,8 @@ def test_packed_rows_stay_and_new_ones_are_quantized(tiny_models: TinyModels, tm
         wanted = quantize(mean.astype(old[parts[1]].dtype)[None], 32, bits)
         for part, expected in zip(parts, wanted, strict=True):
             assert np.array_equal(new[part][96:], np.repeat(expected, 4, 0)), part
-    assert np.array_equal(our_logits(tmp_path / "more")[..., :96], our_logits(source))
+    # Summed in float64 by a wider product, so perhaps in another order, and seen in float32: the next number at most.
+    assert relative_error(our_logits(tmp_path / "more")[..., :96], our_logits(source)) <= 2.0**-23
     convert(tmp_path / "more", tmp_path / "same", to="mlx", vocab_size=96)
     back = tensors(tmp_path / "same")
     assert all(np.array_equal(array, back[name]) for name, array in old.items())

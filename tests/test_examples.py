@@ -32,6 +32,8 @@ NOT_SOURCE = ("tests", "bench", "docs", "examples", "tools", "build", "dist", "*
 FRAMEWORKS = ("torch", "mlx", "jax", "jaxlib", "transformers", "tensorflow", "numpy")
 PROMPT = "Once upon a time"
 
+pytestmark = pytest.mark.long
+
 
 def call(*command: object, check: bool = True, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """A process that sees nothing of whoever runs the tests, in a folder from which nothing can be imported."""

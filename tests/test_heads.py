@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Heads:
 
         key = repr((kind, sorted(fields.items())))
         if key not in self.made:
-            torch.manual_seed(len(self.made))
+            torch.manual_seed(zlib.crc32(key.encode()))  # the same weights whichever tests ran before
             sizes = SIZES | {"num_hidden_layers": 2, "pad_token_id": 0} | fields
             model = getattr(transformers, f"Llama{kind}")(transformers.LlamaConfig(**sizes)).eval()
             for name, parameter in model.named_parameters():

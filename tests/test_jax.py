@@ -21,6 +21,8 @@ from polyllama.backends.jax import JaxBackend
 from polyllama.core.errors import BackendError, BackendUnavailableError, InputError, UnsupportedError
 from support import ROPE_TYPES, SIZES, relative_error
 
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("optimized_jax")]
+
 SHAPES: dict[str, dict[str, Any]] = {
     "gqa": {},
     "mha-biases": {"num_key_value_heads": 6, "attention_bias": True, "mlp_bias": True},

@@ -14,12 +14,15 @@ import pytest
 import torch
 from polyllama import Llama, LlamaConfig, PolyllamaWarning, convert
 from polyllama.core.errors import UnsupportedError
-from support import ROPE_TYPES, TinyModels, relative_error
+from support import ROPE_TYPES, TinyModels, peer, relative_error
 from tokenizer_models import Models
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+llama_cpp = peer("llama_cpp", "llama-cpp-python")
 
-pytestmark = pytest.mark.filterwarnings("ignore:the format cannot say, or says otherwise. bos_token_id")
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.filterwarnings("ignore:the format cannot say, or says otherwise. bos_token_id"),
+]
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
 SIZES = {"vocab_size": 1792, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
 IDS = [1, *np.random.default_rng(5).integers(3, 1790, 59).tolist()]
