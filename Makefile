@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a st
 test: lint typecheck ## linting, types, the whole test suite but for the peers that take minutes to install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not peers"
 
-test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp and OpenVINO, after building the former (5 minutes)
+test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp and OpenVINO, after compiling the former for some minutes
 	POLYLLAMA_TEST_PEERS=1 $(BIN)/python -m pytest -n 2 -m peers
 
 lint: $(VENV)/.installed-test

@@ -150,6 +150,7 @@ def card_scores(name: str) -> dict[str, dict[str, float]]:
     return scores
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.folder)
 def test_the_cards_scores_are_what_the_tool_measures(head: Head) -> None:
     pytest.importorskip("torch")

@@ -101,6 +101,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
+@pytest.mark.long
 @EVERY
 class TestAgainstTransformers:
     @pytest.mark.parametrize("problem", PROBLEMS)

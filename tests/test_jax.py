@@ -21,7 +21,8 @@ from polyllama.backends.jax import JaxBackend
 from polyllama.core.errors import BackendError, BackendUnavailableError, InputError, UnsupportedError
 from support import ROPE_TYPES, SIZES, relative_error
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("optimized_jax")]
+pytestmark = pytest.mark.long
+OPTIMIZED = pytest.mark.usefixtures("optimized_jax")
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gqa": {},
@@ -29,7 +30,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mqa-tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "own-head-dim": {"hidden_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
 }
-CASES = [(rope, "gqa") for rope in ROPE_TYPES] + [("default", shape) for shape in SHAPES if shape != "gqa"]
+CASES = [
+    *(pytest.param("default", shape, marks=OPTIMIZED) for shape in SHAPES),
+    pytest.param("dynamic", "gqa", marks=OPTIMIZED),
+    # To the programs of the first and the second, other frequencies are other data.
+    *((rope, "gqa") for rope in ROPE_TYPES if rope not in ("default", "dynamic")),
+]
 TOLERANCE = 1e-5
 IDS = np.random.default_rng(0).integers(0, 97, (3, 30))
 
@@ -117,6 +123,7 @@ def test_right_padded_rows_equal_solo(plain: Llama) -> None:
     assert relative_error(found[1, :13], plain.forward(IDS[1:2, :13]).numpy()["logits"][0]) < TOLERANCE
 
 
+@OPTIMIZED
 @pytest.mark.filterwarnings("ignore:generated texts stay empty")
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 0.8, "seed": 3}])
 def test_the_same_tokens_as_the_reference(plain: Llama, reference: Llama, sampling: dict[str, Any]) -> None:
@@ -128,6 +135,7 @@ def test_the_same_tokens_as_the_reference(plain: Llama, reference: Llama, sampli
     assert found == wanted
 
 
+@OPTIMIZED
 class TestTraces:
     @pytest.fixture
     def llm(self) -> Llama:
@@ -198,6 +206,7 @@ def test_padding_that_overflows_reaches_nobody() -> None:
     assert written[0, 0, :, 0].tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
 
 
+@OPTIMIZED
 class TestDtypesAndDevices:
     # Errors of a rounding at every step of two layers add up to some eight units in the last place of the largest.
     @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 8 * 2**-8), ("float16", 8 * 2**-11)])
