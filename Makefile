@@ -15,7 +15,7 @@ test: lint typecheck ## linting, types, the whole test suite but for the peers t
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not peers"
 
 test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp and OpenVINO, after compiling the former for some minutes
-	POLYLLAMA_TEST_PEERS=1 $(BIN)/python -m pytest -n 2 -m peers
+	TEST_PEERS=1 $(BIN)/python -m pytest -n 2 -m peers
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

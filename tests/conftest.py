@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # JAX's programs run once or twice here, so most of their time is compiling. Tests that are about compiled programs have
-# them as users do, by the fixture `optimized_jax`. Read on import.
+# them as users do, by the mark `optimized_jax`. Read on import.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest
@@ -43,10 +44,14 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def optimized_jax(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """JAX compiles as it does for users, in this process and in those that it starts."""
-    jax = pytest.importorskip("jax", reason="jax is not installed")
+@pytest.fixture(autouse=True)
+def _jax_optimizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With the mark, JAX compiles as it does for users, in this process and in those that it starts."""
+    if request.node.get_closest_marker("optimized_jax") is None or importlib.util.find_spec("jax") is None:
+        yield
+        return
+    import jax
+
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)

@@ -74,7 +74,7 @@ def peer(module: str, package: str) -> Any:
 
     Under ``make test-peers``, which installs them, that is a failure instead.
     """
-    if os.environ.get("POLYLLAMA_TEST_PEERS"):
+    if os.environ.get("TEST_PEERS"):
         return importlib.import_module(module)
     return pytest.importorskip(module, reason=f"pip install {package}, or make test-peers")
 

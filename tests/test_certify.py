@@ -502,7 +502,7 @@ def test_every_sabotaged_path_is_right_without_the_sabotage(dtype: str) -> None:
         ("reference", None),
         ("torch", None),
         ("mlx:cpu", None),
-        pytest.param("jax:cpu", ["float32"], marks=pytest.mark.usefixtures("optimized_jax")),
+        pytest.param("jax:cpu", ["float32"], marks=pytest.mark.optimized_jax),
     ],
 )
 def test_right_backends_pass_and_bounds_are_tight(name: str, dtypes: list[str] | None) -> None:

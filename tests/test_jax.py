@@ -22,7 +22,7 @@ from polyllama.core.errors import BackendError, BackendUnavailableError, InputEr
 from support import ROPE_TYPES, SIZES, relative_error
 
 pytestmark = pytest.mark.long
-OPTIMIZED = pytest.mark.usefixtures("optimized_jax")
+OPTIMIZED = pytest.mark.optimized_jax
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gqa": {},

@@ -15,7 +15,7 @@ from polyllama import FlaxLlamaForCausalLM, LlamaConfig
 from polyllama.core.errors import InputError
 from support import SIZES, relative_error
 
-pytestmark = pytest.mark.usefixtures("optimized_jax")
+pytestmark = pytest.mark.optimized_jax
 IDS = np.random.default_rng(0).integers(1, 97, (2, 5))
 NORM = "model.norm.weight"
 

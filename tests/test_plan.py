@@ -151,7 +151,7 @@ def test_mlx_hands_out_what_ghosts_say(dtype: str, quantize: str | None, batch: 
     assert wanted == pytest.approx(most, rel=0.12)
 
 
-@pytest.mark.usefixtures("optimized_jax")
+@pytest.mark.optimized_jax
 @pytest.mark.parametrize(
     ("dtype", "quantize", "batch", "context"),
     [("float32", None, 2, 256), ("bfloat16", "int4", 4, 64)],

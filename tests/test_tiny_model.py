@@ -147,7 +147,7 @@ def test_greedy_text_equals_transformers(judge: Any, judge_tokenizer: Any) -> No
     assert list(ours.token_ids) == theirs
 
 
-@pytest.mark.usefixtures("optimized_jax")
+@pytest.mark.optimized_jax
 def test_the_same_tokens_on_every_backend() -> None:
     """Seed, temperature and 200 tokens: the same ids from float32 on four engines and from the reference in float64."""
     from polyllama import Llama
