@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.backend import RealizeOptions
+from ..core.errors import InputError
 from ..core.forward_arguments import ForwardArguments
 from .oracle import Oracle, oracle
-from .rounding import Precision
+from .rounding import STORED, Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,13 +27,25 @@ if TYPE_CHECKING:
 class Candidate:
     """One backend on one device in one dtype; every probe is realized once.
 
+    Args:
+        kv_cache, threads: what probes are realized with; see :class:`~polyllama.core.backend.RealizeOptions`.
+
     Attributes:
         seen: the dtype whose bounds hold: its own, but float32 for a float64 that only comes out through
             ``to_numpy``, which gives float32.
     """
 
-    def __init__(self, backend: Backend, dtype: str, device: str | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        dtype: str,
+        device: str | None = None,
+        kv_cache: str = "auto",
+        threads: int | None = None,
+    ) -> None:
         self.backend, self.dtype, self.device = backend, dtype, device
+        self.kv_cache, self.threads = kv_cache, threads
+        self._others: dict[tuple[str, int | None], Candidate] = {}
         Precision.of(dtype)  # an unknown dtype is an error here, and not one failed check after the other
         self._models: dict[Probe, Model] = {}
         self._passes: dict[Any, Mapping[str, Any]] = {}
@@ -59,12 +72,36 @@ class Candidate:
     @property
     def oracle(self) -> Oracle:
         """What is expected of it."""
-        return oracle(self.seen)
+        return oracle(self.seen, None if self.kv_cache == "auto" else self.kv_cache)
 
     @property
     def precision(self) -> Precision:
         """The precision its results are judged by."""
         return self.oracle.precision
+
+    @property
+    def kv_caches(self) -> tuple[str, ...]:
+        """The element types of keys and values that the backend says it offers (its ``kv_caches``).
+
+        Raises:
+            InputError: one that the setting ``kv_cache`` does not know.
+        """
+        found = tuple(getattr(self.backend, "kv_caches", ()))
+        for element in found:
+            if element not in STORED:
+                raise InputError(
+                    f"backend {self.backend.name!r} offers kv_cache={element!r}, which no setting can ask for",
+                    hint=f"known: {', '.join(STORED)}",
+                )
+        return found
+
+    def other(self, kv_cache: str = "auto", threads: int | None = None) -> Candidate:
+        """The same backend, whose models are realized with another cache or number of threads."""
+        key = kv_cache, threads
+        if key not in self._others:
+            self._others[key] = Candidate(self.backend, self.dtype, self.device, *key)
+            self._others[key]._seen = self.seen
+        return self._others[key]
 
     def model(self, probe: Probe) -> Model:
         """The probe, realized."""
@@ -74,7 +111,7 @@ class Candidate:
 
     def realize(self, probe: Probe, stored: str) -> Model:
         """The probe realized anew, from weights stored as `stored`."""
-        options = RealizeOptions(dtype=self.dtype, device=self.device)
+        options = RealizeOptions(self.dtype, self.device, self.threads, self.kv_cache)
         return self.backend.realize(probe.graph, probe.stored(stored), options, config=probe.config, task=probe.task)
 
     def forward(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> ModelOutput:

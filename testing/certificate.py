@@ -34,6 +34,7 @@ class Certificate:
         created: UTC, ISO 8601.
         seconds: how long it took.
         selection: the checks and groups that were asked for; empty for all.
+        thorough: whether the checks of further sizes were tried too.
     """
 
     backend: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Certificate:
     seconds: float
     selection: tuple[str, ...] = field(default=())
     declared: tuple[str, ...] = field(default=())
+    thorough: bool = False
 
     @property
     def complete(self) -> bool:
@@ -73,6 +75,7 @@ class Certificate:
             "dtypes": list(self.dtypes),
             "declared_dtypes": list(self.declared),
             "selection": list(self.selection),
+            "thorough": self.thorough,
             "environment": dict(self.environment),
             "created": self.created,
             "seconds": round(self.seconds, 3),
@@ -126,6 +129,7 @@ def certify(
     only: Iterable[str] = (),
     report: Callable[[Result], None] | None = None,
     note: str = "",
+    thorough: bool = False,
 ) -> Certificate:
     """Hold a backend to the float64 spec, check by check.
 
@@ -136,6 +140,7 @@ def certify(
         only: names of checks, or of groups of them (``"rope"``); by default all.
         report: told each result as it comes.
         note: what readers of the certificate should know of the machine; kept in its `environment`.
+        thorough: try further sizes too, which takes several times as long.
 
     Raises:
         BackendError: there is no such backend, or it cannot run here.
@@ -154,7 +159,7 @@ def certify(
         if hasattr(instance, "dtypes") and dtype not in declared:
             raise InputError(f"backend {name!r} does not declare dtype {dtype!r}", hint=f"it has {', '.join(declared)}")
     selection = tuple(only)
-    checks = select_checks(selection)
+    checks = select_checks(selection, thorough)
     began, results, where = time.perf_counter(), [], ""
     for place, dtype in enumerate(wanted):
         candidate = Candidate(instance, dtype, device)
@@ -176,11 +181,16 @@ def certify(
         time.perf_counter() - began,
         selection,
         declared,
+        thorough,
     )
 
 
-def select_checks(only: Iterable[str]) -> list[Check]:
-    """The checks of the given names and groups, in the order of certificates; all when none is given."""
+def select_checks(only: Iterable[str], thorough: bool = False) -> list[Check]:
+    """The checks of the given names and groups, in the order of certificates; all when none is given.
+
+    Args:
+        thorough: those that only a thorough certificate has too. One that is named itself is always among them.
+    """
     from .checks import all_checks
 
     known, names = all_checks(), tuple(only)
@@ -189,7 +199,8 @@ def select_checks(only: Iterable[str]) -> list[Check]:
             groups = _groups(known)
             hint = did_you_mean(name, [*known, *groups], f"groups: {', '.join(groups)}")
             raise InputError(f"there is no check called {name!r}", hint=hint)
-    return [check for check in known.values() if not names or any(_covers(name, check.name) for name in names)]
+    chosen = [check for check in known.values() if not names or any(_covers(name, check.name) for name in names)]
+    return [check for check in chosen if thorough or not check.thorough or check.name in names]
 
 
 def _covers(name: str, check: str) -> bool:

@@ -26,12 +26,14 @@ class Check:
         name: what it is called in certificates, ``"cache.step"``.
         summary: what passing it means.
         each_dtype: tried in every dtype; otherwise in the first only, because no arithmetic is involved.
+        thorough: tried only where a thorough certificate is asked for: further sizes of what others try already.
     """
 
     name: str
     summary: str
     run: Callable[[Candidate], Found]
     each_dtype: bool = True
+    thorough: bool = False
 
     @property
     def group(self) -> str:
@@ -41,7 +43,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check in one dtype. ``status``: "passed", "failed" or "skipped"."""
+    """What came of one check in one dtype. ``status``: "passed", "failed" or "skipped".
+
+    Attributes:
+        widest, typical: see :class:`~polyllama.testing.measure.Measurement`; certificates do not hold them.
+    """
 
     check: str
     dtype: str
@@ -49,6 +55,8 @@ class Result:
     error: float
     bound: float
     detail: str = ""
+    widest: float = 0.0
+    typical: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which has no infinity: the error of a check that broke down is ``None``."""
@@ -72,11 +80,13 @@ CHECKS: dict[str, Check] = {}
 """Every check by name, in the order of certificates; the modules ``checks_*`` fill it."""
 
 
-def check(name: str, summary: str, *, each_dtype: bool = True) -> Callable[[Callable[[Candidate], Found]], Any]:
+def check(
+    name: str, summary: str, *, each_dtype: bool = True, thorough: bool = False
+) -> Callable[[Callable[[Candidate], Found]], Any]:
     """Register a function as a check."""
 
     def register(run: Callable[[Candidate], Found]) -> Callable[[Candidate], Found]:
-        CHECKS[name] = Check(name, summary, run, each_dtype)
+        CHECKS[name] = Check(name, summary, run, each_dtype, thorough)
         return run
 
     return register
@@ -86,7 +96,7 @@ def all_checks() -> dict[str, Check]:
     """Every check in the order of certificates, those of the installed tasks included."""
     from importlib import import_module
 
-    for part in ("nodes", "models", "passes", "caches", "quantized", "behaviour"):
+    for part in ("nodes", "models", "passes", "caches", "lengths", "sizes", "elements", "quantized", "behaviour"):
         import_module(f".checks_{part}", __package__)  # registers its checks
     from .checks_gradients import gradient_checks
     from .checks_tasks import task_checks
@@ -98,10 +108,11 @@ def run_check(check: Check, candidate: Candidate) -> Result:
     """Try one check; whatever the backend raises fails it, by name."""
     try:
         found = check.run(candidate)
-        measured = found if isinstance(found, Measurement) else worst(found)
+        measured = worst([found] if isinstance(found, Measurement) else found)
     except Skipped as reason:
         return Result(check.name, candidate.dtype, "skipped", 0.0, 0.0, str(reason))
     except Exception as error:  # the backend's fault, and what the check is there to find
         measured = failure(describe_exception(error))
     status = "passed" if measured.passed else "failed"
-    return Result(check.name, candidate.dtype, status, measured.error, measured.bound, measured.detail)
+    numbers = measured.error, measured.bound, measured.detail, measured.widest, measured.typical
+    return Result(check.name, candidate.dtype, status, *numbers)

@@ -36,6 +36,37 @@ def logits_of(candidate: Candidate, p: Probe, rows: Any) -> Iterator[Measurement
         yield compare(found[index], candidate.oracle.logits(p, row), f"logits[{index}]")
 
 
+def pieces(
+    candidate: Candidate,
+    p: Probe,
+    texts: Any,
+    stops: tuple[int, ...],
+    starts: list[int] | None = None,
+    keep: int = 0,
+) -> Iterator[Measurement]:
+    """Run texts from a cache in pieces; all logits of a piece beside what the text gives alone and in one pass.
+
+    Args:
+        texts: ids ``[B, tokens]``; a row takes as many of them as it has places.
+        stops: where the pieces end.
+        starts: padding on the left of each row, within the first piece.
+        keep: how many logits of a piece are asked for, 0 for all.
+    """
+    padding, mask = starts or [0] * len(texts), np.ones((len(texts), stops[0]), np.int64)
+    ids = np.zeros((len(texts), stops[-1]), np.int64)
+    for index, (row, first) in enumerate(zip(texts, padding, strict=True)):
+        ids[index, first:], mask[index, :first] = row[: stops[-1] - first], 0
+    begin, inputs = 0, {"attention_mask": mask} if starts else {}
+    for stop in stops:
+        output = candidate.forward(p, ids[:, begin:stop], use_cache=True, logits_to_keep=keep, **inputs)
+        found, inputs = candidate.read(p, output)["logits"], {"past_key_values": output.past_key_values}
+        for index, first in enumerate(padding):
+            since = max(begin, first, stop - keep if keep else 0)
+            wanted = candidate.oracle.logits(p, texts[index])[since - first : stop - first]
+            yield compare(found[index, since - stop :], wanted, f"tokens {begin} to {stop}, logits[{index}, {since}:]")
+        begin = stop
+
+
 def cached(
     candidate: Candidate, p: Probe, stops: tuple[int, ...], cache: Cache | None = None, **inputs: Any
 ) -> Iterator[Measurement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,18 @@ def loss(candidate: Candidate) -> Iterator[Measurement]:
         if found is None:
             yield failure("no loss came out")
             continue
-        yield compare(found, widened(wanted, candidate, labels.size * p.config.vocab_size), "loss")
+        yield compare_loss(found, wanted, candidate, labels.size * p.config.vocab_size, "loss")
+
+
+def compare_loss(found: Any, wanted: Expected, candidate: Candidate, terms: int, what: str) -> Measurement:
+    """A loss, which is a sum of so many terms beside the `wanted` one.
+
+    A loss is a sum of logarithms, or of squares of numbers up to 1: what its bound means is seen beside 1 where it is
+    smaller. How wide the bound is, is that of the graph alone.
+    """
+    scale = max(1.0, float(np.max(np.abs(wanted.wanted))))
+    widest = float(np.max(wanted.bound)) / scale
+    return replace(compare(found, widened(wanted, candidate, terms), what), widest=widest, typical=widest)
 
 
 def widened(wanted: Expected, candidate: Candidate, terms: int) -> Expected:

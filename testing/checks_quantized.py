@@ -12,10 +12,11 @@ from ..core.quantization.affine import dequantize
 from ..core.quantization.packing import BITS
 from .candidate import Candidate
 from .checks import check
+from .checks_lengths import TEXTS
 from .checks_models import cached, logits_of
-from .measure import Measurement, equal, failure, within
-from .probes import IDS, Probe, probe
-from .rounding import quantized_linear_bound, quantized_rows_bound
+from .measure import Measurement, compare, equal, failure, within
+from .probes import IDS, WIDE, Probe, probe
+from .rounding import Expected, quantized_linear_bound, quantized_rows_bound
 
 MANY, FEW, ONE = IDS[:2], IDS[:1, :5], IDS[:1, :1]
 """Backends take a single row, a few and many by different roads."""
@@ -34,16 +35,18 @@ def unpacked(p: Probe, name: str) -> tuple[Any, Any]:
 
 
 def _linear(bits: int) -> Callable[[Candidate], Iterator[Measurement]]:
-    def run(candidate: Candidate) -> Iterator[Measurement]:
-        p = probe(f"quantized.neutral.int{bits}")
-        weight, steps = unpacked(p, "lm_head")
-        for rows in (MANY, FEW, ONE) if bits in KERNELS else (MANY, ONE):
-            found = candidate.run(p, rows, output_hidden_states=True)
-            x = found["hidden_states"][-1]
-            bound = quantized_linear_bound(candidate.precision, x, weight, steps)
-            yield within(found["logits"], x @ weight.T, bound, f"logits of {rows.size} tokens")
+    rows = (MANY, FEW, ONE) if bits in KERNELS else (MANY, ONE)
+    return lambda candidate: _products(candidate, probe(f"quantized.neutral.int{bits}"), rows)
 
-    return run
+
+def _products(candidate: Candidate, p: Probe, inputs: tuple[Any, ...]) -> Iterator[Measurement]:
+    """The head's product with the hidden states that the backend gives it."""
+    weight, steps = unpacked(p, "lm_head")
+    for rows in inputs:
+        found = candidate.run(p, rows, output_hidden_states=True)
+        x = found["hidden_states"][-1]
+        bound = quantized_linear_bound(candidate.precision, x, weight, steps)
+        yield within(found["logits"], x @ weight.T, bound, f"logits of {rows.size} tokens")
 
 
 @check("quantized.embedding", "rows of a packed embedding are scale * q + bias")
@@ -75,6 +78,47 @@ for _name, _what in (
     ("quantized.mixed", "some modules in 4 bits, some in 8, some plain; linear layers with biases"),
 ):
     check(_name, _what)(_model(_name))
+
+
+def _lengths(bits: int) -> Callable[[Candidate], Iterator[Measurement]]:
+    """300 tokens beside 129, and one more of each: many rows of a product in the first pass, a few in the second.
+
+    Attention adds nothing here, so a token gets what it gets in any other row, and the truth is found in short ones.
+    """
+
+    def run(candidate: Candidate) -> Iterator[Measurement]:
+        p, starts, stops = probe(f"quantized.lengths.int{bits}"), (0, 171), (300, 301)
+        ids, mask = TEXTS[:2, : stops[-1]], np.ones((2, stops[0]), np.int64)
+        mask[1, : starts[1]] = 0
+        short = candidate.oracle(p, ids.reshape(-1, 14))["logits"]
+        wanted = Expected(*(part.reshape(2, stops[-1], -1) for part in (short.wanted, short.bound)))
+        first = candidate.forward(p, ids[:, :300], attention_mask=mask, use_cache=True)
+        second = candidate.forward(p, ids[:, 300:], past_key_values=first.past_key_values)
+        for begin, output in ((0, first), (300, second)):
+            found = candidate.read(p, output)["logits"]
+            for index, start in enumerate(starts):
+                since = max(begin, start)
+                here = wanted[index, since : begin + found.shape[1]]
+                yield compare(found[index, since - begin :], here, f"logits[{index}, {since}:]")
+
+    return run
+
+
+def _wide(bits: int) -> Callable[[Candidate], Iterator[Measurement]]:
+    return lambda candidate: _products(candidate, probe(f"quantized.wide.int{bits}"), (MANY, ONE))
+
+
+for _bits in BITS:
+    check(
+        f"quantized.lengths.int{_bits}",
+        f"a layer packed into {_bits} bits: rows of 300 and 129 tokens in one batch, and one more token of each",
+        thorough=_bits not in KERNELS,
+    )(_lengths(_bits))
+    check(
+        f"quantized.wide.int{_bits}",
+        f"a product of {WIDE} inputs with weights packed into {_bits} bits: a row and many",
+        thorough=_bits not in KERNELS,
+    )(_wide(_bits))
 
 
 @check("quantized.cached", "a quantized model, in chunks and token by token")

@@ -14,7 +14,7 @@ from ..core.hookspecs import describe_exception
 from .candidate import Candidate
 from .checks import Check
 from .checks_models import left_padded
-from .checks_passes import widened
+from .checks_passes import compare_loss
 from .measure import Measurement, compare, failure
 from .oracle import spec_model
 from .probes import IDS, LENGTH, SIZES, Probe, make
@@ -112,4 +112,4 @@ def _losses(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
         if found is None:
             yield failure(f"no loss came out for {form}")
         else:
-            yield compare(found, widened(wanted, candidate, size * p.config.vocab_size), f"loss for {form}")
+            yield compare_loss(found, wanted, candidate, size * p.config.vocab_size, f"loss for {form}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 class Measurement:
     """An error and its bound, both relative to the largest value of the expected result; `detail` says where.
 
+    Attributes:
+        widest: the largest bound of all elements, and `typical`, their root mean square, relative to the same value.
+            Unlike `bound`, which is that of the element with the worst error, they depend on nothing that was found.
+
     >>> Measurement(1e-7, 2e-7).passed, Measurement(math.inf, 0.0, "NaN").passed
     (True, False)
     """
@@ -28,6 +32,8 @@ class Measurement:
     error: float
     bound: float
     detail: str = ""
+    widest: float = 0.0
+    typical: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -48,8 +54,14 @@ def failure(detail: str) -> Measurement:
 
 
 def worst(measurements: Iterable[Measurement]) -> Measurement:
-    """The one that comes closest to its bound; an empty check is a failure, for it has checked nothing."""
-    return max(measurements, key=lambda m: m.ratio, default=failure("nothing was measured"))
+    """The one that comes closest to its bound; an empty check is a failure, for it has checked nothing.
+
+    Its `widest` and `typical` are the largest of all.
+    """
+    known = list(measurements)
+    closest = max(known, key=lambda m: m.ratio, default=failure("nothing was measured"))
+    widest = max((m.widest for m in known), default=0.0)
+    return replace(closest, widest=widest, typical=max((m.typical for m in known), default=0.0))
 
 
 def compare(found: Any, wanted: Expected, what: str = "") -> Measurement:
@@ -67,7 +79,8 @@ def compare(found: Any, wanted: Expected, what: str = "") -> Measurement:
     scale = float(np.max(np.abs(wanted.wanted))) or 1.0
     where = f"{what}{[int(i) for i in place]}" if found.ndim else what
     detail = f"{where}: {found[place]:.9g}, wanted {wanted.wanted[place]:.9g}"
-    return Measurement(float(error[place]) / scale, float(bound[place]) / scale, detail)
+    widest, typical = float(np.max(bound)) / scale, float(np.sqrt(np.mean(bound * bound))) / scale
+    return Measurement(float(error[place]) / scale, float(bound[place]) / scale, detail, widest, typical)
 
 
 def within(found: Any, wanted: Floats, bound: Floats, what: str = "") -> Measurement:

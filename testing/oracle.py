@@ -53,10 +53,14 @@ def spec_model(probe: Probe, context: Any = None) -> SpecModel:
 
 
 class Oracle:
-    """Expected results for one precision; those of a probe's inputs are computed once per process."""
+    """Expected results for one precision; those of a probe's inputs are computed once per process.
 
-    def __init__(self, precision: Precision) -> None:
-        self.precision = precision
+    Args:
+        element: what keys and values are rounded to when they are stored; ``None`` for the dtype itself.
+    """
+
+    def __init__(self, precision: Precision, element: str | None = None) -> None:
+        self.precision, self.element = precision, element
         self._known: dict[Any, Mapping[str, Any]] = {}
 
     def __call__(self, probe: Probe, input_ids: Any = None, **inputs: Any) -> Mapping[str, Any]:
@@ -116,7 +120,9 @@ class Oracle:
         }
 
     def _run(self, probe: Probe, inputs: Mapping[str, Any], *, exact: int, seed: int) -> ModelOutput:
-        context = functools.partial(RoundingContext, precision=self.precision, exact=exact, seed=seed + 1)
+        context = functools.partial(
+            RoundingContext, precision=self.precision, exact=exact, seed=seed + 1, element=self.element
+        )
         return spec_model(probe, context).forward(ForwardArguments.of(probe.task, **inputs))
 
     def _split(self, y: Any, batch: int) -> Expected:
@@ -137,6 +143,6 @@ def hashable(value: Any) -> Any:
 
 
 @functools.cache
-def oracle(dtype: str) -> Oracle:
-    """The oracle for a dtype."""
-    return Oracle(Precision.of(dtype))
+def oracle(dtype: str, element: str | None = None) -> Oracle:
+    """The oracle for a dtype, and for keys and values that are stored as `element`."""
+    return Oracle(Precision.of(dtype), element)

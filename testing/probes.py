@@ -255,6 +255,27 @@ def _one_activation_per_layer(graph: Graph) -> Graph:
     return dataclasses.replace(graph, decoder=dataclasses.replace(graph.decoder, layers=tuple(layers)))
 
 
+_ONE_LAYER: Mapping[str, Any] = {
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+"""Where a check is about many tokens or large sizes, one layer is enough to show them."""
+
+WIDE = 2176
+"""17 * 128: inputs of packed weights that backends divide into tiles of some thousand bytes, in whole groups."""
+
+ODD: Mapping[str, Any] = {"vocab_size": 331, "hidden_size": 301, "intermediate_size": 173, "num_attention_heads": 20}
+"""No multiples of the sizes of tiles, but several of them."""
+
+FAR_ROPES: Mapping[str, Mapping[str, Any]] = {
+    **{name: ROPES[name] for name in ("default", "linear", "partial")},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096},
+    "llama3": {**ROPES["llama3"], "original_max_position_embeddings": 4096},
+}
+"""For heads of 64 and positions of some ten thousand."""
+
 NEUTRAL = ("o_proj", "down_proj")
 """With these at 0 a layer adds nothing, so what goes in comes out."""
 
@@ -268,6 +289,20 @@ def probe(name: str) -> Probe:
         rope = name.removeprefix("rope.")
         length = 18 if rope == "dynamic" else SIZES["max_position_embeddings"]
         return make(name, zero=("down_proj",), rope_parameters=dict(ROPES[rope]), max_position_embeddings=length)
+    if name.startswith("far."):
+        rope = dict(FAR_ROPES[name.removeprefix("far.")])
+        return make(name, zero=("down_proj",), rope_parameters=rope, **{**_ONE_LAYER, "head_dim": 64})
+    if name.startswith("heads."):
+        heads = int(name.removeprefix("heads."))
+        return make(name, zero=("down_proj",), **{**_ONE_LAYER, "num_attention_heads": heads})
+    if name.startswith("head_dim."):
+        size = {"head_dim": int(name.removeprefix("head_dim."))}
+        return make(name, zero=("down_proj",), **{**_ONE_LAYER, **size})
+    if name.startswith("quantized.lengths.int"):
+        return make_quantized(name, int(name.rpartition("int")[2]), zero=("o_proj",), **{**_ONE_LAYER, "head_dim": 16})
+    if name.startswith("quantized.wide.int"):
+        sizes = {"hidden_size": WIDE, "vocab_size": VOCABULARY, "intermediate_size": 32, "head_dim": 16}
+        return make_quantized(name, int(name.rpartition("int")[2]), zero=NEUTRAL, **{**_ONE_LAYER, **sizes})
     if name.startswith("quantized.neutral.int"):
         return make_quantized(name, int(name.rpartition("int")[2]), zero=NEUTRAL, num_hidden_layers=1)
     return _SPECIAL[name]()
@@ -278,6 +313,10 @@ _SPECIAL: Mapping[str, Callable[[], Probe]] = {
     "long": lambda: make(
         "long", zero=("down_proj",), num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8
     ),
+    "lengths": lambda: make("lengths", **_ONE_LAYER),
+    "odd": lambda: make("odd", **{**_ONE_LAYER, **ODD}),
+    "odd.vocabulary": lambda: make("odd.vocabulary", **{**_ONE_LAYER, **ODD, "vocab_size": 14001}),
+    "stored": lambda: make("stored", zero=("down_proj",), **{**_ONE_LAYER, "num_key_value_heads": 2, "head_dim": 64}),
     "neutral": lambda: make("neutral", zero=NEUTRAL, num_hidden_layers=1),
     "neutral.unit": lambda: make("neutral.unit", Base(), zero=NEUTRAL, num_hidden_layers=1, unit_norms=True),
     "attention": lambda: make("attention", zero=("mlp.down_proj", "layers.1.self_attn.o_proj")),

@@ -29,6 +29,7 @@ gate times up        ``u |y|``
 mean over tokens     ``u |y| + w (sqrt(S) + 2) rms(x)``: the result; S accumulations and a quotient
 last token, chain    0: a row is copied
 adding a residual    ``u |y|`` of the sum
+a stored key, value  ``u |y|`` with the u of what the cache holds; int8: half a step, ``max |y| / 254`` of the vector
 any other node       ``4 u |y|``
 ===================  ========================================================================================
 """
@@ -41,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.cache import Cache
 from ..core.context import Context
 from ..core.errors import UnsupportedError
 from ..core.graph import (
@@ -79,6 +81,9 @@ SMALLEST: Mapping[str, float] = {
     "bfloat16": 2.0**-133,
 }
 """Distance of neighbours near zero: what a result below the normal range may be off by."""
+
+STORED = ("float32", "bfloat16", "float16", "int8")
+"""What a cache may hold keys and values in: the values of the setting ``kv_cache`` but ``auto``."""
 
 LAMBDA = 6.0
 
@@ -155,6 +160,17 @@ def quantized_rows_bound(precision: Precision, table: Floats, steps: Floats) -> 
     return bound
 
 
+def stored_error(element: str, x: Floats) -> Floats:
+    """The size of the error of keys or values ``[..., D]`` that a cache stores as `element`.
+
+    A vector in int8 has a scale of its own, its largest size over 127, and a value is off by half of that at most.
+    """
+    if element == "int8":
+        return np.broadcast_to(np.max(np.abs(x), axis=-1, keepdims=True) / 254.0, x.shape)
+    error: Floats = UNIT_ROUNDOFF[element] * np.abs(x) + SMALLEST[element] / 2
+    return error
+
+
 class RoundingContext(Context):
     """Runs the spec with one error of random sign at every place where a backend rounds.
 
@@ -162,11 +178,22 @@ class RoundingContext(Context):
         precision: what it would be rounded to.
         exact: how many leading rows of the batch stay exact.
         seed: of the signs.
+        element: what keys and values are rounded to when they are stored; ``None`` for the dtype itself.
     """
 
-    def __init__(self, *args: Any, precision: Precision, exact: int, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        precision: Precision,
+        exact: int,
+        seed: int = 0,
+        element: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.precision, self.exact = precision, exact
+        if element is not None:
+            self.cache = _RoundingCache(self, element)
         self._rng = np.random.default_rng(seed)
         self._inner: dict[int, str] = {}
         self._added: set[int] = set()
@@ -267,6 +294,18 @@ class RoundingContext(Context):
     def activate(self, name: str, x: Any) -> Any:
         y = super().activate(name, x)
         return self.disturb(y, 2 * self.precision.unit * np.maximum(np.abs(y), np.abs(x) / 2))
+
+
+class _RoundingCache(Cache):
+    """Holds nothing: gives keys and values back as they would come out of a cache of `element`."""
+
+    def __init__(self, ctx: RoundingContext, element: str) -> None:
+        super().__init__()
+        self.ctx, self.element = ctx, element
+
+    def update(self, name: str, keys: Any, values: Any) -> tuple[Any, Any]:
+        keys, values = (self.ctx.disturb(part, stored_error(self.element, part)) for part in (keys, values))
+        return keys, values
 
 
 @dataclass(frozen=True)

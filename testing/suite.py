@@ -27,12 +27,14 @@ class ConformanceSuite:
         device: one of its devices, its best by default.
         dtypes: what to try, all that the backend declares by default.
         only: names of checks or groups, all by default.
+        thorough: further sizes too, which takes several times as long.
     """
 
     backend: ClassVar[str | Backend]
     device: ClassVar[str | None] = None
     dtypes: ClassVar[tuple[str, ...] | None] = None
     only: ClassVar[tuple[str, ...]] = ()
+    thorough: ClassVar[bool] = False
 
     _candidates: ClassVar[dict[str, Candidate]]
 
@@ -51,7 +53,7 @@ class ConformanceSuite:
         cases = [
             (dtype, check)
             for place, dtype in enumerate(dtypes)
-            for check in select_checks(self.only)
+            for check in select_checks(self.only, self.thorough)
             if check.each_dtype or not place
         ]
         metafunc.parametrize(("dtype", "check"), cases, ids=[f"{dtype}-{check.name}" for dtype, check in cases])

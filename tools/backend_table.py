@@ -38,7 +38,8 @@ def rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
         name = certificate["backend"]["name"]
         failures = ", ".join(check["check"] for check in failed) or "none"
         date = certificate["created"][:10]
-        counts = str(len(checks) - skipped), failures, str(skipped) if skipped else ""
+        tried = f"{len(checks) - skipped}{' (thorough)' if certificate.get('thorough') else ''}"
+        counts = tried, failures, str(skipped) if skipped else ""
         found.append((name, device, dtype, *counts, share, libraries, date))
     return found
 

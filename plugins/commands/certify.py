@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--device", metavar="DEVICE", help="A device of the backend: cpu, cuda, cuda:1, mps ...")
 @click.option("--dtype", "dtypes", metavar="DTYPE", multiple=True, help="Only this dtype. Repeatable.")
 @click.option("--only", metavar="CHECK", multiple=True, help="Only this check or group of checks. Repeatable.")
+@click.option("--thorough", is_flag=True, help="Further sizes too; takes several times as long.")
 @click.option("--list", "list_only", is_flag=True, help="List the checks and what each means; try nothing.")
 @json_file_option("Write the certificate")
 @click.option("--note", metavar="TEXT", default="", help="What to know of this machine; kept in the certificate.")
@@ -37,26 +38,29 @@ def certify(
     device: str | None,
     dtypes: tuple[str, ...],
     only: tuple[str, ...],
+    thorough: bool,
     list_only: bool,
     file: Path | None,
     note: str,
 ) -> None:
     """Try every node, RoPE type, cache, padding, task head and dtype of BACKEND against the float64 spec.
 
-    Each check has a bound derived from the dtype. The exit code is 0 when all pass and 1 when one fails.
+    Each check has a bound derived from the dtype. With --thorough, more lengths, heads, caches and packed widths. The exit code is 0 when all pass and 1 when one fails.
     """
     from ...core.errors import InputError
     from ...testing.certificate import certify as run
     from ...testing.certificate import select_checks
 
     if list_only:
-        print_table(["check", "what passing it means"], [(c.name, c.summary) for c in select_checks(only)])
+        print_table(["check", "what passing it means"], [(c.name, c.summary) for c in select_checks(only, thorough)])
         return
     to_stdout = file is not None and str(file) == "-"
     if file is not None and not to_stdout and not file.absolute().parent.is_dir():
         raise InputError(f"--json {file}: there is no folder {file.parent}", hint="make it first")
     report = None if to_stdout else _show_failure
-    certificate = run(backend, device=device, dtypes=dtypes or None, only=only, report=report, note=note)
+    certificate = run(
+        backend, device=device, dtypes=dtypes or None, only=only, report=report, note=note, thorough=thorough
+    )
     if to_stdout:
         from ._console import print_json
 
@@ -86,7 +90,9 @@ def _summarize(certificate: Certificate) -> None:
     print_table(["dtype", "passed", "failed", "skipped", "largest error"], rows)
     verdict = "passes" if certificate.passed else "FAILS"
     name, where = certificate.backend["name"], certificate.device
-    part = "" if certificate.complete else ", a part of what it declares"
+    part = ("" if certificate.complete else ", a part of what it declares") + (
+        ", further sizes among them," if certificate.thorough else ""
+    )
     tried = sum(result.status != "skipped" for result in certificate.results)
     count = f"{tried} {'check' if tried == 1 else 'checks'}"
     click.echo(f"\n{name} on {where} {verdict}: {count}{part} in {certificate.seconds:.1f} s")
