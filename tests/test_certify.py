@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,12 +26,12 @@ from polyllama.core.rope import Rope
 from polyllama.core.spec_model import SpecModel
 from polyllama.testing import ConformanceSuite, certify, read_certificate
 from polyllama.testing.candidate import Candidate
+from polyllama.testing.certificate import select_checks
 from polyllama.testing.checks import all_checks, run_check
 from polyllama.testing.measure import Measurement, worst
-from polyllama.testing.oracle import oracle
-from polyllama.testing.probes import IDS, on_grid, probe
-from polyllama.testing.rounding import UNIT_ROUNDOFF, Precision
-from support_processes import run_process
+from polyllama.testing.oracle import oracle, spec_model
+from polyllama.testing.probes import IDS, WIDE, on_grid, probe
+from polyllama.testing.rounding import LAMBDA, UNIT_ROUNDOFF, Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -494,16 +496,44 @@ def test_every_sabotaged_path_is_right_without_the_sabotage(dtype: str) -> None:
     assert [str(r) for r in results if r.status != "passed"] == []
 
 
-@pytest.mark.long
+ROUNDINGS = 2 * 20 + 3
+"""On the way of an element through two layers of 20 roundings and the final norm and head: the table of rounding.py."""
+
+LARGEST_SCORE = 1.5**2 * 4
+"""Queries and keys have a gain of 1.5, and the largest of some thousand normal numbers is at four deviations. A score
+that is off by two roundings of its own size moves a probability by as much, relative to it."""
+
+SAMPLED = 2.0
+"""The mean of the squares of eight runs exceeds four times the variance once in some thousand elements (chi squared)."""
+
+PASSED_ON = 1.5
+"""What an error grows to on its way, beside the largest result: see the test of it below."""
+
+CEILING = LAMBDA * SAMPLED * PASSED_ON * math.sqrt(ROUNDINGS + 2 * 2 * LARGEST_SCORE**2)
+"""Above all bounds that are measured on the spec, in units of roundoff: some 350."""
+
+WIDE_CEILING = LAMBDA * WIDE * 2 / math.pi
+"""Above that of a product of n inputs by its formula, ``lambda sqrt(n) |x| |w|``, which is ``n 2 / pi`` for numbers of
+deviation 1 over a result of ``sqrt(n)``."""
+
+
+def test_an_error_of_the_embeddings_is_passed_on_as_the_ceiling_has_it() -> None:
+    """In float64 and far above its noise, so it depends on no library: median over the models that are whole."""
+    passed_on = []
+    for name in ("attention.mha", "attention.gqa", "attention.mqa", "mlp.biases", "weights.tied", "lengths", "odd"):
+        p, rng, step = probe(name), np.random.default_rng(0), 2.0**-24
+        model, x = spec_model(p), p.weights["model.embed_tokens.weight"][IDS[:2]]
+        exact = model.forward(inputs_embeds=x)["logits"]
+        moved = [x * (1 + step * rng.choice([-1, 1], x.shape)) for _ in range(8)]
+        spread = np.sqrt(np.mean([(model.forward(inputs_embeds=m)["logits"] - exact) ** 2 for m in moved], axis=0))
+        passed_on.append(spread.max() / step / np.abs(exact).max())
+    assert PASSED_ON / 1.5 < np.median(passed_on) < PASSED_ON
+
+
 @pytest.mark.parametrize(
     ("name", "dtypes"),
     # jax compiles a program for every check, so here in one dtype; its certificate in docs/ covers all three.
-    [
-        ("reference", None),
-        ("torch", None),
-        ("mlx:cpu", None),
-        pytest.param("jax:cpu", ["float32"], marks=pytest.mark.optimized_jax),
-    ],
+    [("reference", None), ("torch", None), ("mlx:cpu", None), ("jax:cpu", ["float32"])],
 )
 def test_right_backends_pass_and_bounds_are_tight(name: str, dtypes: list[str] | None) -> None:
     """And no bound comes near the result itself, else nothing could fail it."""
@@ -512,16 +542,18 @@ def test_right_backends_pass_and_bounds_are_tight(name: str, dtypes: list[str] |
     assert [str(r) for r in certificate.failed] == []
     assert certificate.passed and certificate.device == "cpu"
     assert {r.dtype for r in certificate.results} == set(certificate.dtypes)
-    assert {r.check for r in certificate.results} == set(all_checks())
+    assert {r.check for r in certificate.results} == {check.name for check in select_checks(())}
     for result in certificate.results:
         if result.check.startswith("gradients."):
             # Forward and back again; in float64 what finite differences can tell.
             assert result.bound <= max(1000 * UNIT_ROUNDOFF[result.dtype], 1e-8), result
             assert (result.status == "passed") == (name != "reference" and result.dtype in ("float32", "float64"))
             continue
-        # Some ten roundings and two layers that amplify them, six deviations wide; a loss sums float32 terms besides.
-        assert result.bound <= (1000 if result.check == "output.loss" else 250) * UNIT_ROUNDOFF[result.dtype], result
-        assert result.bound < 0.25
+        # How wide bounds are, whatever was found: the bound that a result reports is that of the element with the worst
+        # error, and which that is depends on the library's kernels.
+        ceiling = WIDE_CEILING if result.check.startswith("quantized.wide") else CEILING
+        assert result.widest <= ceiling * Precision.of(result.dtype).share * UNIT_ROUNDOFF[result.dtype], result
+        assert result.typical < 0.25, result
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
@@ -660,8 +692,6 @@ class TestConformance(ConformanceSuite):
 
 def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
     """And a failing check is a failing test, by its name."""
-    from polyllama.testing.certificate import select_checks
-
     (tmp_path / "test_it.py").write_text(SUITE + "    only = ('rope.yarn', 'cache.step', 'errors')\n")
     sabotage = "import test_certify\nfrom test_certify import *\n\nclass TestBroken(ConformanceSuite):\n"
     sabotage += (
@@ -670,7 +700,7 @@ def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
     (tmp_path / "test_broken.py").write_text(sabotage)
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
     path = {"PYTHONPATH": str(ROOT / "tests")}
-    done = run_process(
+    done = subprocess.run(
         [*command, "-k", "TestConformance and test_it or TestBroken"],
         capture_output=True,
         text=True,
@@ -691,7 +721,7 @@ def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
 
 def test_testing_imports_no_framework() -> None:
     code = "import polyllama.testing as t; t.ConformanceSuite; t.certify; import sys; print(*sys.modules)"
-    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "jax", "mlx", "transformers", "pytest"} & set(done.stdout.split())
 
 
