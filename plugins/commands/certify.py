@@ -45,8 +45,8 @@ def certify(
 ) -> None:
     """Try every node, RoPE type, cache, padding, task head and dtype of BACKEND against the float64 spec.
 
-    Each check has a bound derived from the dtype. The exit code is 0 when all pass and 1 when one fails. With --thorough,
-    more lengths, heads, caches and packed widths are tried.
+    Each check has a bound derived from the dtype. The exit code is 0 when all pass and 1 when one fails. With
+    --thorough, more lengths, heads, caches and packed widths are tried.
     """
     from ...core.errors import InputError
     from ...testing.certificate import certify as run
