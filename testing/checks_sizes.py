@@ -19,7 +19,7 @@ def _odd(name: str) -> Callable[[Candidate], Iterator[Measurement]]:
     return lambda candidate: pieces(candidate, probe(name), IDS[:1, :21], (19, 20, 21), keep=2)
 
 
-check("sizes.odd", "widths of 301 and 173 and 20 heads over one: in one pass, then token by token")(_odd("odd"))
+check("sizes.odd", "widths of 301 and 433 and 20 heads over one: in one pass, then token by token")(_odd("odd"))
 check("sizes.vocabulary", "the same with a vocabulary of 14001", thorough=True)(_odd("odd.vocabulary"))
 
 

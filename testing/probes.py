@@ -266,7 +266,7 @@ _ONE_LAYER: Mapping[str, Any] = {
 WIDE = 2176
 """17 * 128: inputs of packed weights that backends divide into tiles of some thousand bytes, in whole groups."""
 
-ODD: Mapping[str, Any] = {"vocab_size": 331, "hidden_size": 301, "intermediate_size": 173, "num_attention_heads": 20}
+ODD: Mapping[str, Any] = {"vocab_size": 331, "hidden_size": 301, "intermediate_size": 433, "num_attention_heads": 20}
 """No multiples of the sizes of tiles, but several of them."""
 
 FAR_ROPES: Mapping[str, Mapping[str, Any]] = {

@@ -34,7 +34,8 @@ class TestConformance(ConformanceSuite):
 def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
     """And a failing check is a failing test, by its name."""
     (tmp_path / "test_it.py").write_text(SUITE + "    only = ('rope.yarn', 'cache.step', 'errors')\n")
-    sabotage = "import test_certify\nfrom test_certify import *\n\nclass TestBroken(ConformanceSuite):\n"
+    sabotage = "from polyllama.core.rope import Rope\nfrom polyllama.testing import ConformanceSuite\n"
+    sabotage += "from test_certify import SpecBackend, interleaved_rope\n\nclass TestBroken(ConformanceSuite):\n"
     sabotage += (
         "    backend = SpecBackend(overrides={Rope: interleaved_rope})\n    only = ('rope.yarn', 'node.linear')\n"
     )
