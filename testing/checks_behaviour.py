@@ -113,7 +113,6 @@ WRONG: Mapping[str, Mapping[str, Any]] = {
     "positions_negative": {"input_ids": [[1, 2]], "position_ids": [[-1, 0]]},
     "keep_negative": {"input_ids": [[1, 2]], "logits_to_keep": -2},
     "keep_range": {"input_ids": [[1, 2]], "logits_to_keep": [2]},
-    "unknown_argument": {"input_ids": [[1, 2]], "no_such_argument": 1},
     "num_items": {"input_ids": [[1, 2]], "labels": [[1, 2]], "num_items_in_batch": 0},
     "labels_range": {"input_ids": [[1, 2]], "labels": [[1, VOCABULARY]]},
     "labels_shape": {"input_ids": [[1, 2]], "labels": [[1]]},

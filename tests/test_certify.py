@@ -17,6 +17,7 @@ from polyllama.core.cache import ConcatenatingCache
 from polyllama.core.context import Context, causal_mask
 from polyllama.core.errors import InputError
 from polyllama.core.forward import Engine
+from polyllama.core.forward_arguments import ForwardArguments
 from polyllama.core.graph import Attention, Embedding, GatedMLP, Linear, RMSNorm
 from polyllama.core.rope import Rope
 from polyllama.core.spec_model import SpecModel
@@ -345,8 +346,8 @@ class NeverRestarts(SpecModel):
 class Jittery(SpecModel):
     """Not the same twice."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output: Any = super().forward(*args, **kwargs)
+    def forward(self, arguments: ForwardArguments) -> Any:
+        output: Any = super().forward(arguments)
         self.calls = getattr(self, "calls", 0) + 1
         if "logits" in output:
             output.logits = output.logits + np.float32(0.5) * np.sin(np.arange(97) * self.calls)
@@ -356,27 +357,29 @@ class Jittery(SpecModel):
 class AcceptsAnything(SpecModel):
     """Ids beyond the vocabulary wrap around."""
 
-    def forward(self, input_ids: Any = None, **inputs: Any) -> Any:
-        if isinstance(input_ids, list):
-            input_ids = np.asarray(input_ids) % self.config.vocab_size
-        return super().forward(input_ids, **inputs)
+    def forward(self, arguments: ForwardArguments) -> Any:
+        if isinstance(arguments.input_ids, list):
+            wrapped = np.asarray(arguments.input_ids) % self.config.vocab_size
+            arguments = dataclasses.replace(arguments, input_ids=wrapped)
+        return super().forward(arguments)
 
 
 class KeepsTheFirst(SpecModel):
     """logits_to_keep counts from the wrong end."""
 
-    def forward(self, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
-        if isinstance(logits_to_keep, int) and logits_to_keep:
-            logits_to_keep = np.arange(logits_to_keep)
-        return super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
+    def forward(self, arguments: ForwardArguments) -> Any:
+        keep = arguments.logits_to_keep
+        if isinstance(keep, int) and keep:
+            arguments = dataclasses.replace(arguments, logits_to_keep=np.arange(keep))
+        return super().forward(arguments)
 
 
 class LossOverAll(SpecModel):
     """Labels of -100 count as token 0."""
 
-    def forward(self, *args: Any, labels: Any = None, **kwargs: Any) -> Any:
-        labels = None if labels is None else np.where(np.asarray(labels) == -100, 0, labels)
-        return super().forward(*args, labels=labels, **kwargs)
+    def forward(self, arguments: ForwardArguments) -> Any:
+        labels = {name: np.where(np.asarray(held) == -100, 0, held) for name, held in arguments.labels.items()}
+        return super().forward(dataclasses.replace(arguments, labels=labels))
 
 
 class AnotherDtype(SpecModel):
@@ -495,7 +498,7 @@ def test_every_sabotaged_path_is_right_without_the_sabotage(dtype: str) -> None:
 
 
 class Raises(SpecModel):
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, arguments: ForwardArguments) -> Any:
         raise RuntimeError("out of\ncoffee")
 
 
@@ -510,8 +513,8 @@ def test_a_backend_that_raises_fails_by_name_and_the_rest_goes_on() -> None:
 
 def test_nan_fails() -> None:
     class Nan(SpecModel):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            output: Any = super().forward(*args, **kwargs)
+        def forward(self, arguments: ForwardArguments) -> Any:
+            output: Any = super().forward(arguments)
             output.logits = output.logits * np.float32("nan")
             return output
 

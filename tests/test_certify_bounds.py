@@ -13,6 +13,7 @@ from polyllama.testing.measure import Measurement, worst
 from polyllama.testing.oracle import oracle, spec_model
 from polyllama.testing.probes import IDS, WIDE, on_grid, probe
 from polyllama.testing.rounding import LAMBDA, UNIT_ROUNDOFF, Precision
+from support import forward
 from test_certify import SpecBackend, outcome
 
 ROUNDINGS = 2 * 20 + 3
@@ -42,17 +43,23 @@ def test_an_error_of_the_embeddings_is_passed_on_as_the_ceiling_has_it() -> None
     for name in ("attention.mha", "attention.gqa", "attention.mqa", "mlp.biases", "weights.tied", "lengths", "odd"):
         p, rng, step = probe(name), np.random.default_rng(0), 2.0**-24
         model, x = spec_model(p), p.weights["model.embed_tokens.weight"][IDS[:2]]
-        exact = model.forward(inputs_embeds=x)["logits"]
+        exact = forward(model, inputs_embeds=x)["logits"]
         moved = [x * (1 + step * rng.choice([-1, 1], x.shape)) for _ in range(8)]
-        spread = np.sqrt(np.mean([(model.forward(inputs_embeds=m)["logits"] - exact) ** 2 for m in moved], axis=0))
+        spread = np.sqrt(np.mean([(forward(model, inputs_embeds=m)["logits"] - exact) ** 2 for m in moved], axis=0))
         passed_on.append(spread.max() / step / np.abs(exact).max())
     assert PASSED_ON / 1.5 < np.median(passed_on) < PASSED_ON
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtypes"),
     # jax compiles a program for every check, so here in one dtype; its certificate in docs/ covers all three.
-    [("reference", None), ("torch", None), ("mlx:cpu", None), ("jax:cpu", ["float32"])],
+    [
+        ("reference", None),
+        ("torch", None),
+        ("mlx:cpu", None),
+        pytest.param("jax:cpu", ["float32"], marks=pytest.mark.optimized_jax),
+    ],
 )
 def test_right_backends_pass_and_bounds_are_tight(name: str, dtypes: list[str] | None) -> None:
     """And no bound comes near the result itself, else nothing could fail it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from polyllama.core.rope import Rope
 from polyllama.testing import ConformanceSuite, certify
 from polyllama.testing.certificate import select_checks
 from polyllama.testing.checks import all_checks
+from support_processes import run_process
 from test_certify import SpecBackend, interleaved_rope
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +42,7 @@ def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
     (tmp_path / "test_broken.py").write_text(sabotage)
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
     path = {"PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(
+    done = run_process(
         [*command, "-k", "TestConformance and test_it or TestBroken"],
         capture_output=True,
         text=True,
@@ -63,7 +63,7 @@ def test_a_third_party_runs_the_suite_in_three_lines(tmp_path: Path) -> None:
 
 def test_testing_imports_no_framework() -> None:
     code = "import polyllama.testing as t; t.ConformanceSuite; t.certify; import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "jax", "mlx", "transformers", "pytest"} & set(done.stdout.split())
 
 

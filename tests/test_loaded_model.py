@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from polyllama.core.outputs import EmbeddingOutput
 from polyllama.core.plugins import plugin_manager, reset_plugins
 from polyllama.core.task import Task
 from safetensors.numpy import load_file, save_file
+from support_processes import run_process
 
 
 class Differences(Task):
@@ -69,7 +69,7 @@ def test_heads_are_imported_without_the_facade_or_what_runs_them() -> None:
         "above = 'model loading pipelines forward backend inputs generation prediction.predict'.split()\n"
         "print([name for name in above if f'polyllama.core.{name}' in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from polyllama.core.llama import build_graph
 from polyllama.core.plugins import Plugins, plugin_manager, reset_plugins
 from polyllama.core.quantization.settings import Quantization
 from polyllama.core.quantization.transform import quantize_graph
+from support_processes import run_process
 
 MODULE = """
 from dataclasses import dataclass
 from polyllama.core.graph import Node
+from support_processes import run_process
 
 @dataclass(frozen=True)
 class Squash(Node):
@@ -81,7 +82,7 @@ def test_a_graph_is_read_where_nothing_but_the_graph_module_is_imported() -> Non
         "print(sorted({type(node).__name__ for node in graph.walk()} - before)); "
         "print([name for name in ('torch', 'mlx', 'jax', 'pydantic') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True, check=True)
+    result = run_process([sys.executable, "-c", code], input=text, capture_output=True, text=True, check=True)
     again, late, heavy = result.stdout.splitlines()
     assert again == text
     assert late == "['LoraLinear', 'QuantizedEmbedding', 'QuantizedLinear', 'Rope']"
