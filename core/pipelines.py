@@ -137,7 +137,7 @@ def _is_for_loading(name: str, task: str | None) -> bool:
 
     if name == "seed" and task == "causal-lm":
         return False
-    heads = _task(task).options if task is not None else ()
+    heads = _task(task).load_options if task is not None else ()
     known = {*inspect.signature(Llama.load).parameters, *LlamaConfig.model_fields, *CONFIG_SPELLINGS, *heads}
     return name in known or name in LOADER_ARGUMENTS  # which it refuses, each with a reason
 

@@ -290,8 +290,8 @@ def probe(name: str) -> Probe:
         length = 18 if rope == "dynamic" else SIZES["max_position_embeddings"]
         return make(name, zero=("down_proj",), rope_parameters=dict(ROPES[rope]), max_position_embeddings=length)
     if name.startswith("far."):
-        rope = dict(FAR_ROPES[name.removeprefix("far.")])
-        return make(name, zero=("down_proj",), rope_parameters=rope, **{**_ONE_LAYER, "head_dim": 64})
+        far = dict(FAR_ROPES[name.removeprefix("far.")])
+        return make(name, zero=("down_proj",), rope_parameters=far, **{**_ONE_LAYER, "head_dim": 64})
     if name.startswith("heads."):
         heads = int(name.removeprefix("heads."))
         return make(name, zero=("down_proj",), **{**_ONE_LAYER, "num_attention_heads": heads})
