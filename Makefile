@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip makes PEP 517 builds in an environment of their own; the constraints hold there too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test test-peers lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm clean
+.PHONY: demo test test-peers lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm mutants clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
 	@$(BIN)/polyllama run tiny "Once upon a time" --echo --dtype float32 --temperature 0.8 --seed 7
@@ -54,6 +54,12 @@ sanitize-thread: $(VENV)/.installed-test
 
 certify-arm: $(VENV)/.installed-demo ## the NEON kernels through the conformance kit, under an emulator; ISA=neon for one, TO=FOLDER for the certificates
 	$(BIN)/python tools/certify_arm.py $(ISA) $(if $(TO),--to $(TO))
+
+# Options of tools/mutants as they are: make mutants OPTIONS="--module core/rope --count 50".
+OPTIONS ?= --count 100 --native 30
+mutants: $(VENV)/.installed-test ## faults planted in modules and kernels, to see that tests catch them; OPTIONS="--help" for more
+	$(PIP) install -q pybind11
+	$(BIN)/python -m tools.mutants $(OPTIONS)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "polyllama needs Python 3.11 or later, this is " + sys.version.split()[0])'

@@ -121,7 +121,7 @@ def record(files: list[str], folder: Path, jobs: int, longest: float) -> Record:
         place.mkdir(parents=True, exist_ok=True)
 
         def plugin() -> Recorder:
-            import replaced
+            import replaced  # type: ignore[import-not-found]
 
             return Recorder(place, replaced.called, longest)
 

@@ -239,7 +239,7 @@ def _add(
 def numbered(chosen: list[NativeMutation]) -> list[NativeMutation]:
     """The chosen mutations with a fault number each, from 1, and one of each line at most."""
     lines: set[tuple[str, int]] = set()
-    kept = []
+    kept: list[NativeMutation] = []
     for mutation in chosen:
         if (mutation.file, mutation.line) not in lines:
             lines.add((mutation.file, mutation.line))

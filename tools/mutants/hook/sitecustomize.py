@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-import replaced
+import replaced  # type: ignore[import-not-found]
 
 replaced.install()
