@@ -34,7 +34,6 @@ class Options:
     module: list[str]
     jobs: int
     budget: float
-    longest: float
     certify: bool
     only_list: bool
     record: list[str] | None
@@ -54,9 +53,7 @@ def options(arguments: list[str] | None = None) -> Options:
     )
     parser.add_argument("--jobs", type=int, default=trying.jobs_by_default(), help="tests' processes side by side")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests for a mutant (default: %(default)s)")
-    parser.add_argument(
-        "--longest", type=float, default=30, help="leave out tests that take longer (default: %(default)s)"
-    )
+    parser.add_argument()
     parser.add_argument("--certify", action="store_true", help="try faults in the kernels on `certify cpu` as well")
     parser.add_argument(
         "--list", dest="only_list", action="store_true", help="say which mutants were chosen, and run nothing"
@@ -123,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = o.keep or Path(tempfile.mkdtemp(prefix="mutants-"))
     try:
         files = o.record or calls.missing(calls.Record.read(), calls.test_files())
-        record = calls.record(files, folder / "record", o.jobs, o.longest) if files else calls.Record.read()
+        record = calls.record(files, folder / "record", o.jobs) if files else calls.Record.read()
         if o.record is not None:
             return 0
         known = read_known()

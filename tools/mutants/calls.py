@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -83,8 +82,8 @@ def missing(record: Record, files: Iterable[str]) -> list[str]:
 class Recorder:
     """A pytest plugin that writes a line for each test that passes: its place, its seconds and its calls."""
 
-    def __init__(self, folder: Path, called: set[str], longest: float) -> None:
-        self.folder, self.called, self.longest = folder, called, longest
+    def __init__(self, folder: Path, called: set[str]) -> None:
+        self.folder, self.called = folder, called
         self.out = folder / "tests.jsonl"
         self.began = 0.0
         self.failed = False
@@ -92,17 +91,11 @@ class Recorder:
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.called.clear()
         self.began, self.failed = time.monotonic(), False
-        signal.signal(signal.SIGALRM, self._too_long)
-        signal.setitimer(signal.ITIMER_REAL, self.longest)
-
-    def _too_long(self, *_: object) -> None:
-        raise TimeoutError(f"longer than {self.longest:g} s, so no mutant is tried on it")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.failed |= report.outcome != "passed"
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         calls = set(self.called)
         for path in self.folder.glob("*.json"):  # of child processes
             calls.update(json.loads(path.read_text()))
@@ -112,7 +105,7 @@ class Recorder:
                 out.write(json.dumps([nodeid, time.monotonic() - self.began, sorted(calls)]) + "\n")
 
 
-def record(files: list[str], folder: Path, jobs: int, longest: float) -> Record:
+def record(files: list[str], folder: Path, jobs: int) -> Record:
     """Run files of tests and add what they call to the record, file by file."""
     kept = Record.read()
 
@@ -123,7 +116,7 @@ def record(files: list[str], folder: Path, jobs: int, longest: float) -> Record:
         def plugin() -> Recorder:
             import replaced  # type: ignore[import-not-found]
 
-            return Recorder(place, replaced.called, longest)
+            return Recorder(place, replaced.called)
 
         return Job(file, [file], {"MUTANTS_CALLS": str(place)}, place, plugin, timeout=7200)
 
