@@ -93,7 +93,8 @@ def _without_others(source: str) -> str:
 def _compile(folder: Path, syntax_only: bool) -> tuple[int, str]:
     environment = os.environ | {"POLYLLAMA_BUILD_KERNELS": "1"}
     if syntax_only:
-        environment["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} -fsyntax-only -fmax-errors=0".strip()
+        for name in ("CFLAGS", "CXXFLAGS"):
+            environment[name] = f"{os.environ.get(name, '')} -fsyntax-only -fmax-errors=0".strip()
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "built", "--build-temp", "temporary"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=3600)
     return done.returncode, done.stdout + done.stderr

@@ -39,6 +39,8 @@ ARITHMETIC: dict[type[ast.operator], tuple[type[ast.operator], ...]] = {
 }
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "minimum": "maximum", "maximum": "minimum"}
 NAMES |= {"cos": "sin", "sin": "cos", "floor": "ceil", "ceil": "floor", "argmax": "argmin", "ones": "zeros"}
+# Calls whose arguments are of different kinds.
+ORDERED = {"isinstance", "issubclass", "hasattr", "getattr", "setattr", "reshape", "astype", "cast", "map", "filter"}
 TEXT = (ast.JoinedStr, ast.List, ast.Tuple)
 
 
@@ -124,13 +126,23 @@ def _of_call(node: ast.Call) -> Iterator[_Change]:
         if keyword.arg is not None:
             yield _item("dropped keyword", node.keywords, i)  # type: ignore[arg-type]
     plain = node.args[:2]
-    # Two equal arguments, or numbers and texts of plainly different kinds, say nothing when they are swapped.
-    if len(plain) == 2 and not any(isinstance(a, ast.Starred | ast.Constant | ast.Lambda) for a in plain):
+    if len(plain) == 2 and not any(map(_of_another_kind, plain)) and _name(node) not in ORDERED:
         yield _set("swapped arguments", node, "args", [plain[1], plain[0], *node.args[2:]])
     if isinstance(node.func, ast.Name) and node.func.id in NAMES:
         yield _set("function", node.func, "id", NAMES[node.func.id])
     elif isinstance(node.func, ast.Attribute) and node.func.attr in NAMES:
         yield _set("function", node.func, "attr", NAMES[node.func.attr])
+
+
+def _of_another_kind(argument: ast.expr) -> bool:
+    """Whether an argument is plainly of another kind than its neighbour: swapped, any call at all would fail."""
+    if isinstance(argument, ast.Name):
+        return argument.id == "xp"
+    return isinstance(argument, ast.Starred | ast.Constant | ast.Lambda | ast.Tuple | ast.List | ast.Dict)
+
+
+def _name(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
 def _of_slice(node: ast.Slice) -> Iterator[_Change]:
@@ -230,12 +242,7 @@ def _left_alone(node: ast.AST, parent: ast.AST) -> bool:
         return True
     if isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node in parent.decorator_list:
         return True
-    return isinstance(node, ast.Call) and _calls_warning(node)
-
-
-def _calls_warning(node: ast.Call) -> bool:
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return name in {"TypeVar", "cast", "getLogger", "overload"}
+    return isinstance(node, ast.Call) and _name(node) in {"TypeVar", "getLogger", "overload"}
 
 
 def _header(statement: ast.stmt) -> str:

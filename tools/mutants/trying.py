@@ -86,7 +86,7 @@ class Attempt:
     folder: Path
     left: list[list[Test]]
     root: Path = ROOT
-    patience: float = 90  # seconds, beside what its tests take: a machine may be busier than when they were recorded
+    patience: float = 300  # seconds, beside what its tests take: a machine may be busier than when they were recorded
 
     def job(self) -> Job:
         tests = self.left.pop(0)
