@@ -39,6 +39,7 @@ class Record:
 
     tests: list[Test] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, float] = field(default_factory=dict)  # seconds until a file's first test
 
     @classmethod
     def read(cls, path: Path = RECORD) -> Record:
@@ -48,7 +49,7 @@ class Record:
         data = json.loads(path.read_text())
         names = data["functions"]
         tests = [Test(node, seconds, frozenset(names[i] for i in calls)) for node, seconds, calls in data["tests"]]
-        return cls(tests, data["digests"])
+        return cls(tests, data["digests"], data.get("starts", {}))
 
     def write(self, path: Path = RECORD) -> None:
         names = sorted({name for test in self.tests for name in test.calls})
@@ -56,7 +57,9 @@ class Record:
         tests = [[test.node, round(test.seconds, 3), sorted(place[name] for name in test.calls)] for test in self.tests]
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps({"digests": self.digests, "functions": names, "tests": tests}))
+        scratch.write_text(
+            json.dumps({"digests": self.digests, "starts": self.starts, "functions": names, "tests": tests})
+        )
         scratch.replace(path)
 
     def calling(self, module: str, function: str) -> list[Test]:
@@ -125,6 +128,7 @@ def record(files: list[str], folder: Path, jobs: int) -> Record:
         found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
         kept.tests = [test for test in kept.tests if test.file != done.job.name]
         kept.tests += [Test(node, seconds, frozenset(calls)) for node, seconds, calls in found]
+        kept.starts[done.job.name] = round(max(0.0, done.seconds - sum(seconds for _, seconds, _ in found)), 1)
         kept.digests[done.job.name] = digest(ROOT / done.job.name)
         kept.write()
         print(f"  {done.job.name}: {len(found)} tests, {done.seconds:.0f} s", file=sys.stderr, flush=True)

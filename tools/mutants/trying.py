@@ -16,7 +16,6 @@ from .operators import Mutation, mutated
 from .processes import IMPORTED, ROOT, TIMED_OUT, Done, Job, run_jobs
 
 CAUGHT, SURVIVED, UNREACHED = "caught", "survived", "unreached"
-COLLECTING = 2.0  # seconds that a file of tests takes before its first test, roughly
 
 
 @dataclass
@@ -65,7 +64,13 @@ def rounds(record: Record, tests: list[Test], budget: float) -> list[list[Test]]
         whole[test.file] = whole.get(test.file, 0) + 1
     by_file = [list(group) for _, group in groupby(sorted(tests, key=lambda t: (t.file, t.seconds)), lambda t: t.file)]
     chosen: list[list[Test]] = []
-    by_file.sort(key=lambda some: (COLLECTING + sum(t.seconds for t in some)) * whole[some[0].file] / len(some))
+
+    def cost(some: list[Test]) -> float:
+        """Seconds, the more the fewer of the file's tests are related."""
+        seconds = record.starts.get(some[0].file, 0.0) + sum(test.seconds for test in some)
+        return seconds * whole[some[0].file] / len(some)
+
+    by_file.sort(key=cost)
     for some in by_file:
         kept = []
         for test in some:
