@@ -154,7 +154,7 @@ for number, mutation in enumerate(operators.mutations("toy/calc.py", source)):
     rounds = [[Test(node, 0.0, frozenset())] for node in nodes]
     trial = trying.Trial(mutation, trying.SURVIVED)
     attempts.append(trying.Attempt(trial, environment, folder, rounds, root, patience={patience!r}[mutation.mutated]))
-for trial in trying.try_all(attempts, 2, shared=("pytest",)):
+for trial in trying.try_all(attempts, 2, shared=("pytest", "hypothesis")):
     print(trial.verdict, trial.by, trial.mutation.mutated, sep="|")
 """
 
@@ -200,6 +200,10 @@ def test_related_tests_come_by_function_then_by_module() -> None:
     both = ["tests/test_a.py::slow", "tests/test_a.py::quick"]
     assert nodes == {"f": both, "f.inner": both, "C.g": both[:1], "<module>": both}
     assert trying.related(record, "p.unknown", "f") == []
+    # A function that no test calls is tried on its module's tests, and said to be unreached if these pass.
+    assert [t.node for t in trying.related(record, "p.m", "unseen")] == both
+    reached = [trying._reaches(record.tests[0], "p.m", name) for name in ("f", "f.inner", "C", "C.g", "unseen", "C.h")]
+    assert reached == [True, True, True, True, False, False]
     (only,) = trying.rounds(record, trying.related(record, "p.m", "f"), budget=9.5)
     assert [t.node for t in only] == ["tests/test_a.py::quick"]  # the quickest first, and no more than fits
 

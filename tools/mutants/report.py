@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .known import Key, Known
-from .trying import CAUGHT, Trial
+from .trying import CAUGHT, SURVIVED, Trial
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Report:
         ]
         for trial in sorted(self.survivors, key=lambda t: (t.mutation.file, t.mutation.line)):
             m = trial.mutation
-            tried = f"{trial.tests} tests" if trial.tests else "no test reaches it"
-            lines += [f"  {m.file}:{m.line} {m.function}: {m.operator} ({trial.verdict}, {tried})"]
+            why = f"survived {trial.tests} tests" if trial.verdict == SURVIVED else "no test calls it"
+            lines += [f"  {m.file}:{m.line} {m.function}: {m.operator} ({why})"]
             lines += [f"    - {m.original}", f"    + {m.mutated}"]
         return lines
 

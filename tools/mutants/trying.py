@@ -57,6 +57,12 @@ def related(record: Record, module: str, function: str) -> list[Test]:
     return record.calling(module, "")
 
 
+def _reaches(test: Test, module: str, function: str) -> bool:
+    """Whether a test calls a function, or one that it is in, or one of a class."""
+    names = [name.removeprefix(f"{module}:") for name in test.calls if name.startswith(f"{module}:")]
+    return any(f"{function}.".startswith(f"{name}.") or name.startswith(f"{function}.") for name in names)
+
+
 def rounds(record: Record, tests: list[Test], budget: float) -> list[list[Test]]:
     """Tests by file within `budget` seconds, those files first that are quick and mostly about this."""
     whole: dict[str, int] = {}
@@ -140,9 +146,11 @@ def python_attempts(chosen: list[Mutation], record: Record, folder: Path, budget
         source = place / "mutant.py"
         source.write_text(mutated((ROOT / mutation.file).read_text(), mutation))
         module = module_of(mutation.file)
-        tests = rounds(record, related(record, module, mutation.function), budget)
+        found = related(record, module, mutation.function)
+        reached = mutation.function == "<module>" or any(_reaches(test, module, mutation.function) for test in found)
+        tests = rounds(record, found, budget)
         environment = {"MUTANT_MODULE": module, "MUTANT_SOURCE": str(source)}
-        trial = Trial(mutation, SURVIVED if tests else UNREACHED)
+        trial = Trial(mutation, SURVIVED if tests and reached else UNREACHED)
         attempts.append(Attempt(trial, environment, place, tests))
     return attempts
 
