@@ -191,6 +191,26 @@ def test_save_after_training_gives_a_checkpoint_transformers_reads(tmp_path: Pat
     assert Llama.load(tmp_path / "saved", backend="torch").config.dtype == "float32"
 
 
+def test_a_prompt_read_without_gradients_goes_on_with_them() -> None:
+    """The cache of such a prompt has room beyond its tokens, which is no part of what the next pass attends to."""
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    module, ids, kept = build_module(config, dtype="float64", seed=4).train(), torch.tensor(IDS), 5
+    module(ids).logits[:, kept:].square().sum().backward()
+    head = module.lm_head.weight
+    wanted, wanted_slope = module(ids).logits[:, kept:], head.grad.clone()
+    head.grad = None
+    with torch.no_grad():
+        cache = module(ids[:, :kept], use_cache=True).past_key_values
+    for start, stop in ((kept, 9), (9, 12)):
+        step = module(ids[:, start:stop], past_key_values=cache).logits
+        step.square().sum().backward(retain_graph=True)
+        # Some 600 sums lie on the way of a logit, each rounded to 1.1e-16 of its size.
+        assert relative_error(step.detach(), wanted[:, start - kept : stop - kept].detach()) < 1e-12
+    assert relative_error(head.grad, wanted_slope) < 1e-12
+
+
 def test_one_row_gives_what_a_batch_gives(pair: tuple[Any, Llama]) -> None:
     """A single row takes another road through Linear than several do."""
     _, llm = pair
