@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polyllama import LlamaConfig
+from polyllama import Llama, LlamaConfig
 from polyllama.core.errors import ConfigError
 from polyllama.core.graph import Chain, Dropout, Graph, Linear, Node, Parameter, nodes_of_type
 from polyllama.core.llama import build_graph
@@ -242,3 +242,25 @@ def test_a_node_that_no_backend_knows_runs_everywhere(backend: str) -> None:
 def test_two_node_types_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two node types are called 'Linear'"):
         type("Linear", (Node,), {"__module__": "elsewhere"})
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_what_is_observed_of_a_pass_that_begins_anew_is_of_its_new_tokens(backend: str) -> None:
+    """A length-dependent RoPE computes all tokens again once they are more than it was trained with."""
+    rope = {"rope_type": "dynamic", "factor": 2.0}
+    config = LlamaConfig(
+        vocab_size=29, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=8, rope_parameters=rope,
+    )  # fmt: skip
+    llm = Llama.load(config, load_format="dummy", backend=backend, dtype="float64")
+    ids = np.arange(11)[None] % 29
+    observed = {"output_attentions": True, "output_hidden_states": True}
+    whole = llm.forward(ids, **observed).numpy()
+    cache = llm.forward(ids[:, :6], use_cache=True).past_key_values
+    step = llm.forward(ids[:, 6:], past_key_values=cache, **observed).numpy()
+    for name, axis in (("attentions", 2), ("hidden_states", 1)):
+        for found, wanted in zip(step[name], whole[name], strict=True):
+            right = np.take(wanted, range(6, 11), axis=axis)
+            assert found.shape == right.shape, name
+            # Fewer than 500 sums on the way, each rounded to 1.1e-16 of values of about 1.
+            assert np.abs(found - right).max() < 1e-12, name
