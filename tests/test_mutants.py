@@ -273,3 +273,11 @@ def test_the_known_survivors_of_this_repository_are_all_there_still() -> None:
     files = {key[0] for key in judged} or {"nothing"}
     there = [*choosing.python_mutations(files), *choosing.all_native_mutations(files)]
     assert [entry.key for entry in known.stale(judged, there)] == []
+
+
+def test_the_command_line_lists_what_it_would_try() -> None:
+    command = [sys.executable, "-m", "tools.mutants", "--list", "--module", "core/rope", "--count", "3", "--seed", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    heads = [line for line in done.stdout.splitlines() if not line.startswith("  ")]
+    assert len(heads) == 3 and all(line.startswith("core/rope.py:") for line in heads)

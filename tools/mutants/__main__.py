@@ -53,7 +53,6 @@ def options(arguments: list[str] | None = None) -> Options:
     )
     parser.add_argument("--jobs", type=int, default=trying.jobs_by_default(), help="tests' processes side by side")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests for a mutant (default: %(default)s)")
-    parser.add_argument()
     parser.add_argument("--certify", action="store_true", help="try faults in the kernels on `certify cpu` as well")
     parser.add_argument(
         "--list", dest="only_list", action="store_true", help="say which mutants were chosen, and run nothing"
