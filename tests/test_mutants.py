@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import polyllama
 import pytest
+from support_processes import run_process
 
 ROOT = Path(polyllama.__file__).parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -103,7 +103,7 @@ def test_chosen_files_exist_and_a_moved_one_is_reported(tmp_path: Path) -> None:
 
 
 def python(code: str, **environment: str) -> str:
-    done = subprocess.run(
+    done = run_process(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(HOOK)} | environment,
         capture_output=True, text=True, timeout=120,
@@ -176,7 +176,7 @@ def test_caught_and_surviving_mutants_are_told_apart(tmp_path: Path) -> None:
     )
     patience = {"return a - b": 200.0, "return a < 2": 200.0, "return 8": 200.0, "n -= 0": 8.0}
     script = TOY.format(tools=str(ROOT / "tools"), root=str(tmp_path), patience=patience)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    done = run_process([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     verdicts = {line.split("|")[2]: line.split("|")[:2] for line in done.stdout.splitlines()}
     assert verdicts["return a - b"] == ["caught", "test_calc.py::test_sum"]
@@ -277,7 +277,7 @@ def test_the_known_survivors_of_this_repository_are_all_there_still() -> None:
 
 def test_the_command_line_lists_what_it_would_try() -> None:
     command = [sys.executable, "-m", "tools.mutants", "--list", "--module", "core/rope", "--count", "3", "--seed", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = run_process(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     heads = [line for line in done.stdout.splitlines() if not line.startswith("  ")]
     assert len(heads) == 3 and all(line.startswith("core/rope.py:") for line in heads)
