@@ -20,6 +20,7 @@ test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp and OpenVINO,
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --cache-dir .cache/import_linter
 
 typecheck: $(VENV)/.installed-test
 	$(BIN)/python tools/typecheck.py
@@ -32,7 +33,7 @@ install-test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-peers ## polyllama beside its peers; ONLY="cpu_speed loading" for some, QUICK=1 to see that they run
 	$(PIP) install -q -e '.[bench]'
-	$(BIN)/python bench/run.py $(if $(QUICK),--quick) $(ONLY)
+	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick) $(ONLY)
 
 sanitize: sanitize-address sanitize-thread ## the native kernels under sanitizers: addresses and undefined behaviour, then threads
 
@@ -42,7 +43,7 @@ sanitize-address: $(VENV)/.installed-test
 	  --build-lib .cache/sanitize-address --build-temp .cache/sanitize-address/temp
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(BIN)/python tools/exercise_kernels.py .cache/sanitize-address/polyllama/backends/cpu/_kernels*.so
+	  $(BIN)/python tools/fuzz/exercise_kernels.py .cache/sanitize-address/polyllama/backends/cpu/_kernels*.so
 
 # The pool's threads and the layout of this machine's addresses: setarch -R keeps them where the sanitizer expects them.
 sanitize-thread: $(VENV)/.installed-test
@@ -50,12 +51,12 @@ sanitize-thread: $(VENV)/.installed-test
 	POLYLLAMA_BUILD_KERNELS=1 POLYLLAMA_SANITIZE=thread $(BIN)/python setup.py -q build_ext \
 	  --build-lib .cache/sanitize-thread --build-temp .cache/sanitize-thread/temp
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	  setarch -R $(BIN)/python tools/exercise_kernels.py .cache/sanitize-thread/polyllama/backends/cpu/_kernels*.so
+	  setarch -R $(BIN)/python tools/fuzz/exercise_kernels.py .cache/sanitize-thread/polyllama/backends/cpu/_kernels*.so
 
 certify-arm: $(VENV)/.installed-demo ## the NEON kernels through the conformance kit, under an emulator; ISA=neon for one, TO=FOLDER for the certificates
 	$(BIN)/python tools/certify_arm.py $(ISA) $(if $(TO),--to $(TO))
 
-# Options of tools/mutants as they are: make mutants OPTIONS="--module core/rope --count 50".
+# Options of tools/mutants as they are: make mutants OPTIONS="--module core/graph/rope --count 50".
 OPTIONS ?= --count 100 --native 30
 mutants: $(VENV)/.installed-test ## faults planted in modules and kernels, to see that tests catch them; OPTIONS="--help" for more
 	$(PIP) install -q pybind11

@@ -14,45 +14,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
-    from .core.attention_mask import AttentionMaskVisualizer
-    from .core.config import LlamaConfig, RopeParameters
-    from .core.converting import convert
-    from .core.errors import PolyllamaError, PolyllamaWarning
-    from .core.generation import Generation
-    from .core.hookspecs import hookimpl
-    from .core.model import Llama
-    from .core.named_models import (
+    from .core.api.llama import Llama
+    from .core.api.names import (
         LlamaForCausalLM,
         LlamaForQuestionAnswering,
         LlamaForSequenceClassification,
         LlamaForTokenClassification,
         LlamaModel,
     )
-    from .core.pipelines import pipeline
-    from .core.tokenizer import LlamaTokenizer, LlamaTokenizerFast
+    from .core.api.pipelines import pipeline
+    from .core.api.visualizer import AttentionMaskVisualizer
+    from .core.config.rope import RopeParameters
+    from .core.config.schema import LlamaConfig
+    from .core.errors import PolyllamaError, PolyllamaWarning
+    from .core.export.converting import convert
+    from .core.generation.outputs import Generation
+    from .core.plugin_system.hookspecs import hookimpl
+    from .core.tokenizer.llama import LlamaTokenizer, LlamaTokenizerFast
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "AttentionMaskVisualizer": "core.attention_mask",
+    "AttentionMaskVisualizer": "core.api.visualizer",
     "FlaxLlamaForCausalLM": "backends.jax.flax_names",
     "FlaxLlamaModel": "backends.jax.flax_names",
-    "Llama": "core.model",
-    "LlamaForCausalLM": "core.named_models",
-    "LlamaForQuestionAnswering": "core.named_models",
-    "LlamaForSequenceClassification": "core.named_models",
-    "LlamaForTokenClassification": "core.named_models",
-    "LlamaModel": "core.named_models",
-    "LlamaConfig": "core.config",
-    "RopeParameters": "core.config",
-    "LlamaTokenizer": "core.tokenizer",
-    "LlamaTokenizerFast": "core.tokenizer",
-    "convert": "core.converting",
-    "Generation": "core.generation",
+    "Llama": "core.api.llama",
+    "LlamaForCausalLM": "core.api.names",
+    "LlamaForQuestionAnswering": "core.api.names",
+    "LlamaForSequenceClassification": "core.api.names",
+    "LlamaForTokenClassification": "core.api.names",
+    "LlamaModel": "core.api.names",
+    "LlamaConfig": "core.config.schema",
+    "RopeParameters": "core.config.rope",
+    "LlamaTokenizer": "core.tokenizer.llama",
+    "LlamaTokenizerFast": "core.tokenizer.llama",
+    "convert": "core.export.converting",
+    "Generation": "core.generation.outputs",
     "PolyllamaError": "core.errors",
     "PolyllamaWarning": "core.errors",
-    "hookimpl": "core.hookspecs",
-    "pipeline": "core.pipelines",
+    "hookimpl": "core.plugin_system.hookspecs",
+    "pipeline": "core.api.pipelines",
 }
 
 __all__ = [

@@ -143,3 +143,7 @@ def from_safetensors_code(code: str) -> str:
         raise UnsupportedError(
             f"unknown safetensors dtype {code!r}", hint=f"readable are {', '.join(_BY_CODE)}"
         ) from None
+
+
+Array = Any
+"""A native array of whichever framework runs the graph."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.hookspecs import (
+from ..core.plugin_system.hookspecs import (
     BackendDescriptor,
     CheckpointFormatDescriptor,
     CommandDescriptor,
@@ -82,23 +82,25 @@ def polyllama_tasks() -> list[TaskDescriptor]:
 def polyllama_nodes() -> list[NodeDescriptor]:
     return [
         *(
-            NodeDescriptor(name, f"polyllama.core.graph:{name}")
+            NodeDescriptor(name, f"polyllama.core.graph.nodes:{name}")
             for name in (
                 *("Embedding", "RMSNorm", "Linear", "Attention", "GatedMLP", "DecoderLayer", "Decoder"),
                 *("Chain", "Dropout", "Pool"),
             )
         ),
-        NodeDescriptor("Rope", "polyllama.core.rope:Rope"),
-        NodeDescriptor("QuantizedEmbedding", "polyllama.core.quantization.nodes:QuantizedEmbedding"),
-        NodeDescriptor("QuantizedLinear", "polyllama.core.quantization.nodes:QuantizedLinear"),
-        NodeDescriptor("LoraLinear", "polyllama.core.adapters.nodes:LoraLinear"),
+        NodeDescriptor("Rope", "polyllama.core.graph.rope:Rope"),
+        NodeDescriptor("QuantizedEmbedding", "polyllama.core.graph.quantized:QuantizedEmbedding"),
+        NodeDescriptor("QuantizedLinear", "polyllama.core.graph.quantized:QuantizedLinear"),
+        NodeDescriptor("LoraLinear", "polyllama.core.graph.adapted:LoraLinear"),
     ]
 
 
 @hookimpl
 def polyllama_registries() -> list[RegistryDescriptor]:
     return [
-        RegistryDescriptor("builtin", "polyllama.core.registry:BUILTIN_REGISTRY", "the models polyllama knows by name")
+        RegistryDescriptor(
+            "builtin", "polyllama.core.sources.registry:BUILTIN_REGISTRY", "the models polyllama knows by name"
+        )
     ]
 
 
@@ -107,7 +109,7 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
     return [
         CheckpointFormatDescriptor(
             "huggingface",
-            "polyllama.core.checkpoint.write_huggingface:HuggingFaceReaderWriter",
+            "polyllama.core.checkpoint.huggingface.writer:HuggingFaceReaderWriter",
             "config.json beside safetensors files, single or sharded",
             writes=True,
             aliases=("hf",),
@@ -115,27 +117,27 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
         ),
         CheckpointFormatDescriptor(
             "mlx",
-            "polyllama.core.checkpoint.write_huggingface:MlxFormat",
+            "polyllama.core.checkpoint.huggingface.writer:MlxFormat",
             "Hugging Face's folder with MLX's packed weights",
             writes=True,
             files=("*.safetensors", "*.safetensors.index.json"),
         ),
         CheckpointFormatDescriptor(
             "pytorch",
-            "polyllama.core.checkpoint.huggingface:PyTorchFormat",
+            "polyllama.core.checkpoint.huggingface.reader:PyTorchFormat",
             "config.json beside pytorch_model.bin files, whose pickles are never run",
             files=("pytorch_model*",),
         ),
         CheckpointFormatDescriptor(
             "meta",
-            "polyllama.core.checkpoint.write_meta:MetaWriter",
+            "polyllama.core.checkpoint.meta.writer:MetaWriter",
             "Meta's originals: params.json beside consolidated.NN.pth",
             writes=True,
             files=("consolidated.*.pth",),
         ),
         CheckpointFormatDescriptor(
             "gguf",
-            "polyllama.core.checkpoint.write_gguf:GgufWriter",
+            "polyllama.core.checkpoint.gguf.writer:GgufWriter",
             "GGUF of llama.cpp: weights, configuration and tokenizer in one file",
             writes=True,
             files=("*.gguf",),

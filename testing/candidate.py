@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.backend import RealizeOptions
+from ..core.backend.protocol import RealizeOptions
 from ..core.errors import InputError
-from ..core.forward_arguments import ForwardArguments
+from ..core.forward.arguments import ForwardArguments
 from .oracle import Oracle, oracle
 from .rounding import STORED, Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..core.backend import Backend, Model
-    from ..core.outputs import ModelOutput
+    from ..core.backend.protocol import Backend, Model
+    from ..core.tasks.outputs import ModelOutput
     from .probes import Probe
 
     Floats = NDArray[np.float64]
@@ -28,7 +28,7 @@ class Candidate:
     """One backend on one device in one dtype; every probe is realized once.
 
     Args:
-        kv_cache, threads: what probes are realized with; see :class:`~polyllama.core.backend.RealizeOptions`.
+        kv_cache, threads: what probes are realized with; see :class:`~polyllama.core.backend.protocol.RealizeOptions`.
 
     Attributes:
         seen: the dtype whose bounds hold: its own, but float32 for a float64 that only comes out through

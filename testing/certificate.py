@@ -15,7 +15,7 @@ from ..core.errors import InputError
 from ..core.messages import did_you_mean
 
 if TYPE_CHECKING:
-    from ..core.backend import Backend
+    from ..core.backend.protocol import Backend
     from .checks import Check, Result
 
 SCHEMA, VERSION = "polyllama-certificate", 1
@@ -191,7 +191,7 @@ def select_checks(only: Iterable[str], thorough: bool = False) -> list[Check]:
     Args:
         thorough: those that only a thorough certificate has too. One that is named itself is always among them.
     """
-    from .checks import all_checks
+    from .catalogue import all_checks
 
     known, names = all_checks(), tuple(only)
     for name in names:
@@ -215,8 +215,8 @@ def find_backend(backend: str | Backend, device: str | None) -> tuple[Backend, s
     """The backend that is meant, the device of it and its name; one that is given itself is taken as it is."""
     if not isinstance(backend, str):
         return backend, device, backend.name
-    from ..core.backend import choose_backend
-    from ..core.plugins import plugin_manager
+    from ..core.backend.choice import choose_backend
+    from ..core.plugin_system.manager import plugin_manager
 
     choice = choose_backend(backend, plugin_manager().backends(), device)
     return choice.backend, choice.device, choice.backend.name
@@ -224,7 +224,7 @@ def find_backend(backend: str | Backend, device: str | None) -> tuple[Backend, s
 
 def _describe(backend: Backend, name: str) -> dict[str, Any]:
     """The backend's class, the versions of what it comes from and needs, and what it says of itself here."""
-    from ..core.plugins import plugin_manager
+    from ..core.plugin_system.manager import plugin_manager
 
     kind = type(backend)
     modules = [kind.__module__.partition(".")[0]]

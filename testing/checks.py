@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.hookspecs import describe_exception
+from ..core.plugin_system.hookspecs import describe_exception
 from .candidate import Candidate
 from .measure import Measurement, failure, worst
 
@@ -90,18 +90,6 @@ def check(
         return run
 
     return register
-
-
-def all_checks() -> dict[str, Check]:
-    """Every check in the order of certificates, those of the installed tasks included."""
-    from importlib import import_module
-
-    for part in ("nodes", "models", "passes", "caches", "lengths", "sizes", "elements", "quantized", "behaviour"):
-        import_module(f".checks_{part}", __package__)  # registers its checks
-    from .checks_gradients import gradient_checks
-    from .checks_tasks import task_checks
-
-    return CHECKS | task_checks() | gradient_checks()
 
 
 def run_check(check: Check, candidate: Candidate) -> Result:

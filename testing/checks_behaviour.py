@@ -9,11 +9,11 @@ import numpy as np
 
 from ..core.dtypes import numpy_dtype
 from ..core.errors import InputError
-from ..core.forward_arguments import ForwardArguments
-from ..core.generation import generate
+from ..core.forward.arguments import ForwardArguments
+from ..core.generation.calls import generate
 from ..core.generation.options import GenerationOptions
 from ..core.generation.sampling import Filters, filter_logits, gumbel_noise, noise_key
-from ..core.hookspecs import describe_exception
+from ..core.plugin_system.hookspecs import describe_exception
 from .candidate import Candidate
 from .checks import check
 from .checks_models import ROWS

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.backend.training import Trains
 from ..core.errors import PolyllamaError
-from ..core.forward_arguments import ForwardArguments
-from ..core.training import Trains
+from ..core.forward.arguments import ForwardArguments
 from .candidate import Candidate
 from .checks import Check, Skipped
 from .checks_models import left_padded
@@ -33,7 +33,7 @@ from .rounding import LAMBDA, UNIT_ROUNDOFF, Precision, RoundingContext
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..core.outputs import ModelOutput
+    from ..core.tasks.outputs import ModelOutput
 
     Floats = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def measure(xp: Any, output: ModelOutput) -> Any:
 
 def gradient_checks() -> dict[str, Check]:
     """A check for each installed task head, and one for a model with every part that a config may ask for."""
-    from ..core.plugins import plugin_manager
+    from ..core.plugin_system.manager import plugin_manager
 
     found = {}
     whole = "gradients of a model with grouped heads, biases and tied weights"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.cache import Cache
+from ..core.graph.cache import Cache
 from .candidate import Candidate
 from .checks import check
 from .measure import Measurement, compare

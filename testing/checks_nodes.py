@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..core.activations import ACTIVATION_NAMES
+from ..core.config.keys import ACTIVATION_NAMES
 from .candidate import Candidate
 from .checks import check
 from .measure import Measurement, compare, equal, within

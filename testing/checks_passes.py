@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.forward_arguments import ForwardArguments
+from ..core.forward.arguments import ForwardArguments
 from .candidate import Candidate
 from .checks import check
 from .checks_models import ROWS, cached, left_padded, logits_of

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import PolyllamaError
-from ..core.forward_arguments import ForwardArguments
-from ..core.hookspecs import describe_exception
+from ..core.forward.arguments import ForwardArguments
+from ..core.plugin_system.hookspecs import describe_exception
 from .candidate import Candidate
 from .checks import Check
 from .checks_models import left_padded
@@ -25,14 +25,14 @@ LABELS = 3
 
 @functools.cache
 def probe_of(name: str, loader: Callable[[], Any], labels: int = LABELS) -> Probe:
-    from ..core.loading import instantiate
+    from ..core.loading.tasks import instantiate
 
     return make(f"task.{name}", instantiate(loader()), num_labels=labels)
 
 
 def task_checks() -> dict[str, Check]:
     """A check for each installed task head."""
-    from ..core.plugins import plugin_manager
+    from ..core.plugin_system.manager import plugin_manager
 
     found = {}
     for name, descriptor in plugin_manager().tasks().items():

@@ -20,20 +20,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import InputError, PolyllamaWarning
-from ..core.forward import Engine
-from ..core.forward_arguments import ForwardArguments
-from ..core.graph import Attention, Graph, Node
+from ..core.forward.arguments import ForwardArguments
+from ..core.forward.forward import Engine
+from ..core.forward.spec_model import SpecModel
+from ..core.graph.graph import Graph
+from ..core.graph.node import Node
+from ..core.graph.nodes import Attention
+from ..core.graph.rope import Rope
 from ..core.messages import mention
-from ..core.rope import Rope
-from ..core.spec_model import SpecModel
 from .candidate import as_float64
 from .measure import Measurement, compare
 from .oracle import RUNS, as_is
 from .rounding import Precision, RoundingContext, expected
 
 if TYPE_CHECKING:
-    from ..core.backend import Backend, Model
-    from ..core.loading import Described
+    from ..core.backend.protocol import Backend, Model
+    from ..core.loading.describe import Described
 
 DEFAULT_PROMPT = "Once upon a time"
 EQUAL, ROUNDING, DIFFERS = "equal", "rounding", "differs"
@@ -230,8 +232,8 @@ def compare_backends(
     Raises:
         PolyllamaError: as loading does; `backends` that are not two.
     """
-    from ..core.loading import describe
-    from ..core.settings import load_settings
+    from ..core.loading.describe import describe
+    from ..core.settings.schema import load_settings
 
     if len(backends) != 2:
         raise InputError(f"two backends are compared, {len(backends)} given", hint="write --backends torch,reference")
@@ -268,7 +270,7 @@ def _ids(described: Described, prompt: str | None, token_ids: Sequence[int] | No
         if prompt is not None:
             raise InputError(mention("prompt") + " and token_ids are both given", hint="give one of them")
         return list(token_ids)
-    from ..core.loading import tokenizer_of
+    from ..core.loading.describe import tokenizer_of
 
     if described.folder is None:
         raise InputError("a model made from a config alone has no tokenizer", hint="give token_ids")
@@ -279,8 +281,9 @@ def _ids(described: Described, prompt: str | None, token_ids: Sequence[int] | No
 
 
 def _record(described: Described, name: str, dtype: str, ids: Any) -> Run:
-    from ..core.backend import RealizeOptions, choose_backend
-    from ..core.loading import weights_for
+    from ..core.backend.choice import choose_backend
+    from ..core.backend.protocol import RealizeOptions
+    from ..core.loading.weights import weights_for
 
     choice = choose_backend(name, described.plugins.backends())
     weights = weights_for(described, described.settings)
@@ -307,7 +310,7 @@ def _record(described: Described, name: str, dtype: str, ids: Any) -> Run:
 
 def _check_dtype(described: Described, backends: Sequence[str], dtype: str) -> None:
     """Refuse a dtype that none of the backends computes in: a misspelt one, as a rule."""
-    from ..core.backend import choose_backend
+    from ..core.backend.choice import choose_backend
 
     known = [
         getattr(choose_backend(name, described.plugins.backends()).backend, "dtypes", (dtype,)) for name in backends

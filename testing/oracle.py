@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.forward import Engine
-from ..core.forward_arguments import ForwardArguments
-from ..core.spec_model import SpecModel
+from ..core.forward.arguments import ForwardArguments
+from ..core.forward.forward import Engine
+from ..core.forward.spec_model import SpecModel
 from .rounding import Expected, Precision, RoundingContext, expected
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..core.outputs import ModelOutput
+    from ..core.tasks.outputs import ModelOutput
     from .probes import Probe
 
     Floats = NDArray[np.float64]

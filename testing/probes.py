@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.activations import ACTIVATION_NAMES
 from ..core.checkpoint.base import TensorInfo
 from ..core.checkpoint.weights import Weights
-from ..core.config import LlamaConfig
+from ..core.config.keys import ACTIVATION_NAMES
+from ..core.config.schema import LlamaConfig
 from ..core.dtypes import numpy_dtype
-from ..core.graph import Attention, DecoderLayer, GatedMLP, Graph, Linear, Node, Parameter
-from ..core.llama import build_graph
-from ..core.outputs import CausalLMOutput
+from ..core.graph.from_config import build_graph
+from ..core.graph.graph import Graph
+from ..core.graph.node import Node, Parameter
+from ..core.graph.nodes import Attention, DecoderLayer, GatedMLP, Linear
 from ..core.quantization.affine import choose, nearest
 from ..core.quantization.packing import pack
 from ..core.quantization.settings import ModuleQuantization, Quantization
-from ..core.quantization.transform import quantize_graph
-from ..core.quantization.weights import quantized_modules
-from ..core.task import Task
+from ..core.tasks.outputs import CausalLMOutput
+from ..core.tasks.task import Task
+from ..core.transforms.quantize_graph import quantize_graph
+from ..core.transforms.quantize_weights import quantized_modules
 from ..plugins.tasks.base import Base
 from ..plugins.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..core.context import Context
+    from ..core.graph.node import Context
 
     Floats = NDArray[np.float64]
 

@@ -42,10 +42,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.cache import Cache
-from ..core.context import Context
 from ..core.errors import UnsupportedError
-from ..core.graph import (
+from ..core.graph.cache import Cache
+from ..core.graph.node import Context, Node
+from ..core.graph.nodes import (
     Attention,
     Chain,
     Decoder,
@@ -54,12 +54,11 @@ from ..core.graph import (
     Embedding,
     GatedMLP,
     Linear,
-    Node,
     Pool,
     RMSNorm,
 )
-from ..core.quantization.nodes import QuantizedEmbedding, QuantizedLinear, values
-from ..core.rope import Rope
+from ..core.graph.quantized import QuantizedEmbedding, QuantizedLinear, values
+from ..core.graph.rope import Rope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

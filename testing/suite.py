@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from ..core.backend import Backend
+    from ..core.backend.protocol import Backend
     from .candidate import Candidate
 
 

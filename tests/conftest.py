@@ -16,8 +16,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest
 from hypothesis import settings
-from support import TinyModels
 from support_processes import end_processes
+from tiny_models import TinyModels
 
 settings.register_profile("polyllama", deadline=None)  # a busy machine is no reason to fail
 settings.load_profile("polyllama")

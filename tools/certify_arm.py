@@ -2,12 +2,14 @@
 
     python tools/certify_arm.py                         # every instruction set of ARM; certificates into .cache/arm
     python tools/certify_arm.py neon -- --only node     # one of them; what follows -- is for `polyllama certify`
-    .cache/arm/python -m pytest tests/test_cpu.py       # afterwards: any Python program, with the ARM build
+    .cache/arm/python -m pytest tests/backends/cpu/test_cpu.py       # afterwards: any Python program, with the ARM
+    build
 
 For Debian (tried: 12) and Ubuntu (not tried so far). A Python for ARM, of this machine's own release, comes from its
 mirror, packages from PyPI; all lies in .cache/arm, nothing is installed, and no rights are needed. The compiler and the
 emulator must be there. Emulated programs are slow, and what they ask the kernel the emulator answers: three tests of
-tests/test_cpu_limits.py fail there, on limits of memory, signals of threads, and one that takes longer than it may.
+tests/backends/cpu/test_cpu_limits.py fail there, on limits of memory, signals of threads, and one that takes longer
+than it may.
 """
 
 from __future__ import annotations

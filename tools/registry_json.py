@@ -1,4 +1,4 @@
-"""``core/registry.json``, made from ``registry.yaml``: ``python tools/registry_json.py`` after every change of that.
+"""``core/sources/registry.json``, made from ``registry.yaml``: run this after every change of that.
 
 Parsing YAML takes a tenth of the time to the first token of ``tiny``. The file says of which bytes it was made; where
 registry.yaml is another, that is parsed instead.
@@ -11,8 +11,8 @@ import json
 import os
 
 from polyllama.core.errors import RegistryError
-from polyllama.core.registry import BUILTIN_REGISTRY, PARSED_REGISTRY
-from polyllama.core.yaml_files import read_yaml_mapping
+from polyllama.core.settings.yaml_files import read_yaml_mapping
+from polyllama.core.sources.registry import BUILTIN_REGISTRY, PARSED_REGISTRY
 
 
 def parsed() -> str:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("polyllama.core", "polyllama.backends", "polyllama.benchmark", "polyllama.plugins", "polyllama.testing")
+PARTS = ("polyllama.core", "polyllama.backends", "polyllama.cli", "polyllama.plugins", "polyllama.testing")
 MODULES = ("polyllama", "polyllama.__main__")
 
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...core.cache import Cache
 from ...core.dtypes import numpy_dtype
+from ...core.graph.cache import Cache
 from . import _kernels
 
 KEYS = 16

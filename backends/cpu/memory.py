@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...core.activations import ACTIVATION_NAMES
+from ...core.config.keys import ACTIVATION_NAMES
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
-from ...core.graph import Attention, GatedMLP, Graph, Linear
-from ...core.planning.memory import MemoryEstimate, Workload, load_peak
-from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
+from ...core.graph.graph import Graph
+from ...core.graph.nodes import Attention, GatedMLP, Linear
+from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
+from ...core.memory.estimate import MemoryEstimate, Workload, load_peak
 from .sizes import CHUNK, DTYPES, matrices, nearest_dtype
 from .topology import physical_cores
 
@@ -25,7 +26,7 @@ THREAD = 4 * (2 * PANEL * 128 + 2 * 128 * 2 * PANEL + 2 * TILE_ROWS * 64)
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.planning.memory.estimate`."""
+    """See :func:`polyllama.core.memory.estimate.estimate`."""
     dtype = _own_dtype(workload)
     by_name = matrices(workload.graph)
     held = _held(workload, by_name, dtype)

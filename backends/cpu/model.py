@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.backend import RealizeOptions
-from ...core.cache import Cache
+from ...core.backend.protocol import RealizeOptions
 from ...core.checkpoint.base import TensorInfo
 from ...core.errors import BackendError, InputError, PolyllamaWarning, SettingsError
-from ...core.forward import Engine
-from ...core.graph import Decoder, DecoderLayer, Embedding, Linear
+from ...core.forward.forward import Engine
+from ...core.forward.spec_model import SpecModel
+from ...core.graph.cache import Cache
+from ...core.graph.nodes import Decoder, DecoderLayer, Embedding, Linear
+from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
 from ...core.messages import mention
-from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
-from ...core.spec_model import SpecModel
 from . import packed_file
 from .cache import CpuCache
 from .program import Lowered, lower
@@ -25,12 +25,12 @@ from .topology import physical_cores, processors
 from .weights import CpuWeights, FloatView, pack
 
 if TYPE_CHECKING:
-    from ...core.config import LlamaConfig
-    from ...core.context import Context
-    from ...core.forward_arguments import ForwardArguments
-    from ...core.graph import Graph
-    from ...core.outputs import ModelOutput
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.forward.arguments import ForwardArguments
+    from ...core.graph.graph import Graph
+    from ...core.graph.node import Context
+    from ...core.tasks.outputs import ModelOutput
+    from ...core.tasks.task import Task
 
 PRODUCTS = 1 << 31
 """Multiplications that a single product does at a time, so that Ctrl-C waits for no more of a long prompt's head."""
@@ -81,7 +81,7 @@ class CpuModel(SpecModel):
         return self.weights.state()
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.Model`."""
+        """See :class:`polyllama.core.backend.protocol.Model`."""
         cache = arguments.past_key_values
         if isinstance(cache, Cache) and not isinstance(cache, CpuCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")

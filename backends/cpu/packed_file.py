@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.checkpoint.safetensors import SafetensorsFile
+from ...core.checkpoint.huggingface.safetensors import SafetensorsFile
 from ...core.errors import CheckpointError, PolyllamaWarning
 from .sizes import matrices
 from .weights import Layout, Packed, pack_matrix
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import hashlib
     from io import FileIO
 
-    from ...core.graph import Graph
+    from ...core.graph.graph import Graph
 
 NAME = "polyllama-cpu.packed"
 VERSION = "3"

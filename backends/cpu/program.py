@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ...core.activations import ACTIVATION_NAMES
-from ...core.graph import Attention, DecoderLayer, Embedding, GatedMLP, Graph, Linear, Node, RMSNorm
-from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
-from ...core.rope import Rope
+from ...core.config.keys import ACTIVATION_NAMES
+from ...core.graph.graph import Graph
+from ...core.graph.node import Node
+from ...core.graph.nodes import Attention, DecoderLayer, Embedding, GatedMLP, Linear, RMSNorm
+from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
+from ...core.graph.rope import Rope
 from . import _kernels
 from .cache import CacheShape
 from .weights import CpuWeights, embedding_rows

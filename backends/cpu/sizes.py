@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ...core.graph import Graph, Linear, Node
-from ...core.quantization.nodes import QuantizedLinear
+from ...core.graph.graph import Graph
+from ...core.graph.node import Node
+from ...core.graph.nodes import Linear
+from ...core.graph.quantized import QuantizedLinear
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ...core.control_groups import SYSTEM, control_groups
+from ...core.machine.control_groups import SYSTEM, control_groups
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 

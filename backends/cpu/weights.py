@@ -13,8 +13,9 @@ from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.dtypes import dtype_name, numpy_dtype
 from ...core.errors import BackendError
-from ...core.graph import Embedding, Graph
-from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
+from ...core.graph.graph import Graph
+from ...core.graph.nodes import Embedding
+from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
 from . import _kernels
 from .sizes import matrices
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.cache import Cache
+from ...core.graph.cache import Cache
 from .lengths import SMALLEST_CACHE, padded_length
 
 if TYPE_CHECKING:
-    from ...core.graph import Array
+    from ...core.dtypes import Array
 
 Buffers = dict[str, tuple[Any, ...]]
 """By attention its keys and values ``[B * G, slots, D]``; under ``""`` the embedded inputs ``[B, slots, E]``.

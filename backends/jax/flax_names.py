@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ...core.errors import InputError, UnsupportedError
-from ...core.forward_arguments import ForwardArguments
+from ...core.forward.arguments import ForwardArguments
 
 if TYPE_CHECKING:
-    from ...core.config import LlamaConfig
-    from ...core.model import Llama
+    from ...core.api.llama import Llama
+    from ...core.config.schema import LlamaConfig
     from .cache import JaxCache
     from .model import JaxModel
 
@@ -42,8 +42,8 @@ class FlaxLlamaPreTrainedModel:
         _do_init: bool = True,
         **options: Any,
     ) -> None:
-        from ...core.checkpoint import dummy_weights
-        from ...core.model import Llama
+        from ...core.api.llama import Llama
+        from ...core.checkpoint.weights import dummy_weights
 
         if not _do_init:
             raise UnsupportedError(
@@ -60,7 +60,7 @@ class FlaxLlamaPreTrainedModel:
     @classmethod
     def from_pretrained(cls, source: str | Path, *, dtype: Any = "float32", **options: Any) -> Self:
         """Load by registry name, Hub repository id or local path; other options as :meth:`polyllama.Llama.load`."""
-        from ...core.model import Llama
+        from ...core.api.llama import Llama
 
         model = cls.__new__(cls)
         model.llama = Llama.load(source, backend=_backend(options), task=cls._task, dtype=_dtype_name(dtype), **options)

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.errors import InputError, PolyllamaWarning
-from ...core.graph import Attention, Dropout, nodes_of_type
-from ...core.inputs import (
+from ...core.forward.inputs import (
     as_integers,
     as_mask,
     check_additive,
@@ -22,20 +21,23 @@ from ...core.inputs import (
     check_keep,
     check_mask,
     check_positions,
+    read_labels,
     read_num_items,
 )
-from ...core.labels import read_labels
-from ...core.text_tokens import check_text
+from ...core.graph.graph import nodes_of_type
+from ...core.graph.nodes import Attention, Dropout
+from ...core.graph.text_tokens import check_text
 from .arrays import as_float32, is_traced
 from .nodes import Checkpoint
 from .params import check_params
 from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequence
 
 if TYPE_CHECKING:
-    from ...core.config import LlamaConfig
-    from ...core.forward_arguments import ForwardArguments
-    from ...core.graph import Array, Graph
-    from ...core.outputs import ModelOutput
+    from ...core.config.schema import LlamaConfig
+    from ...core.dtypes import Array
+    from ...core.forward.arguments import ForwardArguments
+    from ...core.graph.graph import Graph
+    from ...core.tasks.outputs import ModelOutput
 
 
 def apply(

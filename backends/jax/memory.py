@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...core import graph as spec
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
-from ...core.planning.memory import MemoryEstimate, Workload, load_peak
-from ...core.quantization.nodes import QuantizedLinear
+from ...core.graph.nodes import Attention, GatedMLP, Linear
+from ...core.graph.quantized import QuantizedLinear
+from ...core.memory.estimate import MemoryEstimate, Workload, load_peak
 from .lengths import SMALLEST_CACHE, SMALLEST_PREFILL, padded_length
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -27,13 +27,13 @@ HOISTED = 1 << 25
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.planning.memory.estimate`."""
+    """See :func:`polyllama.core.memory.estimate.estimate`."""
     dtype = workload.native_dtype()
     if dtype not in DTYPES:
         raise BackendError(f"the jax backend computes in {', '.join(DTYPES)}, not in {dtype!r}")
     held = workload.held_bytes(dtype)
     slots = padded_length(max(workload.context, SMALLEST_CACHE), SMALLEST_CACHE)
-    attentions = [n for n in workload.graph.walk() if isinstance(n, spec.Attention)]
+    attentions = [n for n in workload.graph.walk() if isinstance(n, Attention)]
     cache = sum(2 * workload.batch * n.num_kv_heads * slots * n.head_dim * itemsize(dtype) for n in attentions)
     chunk = min(workload.chunk or workload.prompt, workload.prompt)
     length = padded_length(chunk, SMALLEST_PREFILL)
@@ -52,14 +52,14 @@ def _pass(workload: Workload, dtype: str, length: int, slots: int) -> int:
     hidden = rows * graph.decoder.embed.dim * itemsize(dtype)
     most = 0
     for node in graph.walk():
-        if isinstance(node, spec.Attention):
+        if isinstance(node, Attention):
             keys = workload.batch * node.num_kv_heads * length * node.head_dim * 4
             scores = workload.batch * node.num_heads * length * slots * 4
             most = max(most, SCORES * scores + 2 * hidden + keys)
-        elif isinstance(node, spec.GatedMLP):
+        elif isinstance(node, GatedMLP):
             inner = rows * _width(node.gate) * 4
             most = max(most, 3 * inner + 2 * hidden)
-    hoisted = max((rows * _width(n.gate) * 4 for n in graph.walk() if isinstance(n, spec.GatedMLP)), default=0)
+    hoisted = max((rows * _width(n.gate) * 4 for n in graph.walk() if isinstance(n, GatedMLP)), default=0)
     most += 2 * hoisted if hoisted >= HOISTED else 0
     kept = 1 if workload.task.generates else length
     logits = workload.batch * kept * (_width(graph.head) if graph.head is not None else 0) * 4
@@ -80,6 +80,6 @@ def _in_float32(workload: Workload, dtype: str, length: int, kept: int) -> int:
         if isinstance(node, QuantizedLinear):
             plane_by_plane = rows <= FEW_ROWS and 32 % node.bits == 0
             total += 0 if plane_by_plane else math.prod((node.in_features, node.out_features)) * 4
-        elif isinstance(node, spec.Linear) and dtype != "float32":
+        elif isinstance(node, Linear) and dtype != "float32":
             total += math.prod((node.in_features, node.out_features)) * 4 if rows > FEW_ROWS else 0
     return total

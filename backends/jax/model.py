@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as host
 import numpy as np
 
-from ...core.backend import RealizeOptions
+from ...core.backend.protocol import RealizeOptions
+from ...core.backend.training import Measure, read_checkpointing
 from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.errors import BackendError, InputError
-from ...core.forward import attended_tokens, length_ropes
-from ...core.forward_arguments import ForwardArguments
-from ...core.inputs import HostInputs, Layout, lay_out, read_inputs
-from ...core.training import Measure, read_checkpointing
+from ...core.forward.arguments import ForwardArguments
+from ...core.forward.forward import attended_tokens, length_ropes
+from ...core.forward.inputs import HostInputs, read_inputs
+from ...core.forward.layout import Layout, lay_out
 from .arrays import as_float32, device_name, dtype_of, find_device
 from .cache import JaxCache
 from .functional import apply, dropout_key, register_output
@@ -28,10 +29,11 @@ from .params import check_params
 from .traced import Inputs, Params, Result, Static, TracedPass
 
 if TYPE_CHECKING:
-    from ...core.config import LlamaConfig
-    from ...core.graph import Array, Graph
-    from ...core.outputs import ModelOutput
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.dtypes import Array
+    from ...core.graph.graph import Graph
+    from ...core.tasks.outputs import ModelOutput
+    from ...core.tasks.task import Task
 
 
 class JaxModel:
@@ -77,7 +79,7 @@ class JaxModel:
         return self.params[f"{self.graph.decoder.embed.name}.weight"]
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.Model`. It is compiled, and not differentiated: :meth:`apply` is.
+        """See :class:`polyllama.core.backend.protocol.Model`. It is compiled, and not differentiated: :meth:`apply` is.
 
         Arguments of its own: ``params``, other weights than the model's; ``train``, whether dropout acts, and
         ``dropout_rng``, its random key.
@@ -102,7 +104,7 @@ class JaxModel:
         return apply(self.pass_, self.config, params, given, checkpoint=self._checkpoint)
 
     def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Array, Params]:
-        """See :class:`polyllama.core.training.Trains`."""
+        """See :class:`polyllama.core.backend.training.Trains`."""
 
         def value(params: Params) -> Array:
             return measure(jnp, apply(self.pass_, self.config, params, arguments, checkpoint=self._checkpoint))
@@ -111,7 +113,7 @@ class JaxModel:
         return found
 
     def resize(self, graph: Graph, config: LlamaConfig, changed: Mapping[str, np.ndarray]) -> None:
-        """See :class:`polyllama.core.resizing.Resizes`. Weights that are spread over devices stay spread."""
+        """See :class:`polyllama.core.loading.resize.Resizes`. Weights that are spread over devices stay spread."""
         for name, array in changed.items():
             old = self.params[name]
             self.params[name] = jax.device_put(array.astype(old.dtype), old.sharding)
@@ -213,7 +215,7 @@ class JaxModel:
     def _rows_so_far(
         self, given: HostInputs, cache: JaxCache | None, layout: Layout, batch: int, new: int
     ) -> _RowsSoFar:
-        """How long each row is with the new tokens, by ``core/forward.py``'s rule, where the RoPE depends on that."""
+        """How long each row is with the new tokens, by ``core/forward``'s rule, where the RoPE depends on that."""
         ropes = self.pass_.ropes
         if not ropes:
             return _RowsSoFar(layout.positions, (), None)

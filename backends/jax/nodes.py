@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...core import graph as spec
-from ...core.activations import ACTIVATIONS
-from ...core.context import Context, Override
-from ...core.quantization.nodes import QuantizedLinear, values
+from ...core.graph.activations import ACTIVATIONS
+from ...core.graph.node import Context, Node, Override
+from ...core.graph.nodes import Attention, Linear, softmax
+from ...core.graph.quantized import QuantizedLinear, values
+from ...core.graph.rope import Rope
 from ...core.quantization.packing import WORD
-from ...core.rope import Rope
 
 Array = Any
 Checkpoint = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -44,7 +44,7 @@ class JaxContext(Context):
         *args: Any,
         dropout_rng: Array | None = None,
         checkpoint: Checkpoint | None = None,
-        checkpointed: tuple[spec.Node, ...] = (),
+        checkpointed: tuple[Node, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class JaxContext(Context):
         self._checkpoint = checkpoint
         self._checkpointed = {id(node) for node in checkpointed} if checkpoint is not None else set()
 
-    def run(self, node: spec.Node, x: Array) -> Array:
+    def run(self, node: Node, x: Array) -> Array:
         if self._checkpoint is None or id(node) not in self._checkpointed:
             return super().run(node, x)
         for below in node.walk():
@@ -88,9 +88,9 @@ class JaxContext(Context):
         return jnp.where(kept, x / (1.0 - p), 0.0).astype(x.dtype)
 
 
-def linear(node: spec.Node, x: Array, ctx: Context) -> Array:
+def linear(node: Node, x: Array, ctx: Context) -> Array:
     """``[..., in_features] -> [..., out_features]``; a single row as matrix times vector."""
-    assert isinstance(node, spec.Linear)
+    assert isinstance(node, Linear)
     weight = ctx.weights[node.weight_name]
     rows = x.size // node.in_features
     if rows == 1 and weight.dtype == jnp.float32:
@@ -106,7 +106,7 @@ def linear(node: spec.Node, x: Array, ctx: Context) -> Array:
     return y.reshape(*x.shape[:-1], node.out_features)
 
 
-def quantized_linear(node: spec.Node, x: Array, ctx: Context) -> Array:
+def quantized_linear(node: Node, x: Array, ctx: Context) -> Array:
     """``[..., in_features] -> [..., out_features]``; a large matrix a tile of outputs at a time."""
     assert isinstance(node, QuantizedLinear)
     flat = x.reshape(-1, node.in_features)
@@ -154,9 +154,9 @@ def _tile(rows: int, columns: int) -> int:
     return next((n for n in range(max(1, TILE // columns), 127, -1) if rows % n == 0), rows)
 
 
-def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
+def attention(node: Node, x: Array, ctx: Context) -> Array:
     """``[B, S, E] -> [B, S, E]``; a single query as keys times query, for the reason above."""
-    assert isinstance(node, spec.Attention)
+    assert isinstance(node, Attention)
     batch, length, _ = x.shape
     if length != 1:
         return node.apply(ctx.xp, ctx.weights, x, ctx)
@@ -170,7 +170,7 @@ def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
     k, v = (part.reshape(batch * groups, -1, dim) for part in (k, v))
     scores = jnp.einsum("nkd,nhd->nkh", k, q.reshape(batch * groups, group, dim)) * dim**-0.5
     scores = ctx.widen(scores).transpose(0, 2, 1).reshape(batch, node.num_heads, 1, -1)
-    probabilities = spec.softmax(jnp, ctx.masked(scores)).astype(v.dtype)  # [B, H, 1, K]
+    probabilities = softmax(jnp, ctx.masked(scores)).astype(v.dtype)  # [B, H, 1, K]
     ctx.keep_attention(probabilities)
     probabilities = ctx.dropout(probabilities, node.dropout).reshape(batch * groups, group, -1)
     y = jnp.einsum("nhk,nkd->nhd", probabilities, v)
@@ -178,8 +178,8 @@ def attention(node: spec.Node, x: Array, ctx: Context) -> Array:
 
 
 CPU_OVERRIDES: Mapping[type, Override] = {
-    spec.Linear: linear,
-    spec.Attention: attention,
+    Linear: linear,
+    Attention: attention,
     QuantizedLinear: quantized_linear,
 }
 """What runs otherwise on a CPU; every other node type runs by its own definition."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.errors import InputError
-from ...core.graph import Graph
+from ...core.graph.graph import Graph
 
 
 def check_params(graph: Graph, params: Any, dtype: str | None = None) -> None:

@@ -10,8 +10,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.errors import BackendError, PolyllamaWarning
-from ...core.graph import Graph, Linear
-from ...core.quantization.nodes import QuantizedLinear
+from ...core.graph.graph import Graph
+from ...core.graph.nodes import Linear
+from ...core.graph.quantized import QuantizedLinear
 
 
 def partition_specs(graph: Graph, axis: str = "model") -> dict[str, PartitionSpec]:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ...core.graph import Graph, Node
-from ...core.rope import Rope
+from ...core.graph.graph import Graph
+from ...core.graph.node import Node
+from ...core.graph.rope import Rope
 from .arrays import DTYPES
 from .cache import INPUTS, Buffers, CacheShapes, CacheWindow, shape_of, write
 from .nodes import CPU_OVERRIDES, Checkpoint, JaxContext
 
 if TYPE_CHECKING:
-    from ...core.cache import Cache
-    from ...core.graph import Array
-    from ...core.task import Task
+    from ...core.dtypes import Array
+    from ...core.graph.cache import Cache
+    from ...core.tasks.task import Task
 
 Params = Mapping[str, Any]
 """The weights, a pytree: a dict by checkpoint name."""
@@ -37,7 +38,7 @@ class Inputs(NamedTuple):
         frequencies: per length-dependent RoPE ``[B, rotary_dim / 2]``.
         kept: positions that the head is run for, where given one by one.
         dropout_rng: a random key while training.
-        attended: ``[B, S]`` booleans for heads, as :attr:`~polyllama.core.context.Context.attended`.
+        attended: ``[B, S]`` booleans for heads, as :attr:`~polyllama.core.graph.node.Context.attended`.
     """
 
     tokens: Array

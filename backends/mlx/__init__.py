@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.backend import Availability, RealizeOptions
+from ...core.backend.protocol import Availability, RealizeOptions
 from ...core.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.graph import Graph
-    from ...core.planning.memory import MemoryEstimate, Workload
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.graph import Graph
+    from ...core.memory.estimate import MemoryEstimate, Workload
+    from ...core.tasks.task import Task
     from .model import MlxModel
 
 

@@ -7,7 +7,7 @@ from typing import Self
 
 import mlx.core as mx
 
-from ...core.cache import Cache
+from ...core.graph.cache import Cache
 
 STEP = 256
 """Slots that a buffer grows by."""

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from ...core import graph as spec
-from ...core.rope import Rope
+from ...core.graph.node import Node
+from ...core.graph.rope import Rope
 
 if TYPE_CHECKING:
     from .modules import MlxContext
 
 
-def run_checkpointed(module: Any, node: spec.Node, x: mx.array, ctx: MlxContext) -> mx.array:
+def run_checkpointed(module: Any, node: Node, x: mx.array, ctx: MlxContext) -> mx.array:
     """A layer of the trunk through ``mx.checkpoint``: ``[B, S, E] -> [B, S, E]``.
 
     The parameters go in as arguments, for MLX gives gradients to arguments only. What the layers share is made outside.

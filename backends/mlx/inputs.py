@@ -8,21 +8,22 @@ import mlx.core as mx
 import numpy as np
 
 from ...core.errors import InputError
-from ...core.inputs import ADDITIVE_MASKED, HostInputs, check_additive, read_inputs
+from ...core.forward.inputs import ADDITIVE_MASKED, HostInputs, check_additive, read_inputs
 from .arrays import from_numpy
 
 if TYPE_CHECKING:
-    from ...core.cache import Cache
-    from ...core.config import LlamaConfig
-    from ...core.forward_arguments import ForwardArguments
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.forward.arguments import ForwardArguments
+    from ...core.graph.cache import Cache
+    from ...core.tasks.task import Task
 
 
 _ARRAYS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "logits_to_keep")
 
 
 def read(config: LlamaConfig, task: Task, cache: Cache | None, arguments: ForwardArguments) -> HostInputs:
-    """:func:`~polyllama.core.inputs.read_inputs`; with traced inputs, whose numbers nobody can check, MLX arrays.
+    """:func:`~polyllama.core.forward.inputs.read_inputs`; with traced inputs, whose numbers nobody can check, MLX
+    arrays.
 
     Raises:
         InputError: what does not fit; of traced inputs, their shapes.

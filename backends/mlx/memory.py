@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ...core import graph as spec
-from ...core.context import Context
 from ...core.errors import BackendError
-from ...core.planning.ghost import Ghost, elementwise, matmul, new
-from ...core.planning.ghost_tape import TapeMemory
-from ...core.planning.memory import MemoryEstimate, Workload, folded, load_peak, run_ghosts
-from ...core.quantization.nodes import QuantizedLinear
-from ...core.rope import Rope
+from ...core.graph import nodes
+from ...core.graph.node import Context
+from ...core.graph.quantized import QuantizedLinear
+from ...core.graph.rope import Rope
+from ...core.memory.estimate import MemoryEstimate, Workload, folded, load_peak, run_ghosts
+from ...core.memory.ghost import Ghost, elementwise, matmul, new
+from ...core.memory.ghost_tape import TapeMemory
 
 AHEAD = 112
 """How far MLX's CPU queue runs ahead: ten tasks of ten dispatches, and those on their way."""
@@ -40,7 +40,7 @@ BLOCKS = 12
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.planning.memory.estimate`."""
+    """See :func:`polyllama.core.memory.estimate.estimate`."""
     dtype = workload.native_dtype()
     if dtype == "float64" and workload.dtype == "auto":
         dtype = "float32"
@@ -56,7 +56,7 @@ def estimate(workload: Workload) -> MemoryEstimate:
         memory=partial(TapeMemory, AHEAD if workload.on_cpu else 0, COST),
         context=GhostContext,
     )
-    matrices = {n.weight_name for n in workload.graph.walk() if isinstance(n, spec.Linear)} if plain else set()
+    matrices = {n.weight_name for n in workload.graph.walk() if isinstance(n, nodes.Linear)} if plain else set()
 
     def extra(name: str, read: int) -> int:
         # By columns takes one more copy: an array that was made is gone by then, but a mapped file's pages are not.
@@ -205,7 +205,7 @@ def decoder_layer(node: Any, x: Ghost, ctx: Any, plain: bool, last: str) -> Ghos
     """As ``modules.DecoderLayer``: the last one computes what is read."""
     keep = ctx.keep if node.name == last else 0
     normed = ctx.run(node.attention_norm, x)
-    if keep and isinstance(node.attention, spec.Attention):
+    if keep and isinstance(node.attention, nodes.Attention):
         x = x[:, -keep:] + attention(node.attention, normed, ctx, plain, keep)
     else:
         x = x + ctx.run(node.attention, normed)
@@ -234,9 +234,9 @@ def quantized_linear(node: Any, x: Ghost, ctx: Context, plain: bool) -> Ghost:
 
 def _overrides(plain: bool, last: str) -> Mapping[type, Any]:
     return {
-        spec.DecoderLayer: partial(decoder_layer, plain=plain, last=last),
-        spec.Attention: partial(attention, plain=plain),
-        spec.Linear: partial(linear, plain=plain),
-        spec.RMSNorm: rms_norm,
+        nodes.DecoderLayer: partial(decoder_layer, plain=plain, last=last),
+        nodes.Attention: partial(attention, plain=plain),
+        nodes.Linear: partial(linear, plain=plain),
+        nodes.RMSNorm: rms_norm,
         QuantizedLinear: partial(quantized_linear, plain=plain),
     }

@@ -15,17 +15,17 @@ from mlx.nn.layers.base import Module
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
-from ...core import graph as spec
-from ...core.backend import RealizeOptions
-from ...core.cache import Cache
+from ...core.backend.protocol import RealizeOptions
+from ...core.backend.training import Measure, read_checkpointing, refuse_cache
 from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.errors import BackendUnavailableError, PolyllamaWarning
-from ...core.forward import Engine, Request, forward, length_ropes
-from ...core.forward_arguments import ForwardArguments
-from ...core.inputs import check_embeds_shape
+from ...core.forward.arguments import ForwardArguments
+from ...core.forward.forward import Engine, Request, forward, length_ropes
+from ...core.forward.inputs import check_embeds_shape
+from ...core.graph.cache import Cache
+from ...core.graph.nodes import Linear
 from ...core.messages import mention
-from ...core.training import Measure, read_checkpointing, refuse_cache
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
 from .inputs import native, read
@@ -33,10 +33,10 @@ from .modules import Composite, MlxContext, TypedModule, attach, find, layers_be
 from .namespace import MlxNamespace
 
 if TYPE_CHECKING:
-    from ...core.config import LlamaConfig
-    from ...core.graph import Graph
-    from ...core.outputs import ModelOutput
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.graph import Graph
+    from ...core.tasks.outputs import ModelOutput
+    from ...core.tasks.task import Task
 
 
 class LlamaModule(TypedModule):
@@ -56,7 +56,7 @@ class LlamaModule(TypedModule):
         object.__setattr__(self, "model_of", MlxModel(self, graph, config, task, device))
 
     def __call__(self, input_ids: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
-        """One pass; arguments as :meth:`polyllama.core.model.Llama.forward`."""
+        """One pass; arguments as :meth:`polyllama.Llama.forward`."""
         output = self.model_of.forward(ForwardArguments.of(self.model_of.task, input_ids, **arguments))
         return output if return_dict else output.to_tuple()
 
@@ -128,7 +128,7 @@ class MlxModel:
         return dtype_name(self._embedding.dtype)
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.Model`.
+        """See :class:`polyllama.core.backend.protocol.Model`.
 
         ``inputs_embeds`` may be part of a computation that is being differentiated; everything else is looked at,
         unless ``mx.compile`` traces it, in training mode.
@@ -161,7 +161,7 @@ class MlxModel:
     def value_and_gradients(
         self, measure: Measure, arguments: ForwardArguments
     ) -> tuple[mx.array, dict[str, mx.array]]:
-        """See :class:`polyllama.core.training.Trains`."""
+        """See :class:`polyllama.core.backend.training.Trains`."""
 
         def value() -> mx.array:
             scalar: mx.array = measure(self._engine.xp, self._pass(arguments))
@@ -187,7 +187,7 @@ class MlxModel:
         self._checkpointing = False
 
     def resize(self, graph: Graph, config: LlamaConfig, changed: Mapping[str, np.ndarray]) -> None:
-        """See :class:`polyllama.core.resizing.Resizes`."""
+        """See :class:`polyllama.core.loading.resize.Resizes`."""
         by_columns = _by_columns(graph) if _plain_cpu(self.device) else frozenset()
         with mx.stream(self._where):
             for name, array in changed.items():
@@ -282,7 +282,7 @@ def _by_columns(graph: Graph) -> frozenset[str]:
     Plain loops read a matrix more than twice as fast along its columns (the outputs) as along its rows, and ask only
     that memory be in that order: names and shapes stay what they are.
     """
-    return frozenset(node.weight_name for node in graph.walk() if isinstance(node, spec.Linear))
+    return frozenset(node.weight_name for node in graph.walk() if isinstance(node, Linear))
 
 
 def _load(array: np.ndarray, dtype: mx.Dtype, by_columns: bool) -> mx.array:

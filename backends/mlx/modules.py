@@ -16,11 +16,11 @@ from mlx.nn.layers.base import Module
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear as NativeLinear
 
-from ...core import graph as spec
-from ...core.context import Context
 from ...core.errors import BackendError
-from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
-from ...core.rope import Rope
+from ...core.graph import nodes
+from ...core.graph.node import Context, Node
+from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
+from ...core.graph.rope import Rope
 from .attention import BLOCK, causal_attention
 from .checkpointing import run_checkpointed
 
@@ -73,13 +73,13 @@ class MlxContext(Context):
         self._causal_masks: dict[tuple[int, int], mx.array] = {}
         self._rotations: dict[int, tuple[mx.array, mx.array]] = {}
 
-    def run(self, node: spec.Node, x: mx.array) -> mx.array:
+    def run(self, node: Node, x: mx.array) -> mx.array:
         if isinstance(node, Rope):
             y = rotate(x, *self.rotation(node))
             if self.observe is not None:
                 self.observe(node, y)
             return y
-        if isinstance(node, spec.Decoder):
+        if isinstance(node, nodes.Decoder):
             y = run_decoder(find(self.root, node.name), node, x, self)
             if self.observe is not None:
                 self.observe(node, y)
@@ -90,7 +90,7 @@ class MlxContext(Context):
             return plain
         return self.child(find(self.root, name), node, x)
 
-    def child(self, module: Any, node: spec.Node, x: mx.array) -> mx.array:
+    def child(self, module: Any, node: Node, x: mx.array) -> mx.array:
         """Run a child module whose node is `node`."""
         y: mx.array = module(x, self) if isinstance(module, Composite) else module(x)
         if self.observe is not None:
@@ -185,7 +185,7 @@ class Composite(TypedModule):
         names: paths of its children below it, in the order of the node's fields.
     """
 
-    def __init__(self, node: spec.Node) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__()
         self.node: Any = node
         # Past Module, which would take the tuple for a container of modules.
@@ -202,7 +202,7 @@ class Composite(TypedModule):
 class RMSNorm(TypedModule):
     """RMSNorm by the spec's rule, float32 inside, cast back, then scaled: which is what ``mx.fast.rms_norm`` does."""
 
-    def __init__(self, node: spec.RMSNorm) -> None:
+    def __init__(self, node: nodes.RMSNorm) -> None:
         super().__init__()
         self.eps = node.eps
         self.weight = mx.ones((node.dim,))
@@ -281,7 +281,7 @@ class SpecModule(Composite):
         return y
 
 
-def run_decoder(container: Any, node: spec.Decoder, x: mx.array, ctx: MlxContext) -> mx.array:
+def run_decoder(container: Any, node: nodes.Decoder, x: mx.array, ctx: MlxContext) -> mx.array:
     """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
     training = ctx.root.training
     for number, layer in enumerate(node.layers, 1):
@@ -303,7 +303,7 @@ MOST_STARTS = 8
 """How often a pass is handed over at most; each time costs some ten microseconds."""
 
 
-def layers_between_starts(node: spec.Decoder) -> int:
+def layers_between_starts(node: nodes.Decoder) -> int:
     """After how many layers what has been recorded is handed to MLX, which then computes while Python records on.
 
     Python takes as long to record a layer as a small one takes to compute. Layers that are smaller still are better
@@ -354,7 +354,7 @@ class TiedLinear(Composite):
         return y + ctx.weights[f"{self.node.name}.bias"] if self.node.bias else y
 
 
-def _linear(node: spec.Linear) -> Module:
+def _linear(node: nodes.Linear) -> Module:
     return TiedLinear(node) if node.tied_to is not None else Linear(node.in_features, node.out_features, node.bias)
 
 
@@ -382,20 +382,20 @@ def _quantized_embedding(node: QuantizedEmbedding) -> Module:
     return Packed(node)
 
 
-MODULES: Mapping[type[spec.Node], Callable[[Any], Module]] = {
+MODULES: Mapping[type[Node], Callable[[Any], Module]] = {
     QuantizedLinear: _quantized_linear,
     QuantizedEmbedding: _quantized_embedding,
-    spec.Embedding: lambda node: Embedding(node.num_embeddings, node.dim),
-    spec.Linear: _linear,
-    spec.RMSNorm: RMSNorm,
-    spec.Attention: Attention,
-    spec.GatedMLP: GatedMLP,
-    spec.DecoderLayer: DecoderLayer,
+    nodes.Embedding: lambda node: Embedding(node.num_embeddings, node.dim),
+    nodes.Linear: _linear,
+    nodes.RMSNorm: RMSNorm,
+    nodes.Attention: Attention,
+    nodes.GatedMLP: GatedMLP,
+    nodes.DecoderLayer: DecoderLayer,
 }
 """What is native here; every other node type becomes a :class:`SpecModule`."""
 
 
-def attach(root: Module, node: spec.Node, *, widen: bool = False) -> None:
+def attach(root: Module, node: Node, *, widen: bool = False) -> None:
     """Build the modules of `node` and all below it, and hang them into `root` by their names.
 
     Args:
@@ -403,7 +403,7 @@ def attach(root: Module, node: spec.Node, *, widen: bool = False) -> None:
     """
     for each in node.walk():
         name = each.path
-        if name and not isinstance(each, spec.Decoder):  # a rope has nothing to hold, the trunk is a plain container
+        if name and not isinstance(each, nodes.Decoder):  # a rope has nothing to hold, the trunk is a plain container
             module = MODULES.get(type(each), SpecModule)(each)
             if hasattr(module, "widen"):
                 module.widen = widen
@@ -437,7 +437,7 @@ def put(container: Any, path: str, value: Any) -> None:
         raise BackendError(f"graph: {path} is out of order", hint="layers must be listed by number")
 
 
-def _relative(parent: spec.Node, child: spec.Node) -> str:
+def _relative(parent: Node, child: Node) -> str:
     """The path of `child` below `parent`."""
     base, name = parent.name, child.name  # type: ignore[attr-defined]
     return str(name.removeprefix(f"{base}.")) if base else str(name)

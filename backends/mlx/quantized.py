@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx.nn.layers.quantized import QuantizedEmbedding as NativeEmbedding
 from mlx.nn.layers.quantized import QuantizedLinear as NativeLinear
 
-from ...core.quantization import nodes as spec
+from ...core.graph import quantized as spec
 
 FEW_ROWS = 8
 """Most rows that MLX's plain CPU kernel is faster for than unpacking the matrix."""

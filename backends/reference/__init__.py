@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...core.backend import Availability, RealizeOptions
+from ...core.backend.protocol import Availability, RealizeOptions
 from ...core.errors import BackendError
 from ...core.messages import mention
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.graph import Graph
-    from ...core.planning.memory import MemoryEstimate, Workload
-    from ...core.spec_model import SpecModel
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.forward.spec_model import SpecModel
+    from ...core.graph.graph import Graph
+    from ...core.memory.estimate import MemoryEstimate, Workload
+    from ...core.tasks.task import Task
 
 DTYPES = ("float64", "float32")
 
@@ -33,8 +33,8 @@ class ReferenceBackend:
 
     def memory(self, workload: Workload) -> MemoryEstimate:
         """What the spec takes in NumPy, every weight copied."""
-        from ...core.planning.memory import spec_estimate, tiled_linear
-        from ...core.quantization.nodes import QuantizedLinear
+        from ...core.graph.quantized import QuantizedLinear
+        from ...core.memory.estimate import spec_estimate, tiled_linear
 
         dtype = "float64" if workload.dtype == "auto" else workload.dtype
         if dtype not in DTYPES:
@@ -54,8 +54,8 @@ class ReferenceBackend:
         import numpy as np
 
         from ...core.checkpoint.weights import release
-        from ...core.forward import Engine
-        from ...core.spec_model import SpecModel
+        from ...core.forward.forward import Engine
+        from ...core.forward.spec_model import SpecModel
 
         dtype = "float64" if options.dtype == "auto" else options.dtype
         if dtype not in DTYPES:
@@ -91,7 +91,7 @@ def _overrides(graph: Graph) -> Mapping[type, Any]:
     """Packed weights are unpacked a tile at a time; nothing is imported for a graph that has none."""
     if not any(p.bits for p in graph.parameters()):
         return {}
-    from ...core.quantization.nodes import QuantizedLinear
+    from ...core.graph.quantized import QuantizedLinear
 
     def in_tiles(node: Any, x: Any, ctx: Any) -> Any:
         return node.apply_in_tiles(ctx.xp, ctx.weights, x, ctx)

@@ -13,16 +13,16 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...core.backend import Availability, RealizeOptions
-from ...core.entry_points import installed_version
+from ...core.backend.protocol import Availability, RealizeOptions
+from ...core.plugin_system.entry_points import installed_version
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.graph import Graph
-    from ...core.planning.memory import MemoryEstimate, Workload
-    from ...core.task import Task
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.graph import Graph
+    from ...core.memory.estimate import MemoryEstimate, Workload
+    from ...core.tasks.task import Task
     from .model import TorchModel
 
 
@@ -59,12 +59,12 @@ class TorchBackend:
 
 
 def build_module(config: LlamaConfig, task: str | Task = "causal-lm", *, dtype: Any = "float32", seed: int = 0) -> Any:
-    """A freshly initialized ``nn.Module`` to train; see :func:`polyllama.backends.torch.model.build_module`."""
-    from .model import build_module as build
+    """A freshly initialized ``nn.Module`` to train; see :func:`polyllama.backends.torch.module.build_module`."""
+    from .module import build_module as build
 
     if isinstance(task, str):
-        from ...core.loading import find_task
-        from ...core.plugins import plugin_manager
+        from ...core.loading.tasks import find_task
+        from ...core.plugin_system.manager import plugin_manager
 
         task = find_task(plugin_manager(), task, config)
     return build(config, task, dtype=dtype, seed=seed)

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ...core.cache import Cache
+from ...core.graph.cache import Cache
 
 SMALLEST_BUFFER = 64
 """Slots of a first buffer when nobody said how many will be needed."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...core.training import read_checkpointing
+from ...core.backend.training import read_checkpointing
 
 if TYPE_CHECKING:
-    from ...core import graph as spec
+    from ...core.graph.node import Node
     from .modules import TorchContext
 
 OPTIONS = ("preserve_rng_state", "determinism_check")
@@ -33,7 +33,7 @@ class Checkpointing(nn.Module):
         return self._checkpointing is not None
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Keep only what goes into each layer while training; see :class:`polyllama.core.training.Training`.
+        """Keep only what goes into each layer while training; see :class:`polyllama.core.api.training.Training`.
 
         Args:
             gradient_checkpointing_kwargs: ``preserve_rng_state`` and ``determinism_check`` of
@@ -50,7 +50,7 @@ class Checkpointing(nn.Module):
         return self._checkpointing if self.training and torch.is_grad_enabled() else None
 
 
-def run_layer(module: nn.Module, node: spec.Node, x: Tensor, ctx: TorchContext, options: Mapping[str, Any]) -> Tensor:
+def run_layer(module: nn.Module, node: Node, x: Tensor, ctx: TorchContext, options: Mapping[str, Any]) -> Tensor:
     """A layer of the trunk, checkpointed: ``[B, S, E] -> [B, S, E]``."""
 
     def layer(x: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core import graph as spec
-from ...core.context import Context
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
-from ...core.planning.ghost import Ghost, elementwise, new
-from ...core.planning.memory import MemoryEstimate, Workload, load_peak, run_ghosts
-from ...core.quantization.nodes import QuantizedLinear
-from ...core.rope import Rope
+from ...core.graph import nodes
+from ...core.graph.node import Context
+from ...core.graph.quantized import QuantizedLinear
+from ...core.graph.rope import Rope
+from ...core.memory.estimate import MemoryEstimate, Workload, load_peak, run_ghosts
+from ...core.memory.ghost import Ghost, elementwise, new
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SMALLEST_BUFFER = 64
@@ -25,7 +25,7 @@ FUSED = ("silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu")
 
 
 def estimate(workload: Workload) -> MemoryEstimate:
-    """See :func:`polyllama.core.planning.memory.estimate`."""
+    """See :func:`polyllama.core.memory.estimate.estimate`."""
     dtype = workload.native_dtype()
     if dtype not in DTYPES:
         raise BackendError(f"the torch backend computes in {', '.join(DTYPES)}, not in {dtype!r}")
@@ -175,10 +175,10 @@ def quantized_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:
 
 
 OVERRIDES: Mapping[type, Any] = {
-    spec.Attention: attention,
-    spec.GatedMLP: gated_mlp,
-    spec.Linear: linear,
-    spec.RMSNorm: rms_norm,
+    nodes.Attention: attention,
+    nodes.GatedMLP: gated_mlp,
+    nodes.Linear: linear,
+    nodes.RMSNorm: rms_norm,
     QuantizedLinear: quantized_linear,
 }
 CPU_OVERRIDES: Mapping[type, Any] = dict(OVERRIDES)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core import graph as spec
-from ...core.context import Context
 from ...core.errors import BackendError, UnsupportedError
+from ...core.graph import nodes
+from ...core.graph.node import Context, Node
+from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
+from ...core.graph.rope import Rope
 from ...core.messages import mention
-from ...core.quantization.nodes import QuantizedEmbedding, QuantizedLinear
-from ...core.rope import Rope
 from .checkpointing import Checkpointing, run_layer
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -44,11 +44,11 @@ class TorchContext(Context):
         self.eager = attn_implementation == "eager" or self.attentions is not None
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def run(self, node: spec.Node, x: Tensor) -> Tensor:
+    def run(self, node: Node, x: Tensor) -> Tensor:
         y: Tensor
         if isinstance(node, Rope):
             y = rotate(x, *self.rotation(node))
-        elif isinstance(node, spec.Decoder):
+        elif isinstance(node, nodes.Decoder):
             # The bare trunk has no prefix: its decoder is the root itself.
             y = self.root.get_submodule(node.name)(x, self) if node.name else run_decoder(self.root, node, x, self)
         elif not (path := node.path):
@@ -60,7 +60,7 @@ class TorchContext(Context):
             self.observe(node, y)
         return y
 
-    def child(self, module: nn.Module, node: spec.Node, x: Tensor) -> Tensor:
+    def child(self, module: nn.Module, node: Node, x: Tensor) -> Tensor:
         """Run a child module whose node is `node`."""
         y: Tensor = module(x, self) if isinstance(module, Composite) else module(x)
         if self.observe is not None:
@@ -119,7 +119,7 @@ class Composite(nn.Module):
 class RMSNorm(nn.Module):
     """RMSNorm by the spec's rule: float32 inside, cast back, then scaled."""
 
-    def __init__(self, node: spec.RMSNorm) -> None:
+    def __init__(self, node: nodes.RMSNorm) -> None:
         super().__init__()
         self.eps = node.eps
         self.weight = nn.Parameter(torch.empty(node.dim))
@@ -137,7 +137,7 @@ class RMSNorm(nn.Module):
 class Attention(Composite):
     """Scaled dot product attention with torch's fused kernels; eager where the probabilities are asked for."""
 
-    def __init__(self, node: spec.Attention) -> None:
+    def __init__(self, node: nodes.Attention) -> None:
         super().__init__()
         self.node = node
         self._children = tuple(_relative(node, child) for child in (node.q, node.k, node.v, node.o))
@@ -215,7 +215,7 @@ def _causal(length: int, keys: Tensor) -> Tensor:
 class GatedMLP(Composite):
     """``down(activation(gate(x)) * up(x))``."""
 
-    def __init__(self, node: spec.GatedMLP) -> None:
+    def __init__(self, node: nodes.GatedMLP) -> None:
         super().__init__()
         self.node = node
         self._children = tuple(_relative(node, child) for child in (node.gate, node.up, node.down))
@@ -234,7 +234,7 @@ class GatedMLP(Composite):
 class DecoderLayer(Composite):
     """Attention and MLP, each on a normed input and added back."""
 
-    def __init__(self, node: spec.DecoderLayer) -> None:
+    def __init__(self, node: nodes.DecoderLayer) -> None:
         super().__init__()
         self.node = node
         parts = (node.attention_norm, node.attention, node.mlp_norm, node.mlp)
@@ -251,7 +251,7 @@ class DecoderLayer(Composite):
 class Decoder(Composite):
     """The trunk inside a module with a head."""
 
-    def __init__(self, node: spec.Decoder) -> None:
+    def __init__(self, node: nodes.Decoder) -> None:
         super().__init__()
         self.node = node
 
@@ -266,7 +266,7 @@ class Decoder(Composite):
         return run_decoder(self, self.node, x, ctx)
 
 
-def run_decoder(container: nn.Module, node: spec.Decoder, x: Tensor, ctx: TorchContext) -> Tensor:
+def run_decoder(container: nn.Module, node: nodes.Decoder, x: Tensor, ctx: TorchContext) -> Tensor:
     """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
     for layer in node.layers:
         ctx.keep_hidden(x)
@@ -281,7 +281,7 @@ def run_decoder(container: nn.Module, node: spec.Decoder, x: Tensor, ctx: TorchC
 class SpecModule(Composite):
     """Any other node: holds its parameters and runs the node's own definition."""
 
-    def __init__(self, node: spec.Node) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__()
         self.node = node
         self.prefix = f"{node.name}."  # type: ignore[attr-defined]
@@ -332,7 +332,7 @@ ROW_BLOCKS = 8
 """Blocks a matrix is read in: enough for a handful of threads, and each still long."""
 
 
-def _linear(node: spec.Linear) -> nn.Module:
+def _linear(node: nodes.Linear) -> nn.Module:
     return Linear(node.in_features, node.out_features, bias=node.bias)
 
 
@@ -343,7 +343,7 @@ class Embedding(nn.Embedding):
         """Nothing."""
 
 
-def _embedding(node: spec.Embedding) -> nn.Module:
+def _embedding(node: nodes.Embedding) -> nn.Module:
     return Embedding(node.num_embeddings, node.dim)
 
 
@@ -359,21 +359,21 @@ def _quantized_embedding(node: Any) -> nn.Module:
     return embedding(node)
 
 
-MODULES: Mapping[type[spec.Node], Callable[[Any], nn.Module]] = {
+MODULES: Mapping[type[Node], Callable[[Any], nn.Module]] = {
     QuantizedLinear: _quantized_linear,
     QuantizedEmbedding: _quantized_embedding,
-    spec.Embedding: _embedding,
-    spec.Linear: _linear,
-    spec.RMSNorm: RMSNorm,
-    spec.Attention: Attention,
-    spec.GatedMLP: GatedMLP,
-    spec.DecoderLayer: DecoderLayer,
-    spec.Decoder: Decoder,
+    nodes.Embedding: _embedding,
+    nodes.Linear: _linear,
+    nodes.RMSNorm: RMSNorm,
+    nodes.Attention: Attention,
+    nodes.GatedMLP: GatedMLP,
+    nodes.DecoderLayer: DecoderLayer,
+    nodes.Decoder: Decoder,
 }
 """What is native here; every other node type becomes a :class:`SpecModule`."""
 
 
-def attach_node(root: nn.Module, node: spec.Node) -> None:
+def attach_node(root: nn.Module, node: Node) -> None:
     """Build the modules of `node` and all below it, and hang each into `root` at its own checkpoint path.
 
     A node without a name (a rope) holds nothing and has no module; the bare trunk's name is empty, it is `root` itself.
@@ -401,7 +401,7 @@ def _hang(container: nn.Module, path: str, module: nn.Module) -> None:
         container.add_module(last, module)
 
 
-def _relative(parent: spec.Node, child: spec.Node) -> str:
+def _relative(parent: Node, child: Node) -> str:
     """The path of `child` below `parent`."""
     base, name = parent.name, child.name  # type: ignore[attr-defined]
     return str(name.removeprefix(f"{base}.")) if base else str(name)

@@ -21,7 +21,7 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
-from ...core.quantization import nodes as spec
+from ...core.graph import quantized as spec
 from ...core.quantization.packing import packed_length, unpack_words
 
 TILE = 1 << 19

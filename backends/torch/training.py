@@ -9,19 +9,19 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
-from ...core import graph as spec
-from ...core.forward import length_ropes
-from ...core.training import Measure
+from ...core.backend.training import Measure
+from ...core.forward.forward import length_ropes
+from ...core.graph.nodes import Embedding, Linear
 from .modules import Composite
 from .tensors import from_numpy
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.forward_arguments import ForwardArguments
-    from ...core.graph import Graph
-    from .model import LlamaModule
+    from ...core.config.schema import LlamaConfig
+    from ...core.forward.arguments import ForwardArguments
+    from ...core.graph.graph import Graph
+    from .module import LlamaModule
 
 
 class TrainsModule:
@@ -31,7 +31,7 @@ class TrainsModule:
     _differentiating = False
 
     def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`polyllama.core.training.Trains`."""
+        """See :class:`polyllama.core.backend.training.Trains`."""
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._differentiating = True
         try:
@@ -56,7 +56,7 @@ class TrainsModule:
         self.module.gradient_checkpointing_disable()
 
     def resize(self, graph: Graph, config: LlamaConfig, changed: Mapping[str, np.ndarray]) -> None:
-        """See :class:`polyllama.core.resizing.Resizes`."""
+        """See :class:`polyllama.core.loading.resize.Resizes`."""
         module = self.module
         for name, array in changed.items():
             path, _, leaf = name.rpartition(".")
@@ -80,7 +80,7 @@ def _tell_sizes(root: nn.Module, graph: Graph) -> None:
         composite = isinstance(module, Composite)
         if composite:
             module.node = node
-        elif isinstance(node, spec.Embedding):
+        elif isinstance(node, Embedding):
             module.num_embeddings = node.num_embeddings
-        elif isinstance(node, spec.Linear):
+        elif isinstance(node, Linear):
             module.out_features = node.out_features

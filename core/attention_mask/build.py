@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from ..context import causal_mask
 from ..errors import InputError, TokenizerError
-from ..forward_arguments import ForwardArguments
-from ..inputs import lay_out, read_inputs
+from ..forward.arguments import ForwardArguments
+from ..forward.inputs import read_inputs
+from ..forward.layout import lay_out
+from ..graph.node import causal_mask
 from ..messages import subject
 from .labels import token_labels
-from .picture import Row
+from .rows import Row
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..config import LlamaConfig
-    from ..task import Task
-    from ..tokenizer import Tokenizer
+    from ..config.schema import LlamaConfig
+    from ..tasks.task import Task
+    from ..tokenizer.base import Tokenizer
 
 SIDES = ("left", "right")
 MAX_CELLS = 1 << 25
@@ -29,7 +30,7 @@ MAX_CELLS = 1 << 25
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of a forward pass, as :meth:`polyllama.core.model.Llama.forward` takes them, and what they came from."""
+    """Inputs of a forward pass, as :meth:`polyllama.Llama.forward` takes them, and what they came from."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray | None

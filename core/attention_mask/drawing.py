@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .labels import fitted, width_of
-from .picture import AttentionMask, Cell, Heat, Row
-from .terminal import MEANING, PADDING_NOTE
-
-if TYPE_CHECKING:
-    pass
+from .picture import AttentionMask
+from .rows import MEANING, PADDING_NOTE, Cell, Heat, Row
 
 INK, PAPER, LINE = "#1f2933", "#ffffff", "#ffffff"
 FILL = {

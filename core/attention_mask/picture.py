@@ -6,98 +6,17 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .labels import SPACE_SIGN, printable
+from .rows import Heat, Row, _as_data
 
 if TYPE_CHECKING:
     import numpy as np
 
 IMAGE_KINDS = (".svg", ".png")
-
-
-class Cell(IntEnum):
-    """What one token is to another: it looks at it, or why it does not."""
-
-    ITSELF = 0
-    LOOKS = 1
-    LATER = 2
-    PADDING = 3
-    OTHER_TEXT = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Heat:
-    """Attention weights of one layer and head: `weights` ``[S, S]``, row by row summing to 1; head "mean" is of all."""
-
-    layer: int
-    head: int | str
-    weights: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """As a title says it."""
-        return f"layer {self.layer}, {'mean of the heads' if self.head == 'mean' else f'head {self.head}'}"
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One row of a batch, or a part of it.
-
-    Attributes:
-        title: what it is among the rows.
-        token_ids, labels, positions: of each token.
-        attended: false where a token is padding.
-        texts: which of the texts packed into the row each token belongs to.
-        mask: ``[S, S]`` booleans, ``mask[i, j]`` true where token i may look at token j: the model's own.
-        heats: attention weights, where asked for.
-        start: the first token shown; total: how many the row has.
-    """
-
-    title: str
-    token_ids: tuple[int, ...]
-    labels: tuple[str, ...]
-    positions: tuple[int, ...]
-    attended: tuple[bool, ...]
-    texts: tuple[int, ...]
-    mask: np.ndarray
-    heats: tuple[Heat, ...]
-    start: int
-    total: int
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def cells(self) -> np.ndarray:
-        """``[S, S]`` of :class:`Cell`: the mask, with the reason wherever it is false."""
-        import numpy as np
-
-        indices = np.arange(len(self))
-        texts = np.array(self.texts)
-        why = np.where(texts[:, None] != texts[None, :], Cell.OTHER_TEXT, Cell.LATER)
-        why = np.where(indices[None, :] > indices[:, None], Cell.LATER, why)
-        why = np.where(~np.array(self.attended, bool)[None, :], Cell.PADDING, why)
-        found = np.where(self.mask, Cell.LOOKS, why)
-        return np.where(self.mask & np.eye(len(self), dtype=bool), Cell.ITSELF, found)
-
-    def window(self, start: int, stop: int) -> Row:
-        """Tokens `start` to `stop` (excluded), counted as the row counts them."""
-        low, high = start - self.start, stop - self.start
-        part = slice(low, high)
-        return replace(
-            self,
-            token_ids=self.token_ids[part],
-            labels=self.labels[part],
-            positions=self.positions[part],
-            attended=self.attended[part],
-            texts=self.texts[part],
-            mask=self.mask[part, part],
-            heats=tuple(replace(heat, weights=heat.weights[part, part]) for heat in self.heats),
-            start=start,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,27 +147,3 @@ def image_kind(path: Path) -> str:
     if suffix not in IMAGE_KINDS:
         raise InputError(f"{str(path)!r} does not end in .svg or .png", hint="the ending decides what is written")
     return suffix
-
-
-def _as_data(row: Row) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "title": row.title,
-        "start": row.start,
-        "total": row.total,
-        "token_ids": list(row.token_ids),
-        "tokens": list(row.labels),
-        "positions": list(row.positions),
-        "attended": [int(flag) for flag in row.attended],
-        "texts": list(row.texts),
-        "mask": row.mask.astype(int).tolist(),
-    }
-    if row.heats:
-        data["attention"] = [
-            {
-                "layer": heat.layer,
-                "head": heat.head,
-                "weights": [[round(w, 6) for w in line] for line in heat.weights.tolist()],
-            }
-            for heat in row.heats
-        ]
-    return data

@@ -7,25 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .labels import SPACE_SIGN, fitted, width_of
-from .picture import AttentionMask, Cell, Heat, Row
+from .picture import AttentionMask
+from .rows import MEANING, PADDING_NOTE, Cell, Heat, Row
 
 if TYPE_CHECKING:
     import numpy as np
 
 SIGNS = {Cell.ITSELF: "■", Cell.LOOKS: "■", Cell.LATER: "·", Cell.PADDING: "-", Cell.OTHER_TEXT: "x"}
 ASCII_SIGNS = {**SIGNS, Cell.ITSELF: "#", Cell.LOOKS: "#", Cell.LATER: "."}
-MEANING = {
-    Cell.LOOKS: "looks at it",
-    Cell.LATER: "comes later",
-    Cell.PADDING: "padding",
-    Cell.OTHER_TEXT: "another text",
-}
 COLOURS = {Cell.ITSELF: "32", Cell.LOOKS: "36", Cell.LATER: "90", Cell.PADDING: "90", Cell.OTHER_TEXT: "33"}
 SHADES = (17, 18, 19, 25, 31, 37, 72, 107, 179, 220)
 """Of the 256-colour palette, dark to light; the lighter half is written on in black."""
 
 MOST_LABEL, LEAST_LABEL = 20, 4
-PADDING_NOTE = "a padding token sees itself, so that its softmax has something to run over; nobody sees it"
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class _Columns:
 def draw(
     picture: AttentionMask, *, width: int | None = None, colour: bool = False, ascii_only: bool = False, more: str = ""
 ) -> str:
-    """See :meth:`polyllama.core.attention_mask.AttentionMask.text`."""
+    """See :meth:`polyllama.core.attention_mask.picture.AttentionMask.text`."""
     picture = picture.spelt(_in_ascii) if ascii_only else picture
     panels = list(picture.panels())
     columns = _columns(picture.rows, width)

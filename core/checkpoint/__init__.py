@@ -7,30 +7,3 @@
 
 Nothing here ever unpickles, and importing it loads no NumPy.
 """
-
-from .base import Checkpoint, ParameterLike, TensorInfo
-from .check import WeightMap, check
-from .huggingface import HuggingFaceCheckpoint, HuggingFaceFormat
-from .open import FormatDescriptor, FormatReader, open_checkpoint
-from .safetensors import SafetensorsFile
-from .save import parse_size, save_safetensors
-from .weights import Weights, dummy_weights, weights_from
-
-__all__ = [
-    "Checkpoint",
-    "FormatDescriptor",
-    "FormatReader",
-    "HuggingFaceCheckpoint",
-    "HuggingFaceFormat",
-    "ParameterLike",
-    "SafetensorsFile",
-    "TensorInfo",
-    "WeightMap",
-    "Weights",
-    "check",
-    "dummy_weights",
-    "open_checkpoint",
-    "parse_size",
-    "save_safetensors",
-    "weights_from",
-]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..config import LlamaConfig
+    from ..config.schema import LlamaConfig
 
     Array: TypeAlias = NDArray[Any]
 

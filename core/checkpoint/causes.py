@@ -13,7 +13,7 @@ from .names import HEADS, TRUNK_PREFIXES, WRAPPERS, Renaming, find_renaming, hea
 from .report import ranges
 
 if TYPE_CHECKING:
-    from ..config import LlamaConfig
+    from ..config.schema import LlamaConfig
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 

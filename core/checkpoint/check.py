@@ -17,7 +17,7 @@ from .names import HEADS, Renaming, find_renaming, head_of
 from .report import grouped
 
 if TYPE_CHECKING:
-    from ..config import LlamaConfig
+    from ..config.schema import LlamaConfig
 
 HARMLESS = ("*.rotary_emb.inv_freq",)
 """Stored by old versions of transformers; computed from the config instead."""
@@ -75,7 +75,7 @@ def check(
         path: what to call the checkpoint in messages; by default its own path.
         model_type: the architecture that the checkpoint's config.json names.
 
-    >>> from polyllama.core.graph import Parameter
+    >>> from polyllama.core.graph.node import Parameter
     >>> stored = {"norm.weight": TensorInfo("norm.weight", "bfloat16", (8,))}
     >>> dict(check(stored, [Parameter("model.norm.weight", (8,), "norm")]))
     {'model.norm.weight': 'norm.weight'}

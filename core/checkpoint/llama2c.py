@@ -19,8 +19,8 @@ from .mapped import INCOMPLETE, MappedFile
 from .rotary_order import halves_from_pairs
 
 if TYPE_CHECKING:
-    from ..config import LlamaConfig
-    from ..tokenizer import Tokenizer
+    from ..config.schema import LlamaConfig
+    from ..tokenizer.base import Tokenizer
     from .base import Array
 
 _MAGIC = 0x616B3432  # "ak42"
@@ -117,8 +117,8 @@ class Llama2cCheckpoint:
 
     def config(self, **overrides: Any) -> LlamaConfig:
         """The header's numbers, with the constants of llama2.c, and fields overridden."""
-        from ..config import LlamaConfig
-        from ..config_dialects import Source
+        from ..config.reading import Source
+        from ..config.schema import LlamaConfig
 
         source = Source(str(self.path), self.path.name)
         more = {"dtype": "float32", "tie_word_embeddings": self._header.shared_classifier}
@@ -149,8 +149,8 @@ class Llama2cCheckpoint:
 
     def tokenizer(self) -> Tokenizer:
         """tokenizer.bin or tokenizer.model beside the file."""
-        from ..tokenizer import load_tokenizer
-        from ..tokenizer.llama2c import read_tokenizer_bin
+        from ..tokenizer.formats.llama2c import read_tokenizer_bin
+        from ..tokenizer.llama import load_tokenizer
 
         folder = self.path.parent
         if (folder / "tokenizer.bin").is_file():

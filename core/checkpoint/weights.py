@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import is_float
 from .base import Checkpoint, ParameterLike, TensorInfo
-from .initial import initial_tensor
+from .random_values import initial_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ class Weights(Mapping[str, "np.ndarray[Any, Any]"]):
     Every access reads (or makes) the tensor anew and keeps nothing, so that whoever goes through it one by one holds
     one tensor at a time; arrays from safetensors are views of the memory map and cost nothing until touched.
 
-    >>> from polyllama.core.graph import Parameter
+    >>> from polyllama.core.graph.node import Parameter
     >>> weights = dummy_weights([Parameter("lm_head.weight", (32, 8), "linear")], dtype="float32")
     >>> weights["lm_head.weight"].shape, weights.dtype, weights.nbytes
     ((32, 8), 'float32', 1024)
@@ -122,7 +122,7 @@ def dummy_weights(
     Made on demand and quickly, by repeating a block of a million values from a place that depends on the name (see
     ``initial``); the same bits on every machine for the same seed, names and shapes.
 
-    >>> from polyllama.core.graph import Parameter
+    >>> from polyllama.core.graph.node import Parameter
     >>> p = Parameter("model.embed_tokens.weight", (100, 10), "embedding")
     >>> a, b = (dummy_weights([p], seed=s, dtype="float32")[p.name] for s in (0, 0))
     >>> bool((a == b).all()), round(float(a.std()), 2)

@@ -22,8 +22,8 @@ from .locking import locked
 from .report import bytes_text
 
 if TYPE_CHECKING:
-    from ..config import LlamaConfig
-    from ..tokenizer import Tokenizer
+    from ..config.schema import LlamaConfig
+    from ..tokenizer.base import Tokenizer
     from .weights import Weights
 
 Progress = Callable[[str, int, int], None]
@@ -160,7 +160,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 def _no_part_of_a_model(folder: Path) -> list[str]:
     """What in a folder would be lost although no checkpoint brought it."""
-    from ..download import TEMPLATE_FOLDER
+    from ..sources.download import TEMPLATE_FOLDER
 
     known = (*_MODEL_SUFFIXES, "LICENSE", "USE_POLICY", ".gitattributes", "NOTICE")
 

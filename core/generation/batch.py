@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import GenerationError
-from ..forward_arguments import ForwardArguments
+from ..forward.arguments import ForwardArguments
 from ..messages import mention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..backend import Model
-    from ..cache import Cache
-    from ..outputs import ModelOutput
-    from .decoding import GeneratedSequence
+    from ..backend.protocol import Model
+    from ..graph.cache import Cache
+    from ..tasks.outputs import ModelOutput
     from .options import GenerationOptions
     from .outputs import StreamEvent
+    from .sequence import GeneratedSequence
 
     Floats = NDArray[np.floating[Any]]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import GenerationError, PolyllamaWarning
 from ..messages import shortened
-from .options import check_option
+from .option_rules import check_option
 
 _MAX_BYTES = 1 << 20
 

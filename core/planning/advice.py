@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..backend import load_backend, preference
+from ..backend.choice import load_backend, preference
 from ..checkpoint.report import bytes_text
 
 if TYPE_CHECKING:
-    from .plan import Option, Planner
+    from .planner import Planner
+    from .result import Option
 
 SMALL_CHUNK = 512
 SHORTEST = 512

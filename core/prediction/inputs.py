@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..messages import subject
 
 if TYPE_CHECKING:
-    from ..task import Task
+    from ..tasks.task import Task
 
 Texts = dict[str, str]
 
@@ -24,7 +24,7 @@ def read_texts(task: Task, given: Any, named: Mapping[str, Any]) -> tuple[bool, 
     Raises:
         InputError: a text that is missing, empty or none at all; an empty list; lists of different lengths.
 
-    >>> from polyllama.core.task import Task
+    >>> from polyllama.core.tasks.task import Task
     >>> class Asking(Task):
     ...     name = "asking"
     ...     texts = ("question", "context")

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..config.context_length import context_length
 from ..errors import BackendError, InputError, PolyllamaWarning, UnsupportedError
-from ..generation.decoding import context_length
 from ..messages import did_you_mean, mention, subject
-from ..task import Task
+from ..tasks.task import Task
+from ..tasks.windows import Encoder, Example, Window
 from .inputs import Texts, read_texts
 from .progress import Progress
-from .windows import Encoder, Example, Window
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..loaded_model import LoadedModel
+    from ..tasks.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..graph import Array
+    from ..dtypes import Array
 
 BITS = (2, 3, 4, 5, 6, 8)
 """Widths that the layout knows."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..errors import PolyllamaWarning, TokenizerError
 from ..messages import mention, subject
-from .added_tokens import check_encodable
 from .batching import (
     PADDINGS,
     TRUNCATIONS,
@@ -26,10 +25,11 @@ from .batching import (
     to_numpy,
     truncate,
 )
-from .chat import LLAMA2_SYSTEM_PROMPT, Message, check_messages, render, render_continued
-from .decoding import DecodingOptions, StreamDecoder, TextAssembler, clean_up_spaces
-from .engine import Engine
-from .template import SpecialTokensTemplate
+from .chat.chat import LLAMA2_SYSTEM_PROMPT, Message, check_messages, render, render_continued
+from .engines.added_tokens import check_encodable
+from .engines.decoding import DecodingOptions, StreamDecoder, TextAssembler, clean_up_spaces
+from .engines.engine import Engine
+from .engines.template import SpecialTokensTemplate
 from .vocabulary import SpecialTokens, Vocabulary, as_ids
 
 SIDES = ("left", "right")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TokenizerError
 from ..messages import mention, subject
-from .engine import Offset
-from .template import SpecialTokensTemplate
+from .engines.engine import Offset
+from .engines.template import SpecialTokensTemplate
 
 if TYPE_CHECKING:
     import numpy

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 from ..errors import TokenizerError
-from .engine import PieceEngine
-from .sentencepiece_model import PieceKind
-from .template import SpecialTokensTemplate, Step
-from .tokenizers_engine import JsonEngine, MergesEncoder, apply_prefix_scheme
+from .engines.engine import PieceEngine
+from .engines.sentencepiece_model import PieceKind
+from .engines.template import SpecialTokensTemplate, Step
+from .engines.tokenizers_engine import JsonEngine, MergesEncoder, apply_prefix_scheme
 
 if TYPE_CHECKING:
     import tokenizers

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PolyllamaWarning, TokenizerError
-from .added_tokens import AddedToken
+from .engines.added_tokens import AddedToken
 
 VOCAB_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ..errors import PolyllamaWarning, TokenizerError
-from .added_tokens import AddedToken
 from .base import Behaviour, Tokenizer
-from .engine import Engine, PieceEngine
+from .engines.added_tokens import AddedToken
+from .engines.engine import Engine, PieceEngine
+from .engines.sentencepiece_model import SPACE, SentencePieceModel
+from .engines.template import SpecialTokensTemplate
 from .files import (
     ADDED_TOKENS_FILE,
     CHAT_TEMPLATE_FILE,
@@ -21,29 +24,17 @@ from .files import (
     TOKENIZER_FILE,
     VOCAB_FILE,
     InMemory,
+    TokenizerFiles,
     max_length,
     read_bytes,
     write_file,
     write_json,
 )
-from .sentencepiece_model import SentencePieceModel
-from .template import SpecialTokensTemplate
+from .make_engine import _control_pieces, _json_engine, _rank_engine, _read_model, is_rank_file
+from .special_tokens import BOS, EOS, UNK, _resolved_roles, _what_to_add
 from .vocabulary import SPECIAL_ROLES, SpecialTokens, TokenLike
 
-if TYPE_CHECKING:
-    from .tokenizers_engine import JsonEngine
-
 PathOrName = str | PathLike[str]
-
-
-class _Default(str):
-    """A token that is taken where the vocabulary has it; one that the caller names must be there or is added."""
-
-
-UNK = _Default("<unk>")
-BOS = _Default("<s>")
-EOS = _Default("</s>")
-_LLAMA3_NAMES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 
 
 class _Llama(Tokenizer):
@@ -92,7 +83,6 @@ class _Llama(Tokenizer):
 
         Errors: TokenizerError for files that are missing, damaged or contradict each other.
         """
-        from .loading import load_as, resolve
 
         revision, offline = overrides.pop("revision", None), overrides.pop("offline", None)
         tokenizer = load_as(cls, resolve(path_or_name, revision=revision, offline=offline), overrides)
@@ -206,7 +196,7 @@ class LlamaTokenizer(_Llama):
         add_prefix_space: bool | None = None,
         **options: Any,
     ) -> None:
-        from .sentencepiece_engine import SentencePieceEncoder
+        from .engines.sentencepiece_engine import SentencePieceEncoder
 
         model = _read_model(vocab_file if isinstance(vocab_file, InMemory) else Path(vocab_file))
         engine = PieceEngine(
@@ -283,7 +273,7 @@ class LlamaTokenizerFast(_Llama):
             engine = _rank_engine(content, source, options, legacy, add_prefix_space)
             declared = engine.added_tokens()
         else:
-            from .tokenizers_engine import MergesEncoder
+            from .engines.tokenizers_engine import MergesEncoder
 
             model = SentencePieceModel.parse(content, str(source))
             engine = PieceEngine(
@@ -329,125 +319,6 @@ class LlamaTokenizerFast(_Llama):
         return tuple(written)
 
 
-def is_rank_file(content: bytes) -> bool:
-    """Whether a `tokenizer.model` is Meta's Llama 3 kind."""
-    from .tiktoken import looks_like_ranks
-
-    return looks_like_ranks(content)
-
-
-def _read_model(path: Path | InMemory) -> SentencePieceModel:
-    content = read_bytes(path)
-    if is_rank_file(content):
-        raise TokenizerError(
-            f"{path} is a Llama 3 rank file, not a SentencePiece model", hint="use LlamaTokenizerFast or load_tokenizer"
-        )
-    return SentencePieceModel.parse(content, str(path))
-
-
-def _control_pieces(model: SentencePieceModel) -> dict[int, AddedToken]:
-    """Pieces that never come out of text by themselves: they are special tokens."""
-    return {index: AddedToken(piece.text, special=True) for index, piece in model.special_pieces() if piece.text}
-
-
-def _json_engine(
-    content: bytes, source: Path | InMemory, legacy: bool | None, add_prefix_space: bool | None
-) -> tuple[JsonEngine, SpecialTokensTemplate | None]:
-    from .tokenizers_engine import JsonEngine
-
-    engine = JsonEngine.parse(content, str(source))
-    if legacy is not None or add_prefix_space is not None:
-        has_space, has_legacy = engine.prefix_scheme() or (True, True)
-        engine.set_prefix_scheme(
-            add_prefix_space=has_space if add_prefix_space is None else add_prefix_space,
-            legacy=has_legacy if legacy is None else legacy,
-        )
-    return engine, engine.template()
-
-
-def _rank_engine(
-    content: bytes,
-    source: Path | InMemory,
-    options: Mapping[str, Any],
-    legacy: bool | None,
-    add_prefix_space: bool | None,
-) -> JsonEngine:
-    from .tiktoken import backend_from_ranks, llama3_special_tokens, read_ranks
-    from .tokenizers_engine import JsonEngine
-
-    if legacy or add_prefix_space:
-        raise TokenizerError(
-            f"{source} is a byte-level vocabulary: legacy and add_prefix_space have no meaning for it",
-            hint="leave them out",
-        )
-    ranks = read_ranks(content, str(source))
-    special = llama3_special_tokens()
-    for token_id, token in (
-        options.get("added_tokens_decoder") or {}
-    ).items():  # Llama 3.1 renamed some reserved tokens
-        index = int(token_id) - len(ranks)
-        if 0 <= index < len(special):
-            special[index] = str(token)
-    return JsonEngine(backend_from_ranks(ranks, special, str(source)), str(source))
-
-
-def _resolved_roles(
-    roles: dict[str, object],
-    engine: Engine,
-    added: Mapping[int, AddedToken],
-    template: SpecialTokensTemplate | None,
-    source: str,
-) -> dict[str, object]:
-    """Defaults that the vocabulary does not have give way to what it has instead, or to None."""
-    texts = {token.content for token in added.values()}
-    resolved: dict[str, object] = {}
-    for role, value in roles.items():
-        text = value if isinstance(value, str) else getattr(value, "content", None)
-        there = isinstance(text, str) and (text in texts or engine.token_id(text) is not None)
-        if isinstance(value, _Default) and not there:
-            value = _own_token(role, engine, template)
-        elif isinstance(value, _Default):
-            value = str(value)
-        elif text is not None and not there and role in ("bos_token", "eos_token", "unk_token"):
-            warnings.warn(
-                f"{source}: {role} {text!r} is not in the vocabulary; it is added with a new id, for which the model's "
-                "embedding must have a row",
-                PolyllamaWarning,
-                stacklevel=4,
-            )
-        resolved[role] = value
-    return resolved
-
-
-def _own_token(role: str, engine: Engine, template: SpecialTokensTemplate | None) -> str | None:
-    if isinstance(engine, PieceEngine):
-        model = engine.model
-        token_id = {"bos_token": model.bos_id, "eos_token": model.eos_id, "unk_token": model.unk_id}[role]
-        return engine.token(token_id)
-    if role == "bos_token" and template is not None and template.single and isinstance(template.single[0][0], tuple):
-        return engine.token(template.single[0][0][0])
-    name = _LLAMA3_NAMES.get(role)
-    return name if name is not None and engine.token_id(name) is not None else None
-
-
-def _what_to_add(special: SpecialTokens, add_bos: bool | None, add_eos: bool | None) -> tuple[bool | None, bool | None]:
-    """add_bos_token and add_eos_token; one given alone leaves the other as the template has it."""
-    for name, value in (("add_bos_token", add_bos), ("add_eos_token", add_eos)):
-        if value is not None and not isinstance(value, bool):
-            raise TokenizerError(f"{name} must be true, false or None, got {value!r:.80}")
-    if special.template is None:
-        if add_bos and special.roles.get("bos_token") is None:
-            add_bos = False  # the vocabulary has none
-        return bool(add_bos), bool(add_eos)
-    if add_bos is None and add_eos is None:
-        return None, None
-    steps = special.template.single
-    return (
-        isinstance(steps[0][0], tuple) if add_bos is None else add_bos,
-        isinstance(steps[-1][0], tuple) if add_eos is None else add_eos,
-    )
-
-
 def _behaviour(options: dict[str, Any], source: str) -> Behaviour:
     kinds: dict[str, tuple[type, ...]] = {
         "clean_up_tokenization_spaces": (bool,),
@@ -471,3 +342,132 @@ def _behaviour(options: dict[str, Any], source: str) -> Behaviour:
         if name in kinds and not isinstance(value, kinds[name]):
             raise TokenizerError(f"{name} must be a {kinds[name][0].__name__}, got {value!r:.80}")
     return Behaviour(**options)
+
+
+ENGINES = ("sentencepiece", "tokenizers")
+
+
+_SENTENCEPIECE_ONLY = ("legacy", "add_prefix_space")
+
+
+def load_tokenizer(path: PathOrName, *, engine: str | None = None, **overrides: Any) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, or of one tokenizer file with what lies beside it.
+
+    A SentencePiece `tokenizer.model` is run by ``engine="sentencepiece"`` (the default, quick to start) or
+    "tokenizers"; a `tokenizer.json` and Llama 3's rank file by tokenizers. Where a model and a `tokenizer.json` lie
+    together the model decides, after a check that both hold the same vocabulary. ``overrides`` are constructor
+    arguments.
+
+    Errors: TokenizerError that names the file: missing, damaged, contradicting another, of no kind that a Llama uses.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise TokenizerError(f"engine={engine!r:.40} is unknown", hint=f"known: {', '.join(ENGINES)}")
+    wanted = None if engine is None else LlamaTokenizer if engine == "sentencepiece" else LlamaTokenizerFast
+    return load_as(wanted, Path(path), overrides)
+
+
+def resolve(path_or_name: PathOrName, *, revision: str | None, offline: bool | None) -> Path:
+    """A local path as it is; a name through the registry and the Hub."""
+    path = Path(path_or_name).expanduser()
+    if path.exists() or not isinstance(path_or_name, str) or path_or_name.startswith((".", "/", "~")):
+        return path
+    from ..sources.locate import resolve_checkpoint_folder
+
+    return Path(resolve_checkpoint_folder(path_or_name, revision=revision, offline=offline, files="tokenizer"))
+
+
+def load_as(wanted: type[Tokenizer] | None, path: Path, overrides: Mapping[str, Any]) -> Tokenizer:
+    """Load with the class that is wanted, or the quickest to start."""
+    files = TokenizerFiles.read(path)
+    arguments: dict[str, Any] = files.arguments
+    if arguments.pop("clean_up_tokenization_spaces", False) and "clean_up_tokenization_spaces" not in overrides:
+        arguments["clean_up_unheeded"] = True
+    if files.kept:
+        arguments["kept"] = files.kept
+    vocab_file = files.vocab_file
+    if vocab_file is not None and not is_rank_file(content := read_bytes(vocab_file)):
+        if files.tokenizer_file is not None:
+            stated = {**arguments, **overrides}
+            _compare(SentencePieceModel.parse(content, str(vocab_file)), files.tokenizer_file, stated, arguments)
+        chosen = LlamaTokenizerFast if wanted is LlamaTokenizerFast else LlamaTokenizer
+        return chosen(vocab_file=vocab_file, **{**arguments, **overrides})
+    if wanted is LlamaTokenizer:
+        raise TokenizerError(
+            f"{path} has no SentencePiece model, so sentencepiece cannot run it",
+            hint="use LlamaTokenizerFast or engine='tokenizers'",
+        )
+    for name in _SENTENCEPIECE_ONLY:
+        arguments.pop(name, None)  # what the file's own steps do is what it means
+    arguments.pop("sp_model_kwargs", None)
+    if files.tokenizer_file is not None:
+        return LlamaTokenizerFast(tokenizer_file=files.tokenizer_file, **{**arguments, **overrides})
+    return LlamaTokenizerFast(vocab_file=vocab_file, **{**arguments, **overrides})
+
+
+def _compare(
+    model: SentencePieceModel, tokenizer_file: Path, stated: Mapping[str, Any], arguments: dict[str, Any]
+) -> None:
+    """Refuse a model and a tokenizer.json that give different ids; take from the latter what nobody else says."""
+    content = _parsed(tokenizer_file)
+    section = content.get("model")
+    vocabulary = section.get("vocab") if isinstance(section, dict) else None
+    if not isinstance(vocabulary, dict):
+        kind = section.get("type") if isinstance(section, dict) else section
+        raise TokenizerError(
+            f"{tokenizer_file} holds a {kind!r:.40} model, {model.source} a SentencePiece {model.model_type} model",
+            hint="remove the one that does not belong to this checkpoint",
+        )
+    # Control and unknown pieces may have been renamed; the others decide ids.
+    texts = {index: text for text, index in vocabulary.items() if _is_index(index, len(model))}
+    differing = [
+        (index, model.piece(index).text)
+        for index in range(len(model))
+        if not (index in texts and model.says(index, texts[index])) and vocabulary.get(model.piece(index).text) != index
+    ]
+    renamed = {index for index, text in differing if text in ("<unk>", "<s>", "</s>", "<pad>")}
+    differing = [pair for pair in differing if pair[0] not in renamed]
+    added = {token.get("content") for token in content.get("added_tokens") or () if isinstance(token, dict)}
+    extra = [token for token, index in vocabulary.items() if not _is_index(index, len(model)) and token not in added]
+    if differing or extra:
+        example = (
+            f"id {differing[0][0]} is {differing[0][1]!r} in the model" if differing else f"{extra[0]!r} is only in it"
+        )
+        raise TokenizerError(
+            f"{tokenizer_file} and {model.source} hold different vocabularies: "
+            f"{len(differing) + len(extra)} tokens differ, {example}",
+            hint="remove the one that does not belong to this checkpoint",
+        )
+    has_legacy = _legacy_of(content)
+    if has_legacy is None:
+        return
+    if stated.get("legacy") is None:
+        arguments["legacy"] = has_legacy
+    elif stated["legacy"] != has_legacy:
+        warnings.warn(
+            f"{tokenizer_file} is written with legacy={has_legacy}, tokenizer_config.json or an argument says "
+            f"legacy={stated['legacy']}; using the latter (pass legacy=... to choose)",
+            PolyllamaWarning,
+            stacklevel=4,
+        )
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path} is not JSON: {error}", hint="it may be truncated: fetch it again") from None
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _is_index(value: object, size: int) -> bool:
+    return isinstance(value, int) and 0 <= value < size
+
+
+def _legacy_of(content: Mapping[str, Any]) -> bool | None:
+    """Whether a tokenizer.json puts the prefix after every special token; None where it puts none or it is unclear."""
+    steps = json.dumps([content.get("normalizer"), content.get("pre_tokenizer")], ensure_ascii=False)
+    if f'"prepend": "{SPACE}"' in steps or '"prepend_scheme": "always"' in steps:
+        return True
+    return False if '"prepend_scheme": "first"' in steps else None

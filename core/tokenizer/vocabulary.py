@@ -9,9 +9,9 @@ from typing import Any, overload
 
 from ..errors import TokenizerError
 from ..messages import subject
-from .added_tokens import AddedToken
-from .engine import Engine
-from .template import SpecialTokensTemplate
+from .engines.added_tokens import AddedToken
+from .engines.engine import Engine
+from .engines.template import SpecialTokensTemplate
 
 TokenLike = str | AddedToken
 SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

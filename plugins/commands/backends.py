@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cli.console import examples, json_option, print_json, print_pairs, print_table
 from ...core.errors import PolyllamaError
-from ...core.hookspecs import describe_exception
-from ._console import examples, json_option, print_json, print_pairs, print_table
+from ...core.plugin_system.hookspecs import describe_exception
 
 if TYPE_CHECKING:
-    from ...core.hookspecs import BackendDescriptor
-    from ...core.plugins import Plugins
+    from ...core.plugin_system.hookspecs import BackendDescriptor
+    from ...core.plugin_system.manager import Plugins
 
 
 @click.command("backends", epilog=examples("polyllama backends", "polyllama backends --json | jq .auto.backend"))
 @json_option
 def backends(as_json: bool) -> None:
     """List the backends: available or why not, their devices, and which one is taken by default."""
-    from ...core.plugins import plugin_manager
-    from ...core.settings_files import listing_settings
+    from ...core.plugin_system.manager import plugin_manager
+    from ...core.settings.listing import listing_settings
 
     settings = listing_settings()
     plugins = plugin_manager(settings)
@@ -46,7 +46,7 @@ def backends(as_json: bool) -> None:
 
 
 def _describe(descriptor: BackendDescriptor) -> dict[str, Any]:
-    from ...core.backend import load_backend
+    from ...core.backend.choice import load_backend
 
     row: dict[str, Any] = {
         "name": descriptor.name,
@@ -70,7 +70,7 @@ def _describe(descriptor: BackendDescriptor) -> dict[str, Any]:
 
 
 def _auto(plugins: Plugins) -> dict[str, Any]:
-    from ...core.backend import choose_backend
+    from ...core.backend.choice import choose_backend
 
     try:
         choice = choose_backend("auto", plugins.backends())

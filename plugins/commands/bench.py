@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ._console import examples, json_file_option, print_json, print_table
-from ._options import ModelName
+from ...cli.console import examples, json_file_option, print_json, print_table
+from ...cli.options import ModelName
 
 
 @click.command(
@@ -57,7 +57,7 @@ def bench(
 
     Prints tokens per second, ratios round by round, and how much of the memory's own speed decoding reaches.
     """
-    from ...benchmark.run import check_destination, check_installed, draw, rows, run
+    from ..bench.run import check_destination, check_installed, draw, rows, run
 
     printed = file is not None and str(file) == "-"
     for path in (None if printed else file, plot):
@@ -88,8 +88,8 @@ def bench(
 
 
 def _config(model: str | None) -> Any:
-    from ...benchmark.models import TINYLLAMA
-    from ...core.config import LlamaConfig
-    from ...core.loading import describe
+    from ...core.config.schema import LlamaConfig
+    from ...core.loading.describe import describe
+    from ..bench.models import TINYLLAMA
 
     return LlamaConfig(**TINYLLAMA) if model is None else describe(model, load_format="dummy").config

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._console import examples, json_file_option, print_table
-from ._options import PluginName
+from ...cli.console import examples, json_file_option, print_table
+from ...cli.options import PluginName
 
 if TYPE_CHECKING:
     from ...testing.certificate import Certificate
@@ -63,7 +63,7 @@ def certify(
         backend, device=device, dtypes=dtypes or None, only=only, report=report, note=note, thorough=thorough
     )
     if to_stdout:
-        from ._console import print_json
+        from ...cli.console import print_json
 
         print_json(certificate.to_dict())
     else:

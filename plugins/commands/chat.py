@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cli.console import examples, standard_input, write_text
+from ...cli.options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
+from ...cli.spelling import as_typed, typed_names
 from ...core.errors import PolyllamaError, TokenizerError
-from ._console import examples, standard_input, write_text
-from ._options import GENERATION_NAMES, generation_options, given, load_model, load_options, model_argument
-from ._spelling import as_typed, typed_names
 from .run import speed, stream_text
 
 if TYPE_CHECKING:
-    from ...core.model import Llama
+    from ...core.api.llama import Llama
 
 HELP = "/reset starts over, /exit ends (so does Ctrl-D); Ctrl-C stops an answer."
 HISTORY_LENGTH = 1000

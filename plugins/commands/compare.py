@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, json_option, print_json, print_table
-from ._options import PluginName, given, model_argument, overrides_option, parse_overrides
+from ...cli.console import examples, json_option, print_json, print_table
+from ...cli.options import PluginName, given, model_argument, overrides_option, parse_overrides
 
 if TYPE_CHECKING:
     from ...testing.comparing import Comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from ._console import examples
+from ...cli.console import examples
 
 _HOW = {
     "bash": 'add to ~/.bashrc:                  eval "$(polyllama completion bash)"',
@@ -26,7 +26,7 @@ _HOW = {
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script that teaches SHELL to complete polyllama's commands, options and model names."""
-    from ...__main__ import COMPLETION_VARIABLE
+    from ...cli.console import COMPLETION_VARIABLE
 
     kind = get_completion_class(shell)
     assert kind is not None  # the choice above is among click's own

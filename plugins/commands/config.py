@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ._console import examples, json_option, print_json, print_table
+from ...cli.console import examples, json_option, print_json, print_table
 
 
 @click.command("config", epilog=examples("polyllama config", "POLYLLAMA_BACKEND=torch:cpu polyllama config --json"))
@@ -15,8 +15,8 @@ def config(as_json: bool) -> None:
     From the weakest to the strongest: polyllama.yaml in your config folder, polyllama.yaml in the working folder,
     POLYLLAMA_* variables, arguments. `polyllama settings` is the same command.
     """
-    from ...core.settings import load_settings
-    from ...core.settings_files import settings_files, user_config_folder
+    from ...core.settings.files import settings_files, user_config_folder
+    from ...core.settings.schema import load_settings
 
     rows = load_settings().describe()
     if as_json:

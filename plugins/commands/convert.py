@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from ...cli.console import examples, json_option, print_json, progress_bar, with_unit
+from ...cli.options import ModelName, PluginName, source_options
 from ...core.messages import visible
-from ._console import examples, json_option, print_json, progress_bar, with_unit
-from ._options import ModelName, PluginName, source_options
 
 
 class _Written(PluginName):
@@ -20,7 +20,7 @@ class _Written(PluginName):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         from click.shell_completion import CompletionItem
 
-        from ...core.plugins import plugin_manager
+        from ...core.plugin_system.manager import plugin_manager
 
         offers = plugin_manager().checkpoint_formats().values()
         names = [(name, offer.summary) for offer in offers if offer.writes for name in offer.names()]
@@ -62,7 +62,7 @@ def convert(source: str, destination: str, as_json: bool, **options: Any) -> Non
     SOURCE may be of any format that can be read. Memory holds about one tensor, whatever the model, and DESTINATION
     appears only when everything is written.
     """
-    from ...core.converting import convert as run
+    from ...core.export.converting import convert as run
 
     with progress_bar("converting", not as_json) as progress:
         made = run(source, destination, progress=progress, **options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ._console import examples, json_option, print_json, with_unit
-from ._options import model_argument, source_options
+from ...cli.console import examples, json_option, print_json, with_unit
+from ...cli.options import model_argument, source_options
 
 
 @click.command(
@@ -22,8 +22,8 @@ def download(model: str, only: str, revision: str | None, offline: bool | None, 
     With --offline it tells whether everything is in the cache. Only what is needed is fetched: safetensors, never
     pickled weights.
     """
-    from ...core.hub import locate
-    from ...core.settings import load_settings
+    from ...core.settings.schema import load_settings
+    from ...core.sources.locate import locate
 
     settings = load_settings(offline=offline)
     located = locate(model, revision=revision, files=only, settings=settings)  # type: ignore[arg-type]

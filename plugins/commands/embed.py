@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cli.console import examples, json_option, print_json, print_table
+from ...cli.options import load_model, load_options, model_argument
+from ...cli.texts import read_texts
 from ...core.errors import InputError
 from ...core.messages import shortened, visible
-from ._console import examples, json_option, print_json, print_table
-from ._options import load_model, load_options, model_argument
-from ._texts import read_texts
 
 if TYPE_CHECKING:
     import numpy as np

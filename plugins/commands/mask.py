@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, in_colour, json_option, on_terminal, print_compact_json
-from ._options import LOAD_NAMES, given, load_options, model_argument, parse_overrides
-from .run import read_prompt
+from ...cli.console import examples, in_colour, json_option, on_terminal, print_compact_json
+from ...cli.options import LOAD_NAMES, given, load_options, model_argument, parse_overrides
+from ...cli.texts import read_prompt
 
 if TYPE_CHECKING:
-    from ...core.attention_mask import AttentionMask
+    from ...core.attention_mask.picture import AttentionMask
 
 RUNNING = ("backend", "device", "dtype", "quantize", "load_format")
 
@@ -59,7 +59,7 @@ def mask(model: str, texts: tuple[str, ...], file: Path | None, as_json: bool, *
     Several texts are rows of one batch, padded to the longest, or one row with --packed. Weights are loaded only for
     --attention. In a terminal as many tokens are shown as fit, and what is left out is said; a pipe gets all.
     """
-    from ...core.attention_mask import AttentionMaskVisualizer
+    from ...core.api.visualizer import AttentionMaskVisualizer
     from ...core.attention_mask.picture import image_kind
 
     needing = ("layer", "head", *RUNNING)

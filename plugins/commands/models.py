@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ._console import examples, json_option, print_json, print_table, with_unit
+from ...cli.console import examples, json_option, print_json, print_table, with_unit
 
 
 @click.command(
@@ -18,7 +18,7 @@ def models(query: str | None, as_json: bool) -> None:
     More names come from plugins, from registry.yaml in your config folder, and from the files that the setting
     registries lists.
     """
-    from ...core.registry import load_registry
+    from ...core.sources.registry import load_registry
 
     words = (query or "").lower().split()
     entries = [

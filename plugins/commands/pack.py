@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ._console import examples, json_option, print_json, with_unit
-from ._options import PluginName
+from ...cli.console import examples, json_option, print_json, with_unit
+from ...cli.options import PluginName
 
 
 @click.command("pack", epilog=examples("polyllama pack ./my-model", "polyllama pack ./small --backend cpu"))
@@ -42,9 +42,9 @@ def packer(name: str) -> Callable[[Path], Path]:
     Raises:
         BackendError: no backend has this name, it cannot run here, or it reads nothing but checkpoints.
     """
-    from ...core.backend import choose_backend
+    from ...core.backend.choice import choose_backend
     from ...core.errors import BackendError
-    from ...core.plugins import plugin_manager
+    from ...core.plugin_system.manager import plugin_manager
 
     backend = choose_backend(name, plugin_manager().backends()).backend
     found: Callable[[Path], Path] | None = getattr(backend, "pack", None)

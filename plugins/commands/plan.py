@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from ...cli.console import examples, json_option, print_json, print_table
+from ...cli.options import PluginName, model_argument, overrides_option, parse_overrides, source_options
 from ...core.messages import visible
-from ._console import examples, json_option, print_json, print_table
-from ._options import PluginName, model_argument, overrides_option, parse_overrides, source_options
 
 NAMES = (
     "backend",
@@ -53,7 +53,7 @@ def plan(model: str, overrides: tuple[str, ...], as_json: bool, **options: Any) 
     configuration are read; a model on the Hub is not downloaded.
     """
     from ...core.planning.plan import plan as run
-    from ...core.planning.text import HEADERS, head_lines, option_row, tail_lines
+    from ...core.planning.result import HEADERS, head_lines, option_row, tail_lines
 
     given = {name: options[name] for name in NAMES if options[name] is not None}
     made = run(model, config_overrides=parse_overrides(overrides), **given)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ...cli.console import examples, json_option, print_json, print_table
 from ...core.messages import visible
-from ._console import examples, json_option, print_json, print_table
 
 
 @click.command("plugins", epilog=examples("polyllama plugins", "polyllama plugins --json | jq '.plugins[].name'"))
@@ -16,7 +16,7 @@ def plugins(as_json: bool) -> None:
     A plugin is an installed package with an entry point in the group polyllama. The settings plugins_allow and
     plugins_block (POLYLLAMA_PLUGINS_BLOCK=a,b) decide which are loaded.
     """
-    from ...core.plugins import plugin_manager
+    from ...core.plugin_system.manager import plugin_manager
 
     found = plugin_manager()
     if as_json:

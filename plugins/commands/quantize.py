@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, json_option, print_json, print_table, progress_bar, with_unit
-from ._options import ModelName, source_options
+from ...cli.console import examples, json_option, print_json, print_table, progress_bar, with_unit
+from ...cli.options import ModelName, source_options
 from .pack import packer
 
 if TYPE_CHECKING:
-    from ...core.quantization.report import Report
+    from ...core.export.quantize_report import Report
 
 
 @click.command(
@@ -58,7 +58,7 @@ def quantize(
     One matrix is in memory at a time. The layout is MLX's, so every backend here and mlx-lm read the result. With
     --method calibrated, weights are rounded so that what layers give on the text of --calibration changes least.
     """
-    from ...core.quantization.convert import quantize_checkpoint
+    from ...core.export.quantize_checkpoint import quantize_checkpoint
 
     given = {name: value for name, value in options.items() if value is not None}
     write_packed = None if pack is None else packer(pack)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._console import examples, json_option, print_json, write_text
-from ._options import (
+from ...cli.console import examples, json_option, print_json, write_text
+from ...cli.options import (
     GENERATION_NAMES,
     generation_options,
     given,
@@ -17,13 +17,15 @@ from ._options import (
     model_argument,
     task_options,
 )
-from ._texts import read_prompt as read_prompt  # other commands take it from here
-from ._texts import refuse_silence
+from ...cli.texts import (
+    read_prompt,  # other commands take it from here
+    refuse_silence,
+)
 
 if TYPE_CHECKING:
-    from ...core.generation import TextStream
+    from ...core.api.llama import Llama
+    from ...core.generation.calls import TextStream
     from ...core.generation.outputs import Generation, GenerationStats
-    from ...core.model import Llama
 
 
 @click.command(
@@ -60,7 +62,7 @@ def run(ctx: click.Context, /, model: str, prompt: tuple[str, ...], as_json: boo
     """
     if not prompt and not any(options[name] for name in ("question", "context", "context_file", "file")):
         refuse_silence()
-    from ._predictions import predict, refuse_others, show, show_json
+    from ...cli.predictions import predict, refuse_others, show, show_json
 
     llm = load_model(model, options)
     generates = llm.task_head.generates

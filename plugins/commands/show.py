@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cli.console import examples, json_option, print_json, print_pairs, print_table, with_unit
+from ...cli.options import PluginName, model_argument, overrides_option, parse_overrides, source_options
 from ...core.messages import visible
-from ._console import examples, json_option, print_json, print_pairs, print_table, with_unit
-from ._options import PluginName, model_argument, overrides_option, parse_overrides, source_options
 
 if TYPE_CHECKING:
-    from ...core.config import LlamaConfig
-    from ...core.graph import Graph
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.graph import Graph
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8, "int4": 4}
 
@@ -49,8 +49,8 @@ def show(
 
     No weights are read or downloaded.
     """
-    from ...core.loading import DUMMY, describe
-    from ...core.settings import load_settings
+    from ...core.loading.describe import DUMMY, describe
+    from ...core.settings.schema import load_settings
 
     described = describe(
         model,

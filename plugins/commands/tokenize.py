@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from ._console import examples, json_option, print_json, print_table
-from ._options import model_argument, source_options
-from ._texts import read_prompt
+from ...cli.console import examples, json_option, print_json, print_table
+from ...cli.options import model_argument, source_options
+from ...cli.texts import read_prompt
 
 
 @click.command(
@@ -24,9 +24,9 @@ from ._texts import read_prompt
 @json_option
 def tokenize(model: str, text: str | None, special: bool, as_json: bool, **options: Any) -> None:
     """Show the tokens of TEXT (or of standard input) under MODEL's tokenizer; no weights are loaded."""
-    from ...core.hub import resolve_checkpoint_folder
-    from ...core.loading import tokenizer_of
-    from ...core.plugins import plugin_manager
+    from ...core.loading.describe import tokenizer_of
+    from ...core.plugin_system.manager import plugin_manager
+    from ...core.sources.locate import resolve_checkpoint_folder
 
     content = read_prompt(text)
     tokenizer = tokenizer_of(resolve_checkpoint_folder(model, files="tokenizer", **options), plugins=plugin_manager())

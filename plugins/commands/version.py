@@ -9,7 +9,7 @@ from importlib.metadata import version as version_of
 
 import click
 
-from ._console import examples, json_option, print_json, print_pairs
+from ...cli.console import examples, json_option, print_json, print_pairs
 
 LIBRARIES = ("numpy", "pydantic", "sentencepiece", "tokenizers", "huggingface-hub", "torch", "mlx", "jax")
 

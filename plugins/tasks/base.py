@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...core.outputs import BaseModelOutput
-from ...core.task import Task
+from ...core.tasks.outputs import BaseModelOutput
+from ...core.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.context import Context
-    from ...core.prediction.windows import Example
+    from ...core.graph.node import Context
+    from ...core.tasks.windows import Example
 
 
 class Base(Task):

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError
-from ...core.graph import Decoder, Linear, Node
-from ...core.labels import check_shape
-from ...core.losses import causal_lm_loss
-from ...core.outputs import CausalLMOutput
-from ...core.task import Task
+from ...core.graph.node import Node
+from ...core.graph.nodes import Decoder, Linear
+from ...core.tasks.labels import check_shape
+from ...core.tasks.losses import causal_lm_loss
+from ...core.tasks.outputs import CausalLMOutput
+from ...core.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.context import Context
-    from ...core.loaded_model import LoadedModel
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.node import Context
+    from ...core.tasks.loaded_model import LoadedModel
 
 
 class CausalLM(Task):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core.graph import Decoder, Node, Pool
-from ...core.outputs import EmbeddingOutput
-from ...core.task import Task
+from ...core.graph.node import Node
+from ...core.graph.nodes import Decoder, Pool
+from ...core.tasks.outputs import EmbeddingOutput
+from ...core.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.context import Context
-    from ...core.prediction.windows import Example
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.node import Context
+    from ...core.tasks.windows import Example
 
 SMALLEST = 1e-12
 """A shorter vector is divided by this instead of by its length."""

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError
-from ...core.graph import Decoder, Linear, Node
-from ...core.labels import check_integers, check_shape
-from ...core.losses import span_loss
-from ...core.outputs import QuestionAnsweringOutput
-from ...core.task import Task
+from ...core.graph.node import Node
+from ...core.graph.nodes import Decoder, Linear
+from ...core.tasks.labels import check_integers, check_shape
+from ...core.tasks.losses import span_loss
+from ...core.tasks.outputs import QuestionAnsweringOutput
+from ...core.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.context import Context
-    from ...core.prediction.results import Answer
-    from ...core.prediction.windows import Encoder, Example, Window
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.node import Context
+    from ...core.tasks.results import Answer
+    from ...core.tasks.windows import Encoder, Example, Window
 
 MAX_LENGTH, STRIDE = 384, 128
 """Tokens of a window, and how many two of them share, as models are usually trained."""
@@ -81,7 +82,7 @@ class QuestionAnswering(Task):
         `doc_stride` tokens of the context (128, or half a window where that is less). The question comes first: a
         causal model reads the context knowing what it is asked.
         """
-        from ...core.prediction.options import check_whole
+        from ...core.tasks.option_checks import check_whole
 
         limit = encoder.max_length or min(MAX_LENGTH, encoder.context or MAX_LENGTH)
         stride = min(STRIDE, limit // 2) if doc_stride is None else check_whole(doc_stride, "doc_stride", 0)
@@ -109,9 +110,9 @@ class QuestionAnswering(Task):
                 all windows, as an answer in one of them is enough.
             align_to_words: begin and end answers where words do.
         """
-        from ...core.prediction.options import check_flag, check_whole
-        from ...core.prediction.results import Answer
-        from ...core.prediction.spans import as_answers, best_answers, best_spans
+        from ...core.tasks.option_checks import check_flag, check_whole
+        from ...core.tasks.results import Answer
+        from ...core.tasks.spans import as_answers, best_answers, best_spans
 
         count = None if top_k is None else check_whole(top_k, "top_k", 1)
         longest = check_whole(max_answer_len, "max_answer_len", 1)

@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError
-from ...core.graph import Chain, Decoder, Linear, Node, Pool
-from ...core.labels import check_classes, check_finite, check_integers, check_shape
-from ...core.losses import binary_cross_entropy, cross_entropy, mean_squared_error
-from ...core.outputs import SequenceClassifierOutput
-from ...core.task import Task
+from ...core.graph.node import Node
+from ...core.graph.nodes import Chain, Decoder, Linear, Pool
+from ...core.tasks.labels import check_classes, check_finite, check_integers, check_shape
+from ...core.tasks.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from ...core.tasks.outputs import SequenceClassifierOutput
+from ...core.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.context import Context
-    from ...core.prediction.results import Label
-    from ...core.prediction.windows import Example
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.node import Context
+    from ...core.tasks.results import Label
+    from ...core.tasks.windows import Example
 
 REGRESSION, SINGLE_LABEL, MULTI_LABEL = "regression", "single_label_classification", "multi_label_classification"
 
@@ -88,9 +89,9 @@ class SequenceClassification(Task):
         """
         import numpy as np
 
-        from ...core.prediction.options import check_top_k
-        from ...core.prediction.results import Label
-        from ...core.prediction.scores import sigmoid, softmax
+        from ...core.tasks.option_checks import check_top_k
+        from ...core.tasks.results import Label
+        from ...core.tasks.scores import sigmoid, softmax
 
         functions: dict[str, Callable[[np.ndarray], np.ndarray]]
         functions = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}

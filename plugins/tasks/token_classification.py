@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...core.graph import Chain, Decoder, Dropout, Linear, Node
-from ...core.labels import check_classes, check_integers, check_shape
-from ...core.losses import cross_entropy
-from ...core.outputs import TokenClassifierOutput
-from ...core.task import Task
+from ...core.graph.node import Node
+from ...core.graph.nodes import Chain, Decoder, Dropout, Linear
+from ...core.tasks.labels import check_classes, check_integers, check_shape
+from ...core.tasks.losses import cross_entropy
+from ...core.tasks.outputs import TokenClassifierOutput
+from ...core.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...core.config import LlamaConfig
-    from ...core.context import Context
-    from ...core.prediction.results import Entity
-    from ...core.prediction.windows import Encoder, Example, Window
+    from ...core.config.schema import LlamaConfig
+    from ...core.graph.node import Context
+    from ...core.tasks.results import Entity
+    from ...core.tasks.windows import Encoder, Example, Window
 
 DROPOUT = 0.1
 """Where the config has neither ``classifier_dropout`` nor ``hidden_dropout``."""
@@ -56,7 +57,7 @@ class TokenClassification(Task):
 
     def encode(self, encoder: Encoder, texts: Mapping[str, str], *, stride: int | None = None) -> list[Window]:
         """One row; or with a `stride` as many windows as a long text takes, which share that many tokens."""
-        from ...core.prediction.options import check_whole
+        from ...core.tasks.option_checks import check_whole
 
         if stride is None:
             return [encoder.whole(texts["text"], offsets=True, hint=", stride=... reads it in windows")]
@@ -74,8 +75,8 @@ class TokenClassification(Task):
                 Words are what spaces separate, without punctuation around them.
             ignore_labels: labels that are no entities.
         """
-        from ...core.prediction.entities import check_ignored, find_entities, put_together, trimmed
-        from ...core.prediction.scores import softmax
+        from ...core.tasks.entities import check_ignored, find_entities, put_together, trimmed
+        from ...core.tasks.scores import softmax
 
         labels = [example.config.id2label[number] for number in range(example.config.num_labels)]
         check_ignored(ignore_labels, labels, aggregation_strategy)

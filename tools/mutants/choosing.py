@@ -38,7 +38,7 @@ def files(key: str, root: Path = ROOT, chosen: Path = CHOSEN) -> list[str]:
 
 
 def module_of(file: str) -> str:
-    """A file's module: core/rope.py is polyllama.core.rope."""
+    """A file's module: core/graph/rope.py is polyllama.core.graph.rope."""
     parts = Path(file).with_suffix("").parts
     return ".".join(("polyllama", *(parts[:-1] if parts[-1] == "__init__" else parts)))
 

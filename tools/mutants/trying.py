@@ -194,7 +194,7 @@ def certify_trials(chosen: list[Any], library: Path, module: str, folder: Path, 
 
 def certify(arguments: list[str]) -> int:
     """The command line in this process."""
-    from polyllama.__main__ import main
+    from polyllama.cli.main import main
 
     return int(main(arguments))
 

@@ -1,4 +1,4 @@
-// The activations of core/activations.py by number, in the order of its table.
+// The activations of core/graph/activations.py by number, in the order of its table.
 #pragma once
 
 #include <cstddef>

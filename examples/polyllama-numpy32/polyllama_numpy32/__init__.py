@@ -1,7 +1,7 @@
 """A polyllama backend in NumPy float32."""
 
 from polyllama import hookimpl
-from polyllama.core.hookspecs import BackendDescriptor
+from polyllama.core.plugin_system.hookspecs import BackendDescriptor
 
 
 @hookimpl

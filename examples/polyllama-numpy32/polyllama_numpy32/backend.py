@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyllama.core.backend import Availability, RealizeOptions
+from polyllama.core.backend.protocol import Availability, RealizeOptions
 from polyllama.core.errors import BackendError
-from polyllama.core.forward import Engine
-from polyllama.core.graph import Graph, RMSNorm
-from polyllama.core.spec_model import SpecModel
+from polyllama.core.forward.forward import Engine
+from polyllama.core.forward.spec_model import SpecModel
+from polyllama.core.graph.graph import Graph
+from polyllama.core.graph.nodes import RMSNorm
 
 
 def rms_norm(node: Any, x: Any, ctx: Any) -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from polyllama import hookimpl
-from polyllama.core.hookspecs import CommandDescriptor, RegistryDescriptor, TaskDescriptor
+from polyllama.core.plugin_system.hookspecs import CommandDescriptor, RegistryDescriptor, TaskDescriptor
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 

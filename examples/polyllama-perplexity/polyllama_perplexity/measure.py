@@ -13,7 +13,7 @@ from polyllama.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-    from polyllama.core.tokenizer import Tokenizer
+    from polyllama.core.tokenizer.base import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polyllama.core.errors import InputError
-from polyllama.core.graph import Decoder, Linear, Node
-from polyllama.core.losses import causal_lm_loss, log_softmax
-from polyllama.core.outputs import ModelOutput
-from polyllama.core.task import Task
+from polyllama.core.graph.node import Node
+from polyllama.core.graph.nodes import Decoder, Linear
+from polyllama.core.tasks.losses import causal_lm_loss, log_softmax
+from polyllama.core.tasks.outputs import ModelOutput
+from polyllama.core.tasks.task import Task
 
 if TYPE_CHECKING:
     from polyllama import LlamaConfig
-    from polyllama.core.context import Context
-    from polyllama.core.prediction.windows import Example
+    from polyllama.core.graph.node import Context
+    from polyllama.core.tasks.windows import Example
 
     from .measure import Surprise
 

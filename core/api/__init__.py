@@ -1,0 +1,1 @@
+"""What a user calls: ``Llama`` and the functions and classes around it."""

@@ -1,0 +1,102 @@
+"""What a backend is, and how one is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..checkpoint.base import TensorInfo
+    from ..config.schema import LlamaConfig
+    from ..dtypes import Array
+    from ..forward.arguments import ForwardArguments
+    from ..graph.cache import Cache
+    from ..graph.graph import Graph
+    from ..tasks.outputs import ModelOutput
+    from ..tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can run here: `devices` it has, best first; `reason` says why not (or what to know)."""
+
+    usable: bool
+    reason: str | None = None
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RealizeOptions:
+    """How a backend is asked to realize a graph.
+
+    Attributes:
+        dtype: ``"auto"`` (the backend decides, as a rule the checkpoint's own) or a dtype name.
+        device: one of the backend's devices, or ``None`` for its best.
+        threads: how many a CPU backend may use, or ``None`` for its own choice.
+        kv_cache: element type of keys and values, or ``"auto"``; only for backends that list it in ``kv_caches``.
+    """
+
+    dtype: str = "auto"
+    device: str | None = None
+    threads: int | None = None
+    kv_cache: str = "auto"
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A realized graph: what generation, the facade and the task heads work with.
+
+    One whose ``forward`` returns before its outputs are computed may say so with an attribute ``asynchronous = True``:
+    generation then starts each pass before it hands out the tokens of the one before. One that takes arguments of its
+    own lists their names as ``forward_options``; they come in as ``arguments.own``.
+    """
+
+    config: LlamaConfig
+    graph: Graph
+    dtype: str
+    device: str
+
+    def forward(self, arguments: ForwardArguments) -> ModelOutput:
+        """Run one pass: native arrays (or nested lists, or NumPy) in, native arrays out."""
+        ...
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty cache for `batch` rows; `capacity` tokens are planned for, more may come."""
+        ...
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """A native array as float32 NumPy."""
+        ...
+
+    def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
+        """Every parameter, described, with a function that gives it: what saving writes, one at a time."""
+        ...
+
+
+class Backend(Protocol):
+    """What a plugin registers: it says whether it can run, and realizes graphs.
+
+    It may also have ``dtypes``, the names of those it computes in, and ``memory(workload) -> MemoryEstimate``, what a
+    model takes on it without being loaded; :mod:`polyllama.core.memory.estimate` says what is assumed without.
+    """
+
+    name: str
+
+    def availability(self) -> Availability:
+        """Cheap, never raises, imports nothing heavy."""
+        ...
+
+    def realize(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        options: RealizeOptions,
+        *,
+        config: LlamaConfig,
+        task: Task,
+    ) -> Model:
+        """Turn a graph and its weights into something that runs."""
+        ...

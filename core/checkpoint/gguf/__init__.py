@@ -1,0 +1,1 @@
+"""GGUF, llama.cpp's format: one file of weights, configuration and tokenizer."""

@@ -1,0 +1,1 @@
+"""Meta's originals: params.json beside consolidated.NN.pth."""

@@ -1,0 +1,1 @@
+"""The configuration of a model: its schema, the dialects it is read from, and its checks."""

@@ -1,0 +1,1 @@
+"""From a model to files: saving, converting between formats, quantizing a checkpoint."""

@@ -1,0 +1,1 @@
+"""One forward pass, the same for every backend: inputs, layout, trunk, head, loss."""

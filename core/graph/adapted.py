@@ -1,0 +1,59 @@
+"""The node of an adapted linear layer: the layer as it is, and two small ones beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..dtypes import Array
+from .node import Node, Parameter
+from .nodes import Linear
+
+if TYPE_CHECKING:
+    from .node import Context
+
+
+@dataclass(frozen=True)
+class LoraLinear(Node):
+    """``base(x) + scale * up(down(x))``. ``[..., in_features] -> [..., out_features]``.
+
+    With `magnitude` (DoRA) the sum without the layer's bias is multiplied by a factor for each output: its magnitude
+    over the length of the adapted weight's row, worked out while loading.
+
+    Attributes:
+        base: the layer, a ``Linear`` or a ``QuantizedLinear``.
+        down, up: ``in_features -> rank`` and ``rank -> out_features``.
+    """
+
+    name: str
+    base: Node
+    down: Linear
+    up: Linear
+    scale: float
+    magnitude: bool = False
+
+    @property
+    def in_features(self) -> int:
+        """Width of what comes in."""
+        return self.down.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of what comes out."""
+        return self.up.out_features
+
+    def own_parameters(self) -> Iterator[Parameter]:
+        if self.magnitude:
+            yield Parameter(f"{self.name}.factor", (self.out_features,), "adapter")
+
+    def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
+        y = ctx.run(self.base, x)
+        added = ctx.run(self.up, ctx.run(self.down, x)) * self.scale
+        if not self.magnitude:
+            return y + added
+        factor = ctx.weights[f"{self.name}.factor"]
+        if not getattr(self.base, "bias", False):
+            return (y + added) * factor
+        bias = ctx.weights[f"{self.base.path}.bias"]
+        return (y - bias + added) * factor + bias

@@ -1,0 +1,1 @@
+"""How much memory a model takes, worked out by passes over arrays without contents."""

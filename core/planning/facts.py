@@ -1,0 +1,188 @@
+"""Where a plan's facts come from: the headers on this machine, those on the Hub, or what the registry knows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.schema import LlamaConfig
+from ..errors import CheckpointError, ConfigError, DownloadError, PolyllamaWarning, UnsupportedError
+from ..graph.from_config import build_graph
+from ..graph.graph import Graph
+from ..loading.tasks import check_task_overrides, find_task
+from ..plugin_system.manager import Plugins, plugin_manager
+from ..tasks.task import Task
+
+if TYPE_CHECKING:
+    from ..checkpoint.base import TensorInfo
+    from ..settings.schema import Settings
+
+REGISTRY_DTYPE = "bfloat16"
+"""What weights are taken to be stored in where only their number is known."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model without its weights.
+
+    Attributes:
+        known_from: ``"files"`` (local headers), ``"headers"`` (the Hub's), ``"config"`` or ``"registry"``.
+        graph: the graph as it is stored; quantized where the checkpoint is.
+        tensors: what is stored, by stored name; ``None`` where that is not known.
+        mapped: whether the weights would be mapped from files.
+        notes: what a reader should know.
+    """
+
+    name: str
+    known_from: str
+    config: LlamaConfig
+    task: Task
+    graph: Graph
+    tensors: Mapping[str, TensorInfo] | None
+    plugins: Plugins
+    mapped: bool = True
+    model_type: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype that most of the weights are stored in."""
+        if self.tensors is None:
+            return self.config.dtype or REGISTRY_DTYPE
+        from ..checkpoint.weights import Weights
+
+        def unread() -> Any:
+            raise CheckpointError("only the header is read")
+
+        return Weights((info, unread) for info in self.tensors.values()).dtype
+
+
+def find_facts(
+    source: str | Path | LlamaConfig,
+    *,
+    task: str | None,
+    revision: str | None,
+    overrides: Mapping[str, Any],
+    settings: Settings,
+) -> Facts:
+    """What is known of `source`; nothing is downloaded but a configuration and headers, and those only when online.
+
+    Raises:
+        PolyllamaError: nothing is known under that name.
+    """
+    plugins = plugin_manager(settings)
+    check_task_overrides(overrides, plugins, task)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", PolyllamaWarning)
+        if isinstance(source, LlamaConfig):
+            config = source.replace(**overrides) if overrides else source
+            facts = _facts("config", "config", config, None, task, plugins, mapped=False)
+        else:
+            facts = _named(source, task, revision, overrides, settings, plugins)
+    facts.notes.extend(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, PolyllamaWarning)))
+    return facts
+
+
+def _facts(
+    name: str,
+    known_from: str,
+    config: LlamaConfig,
+    tensors: Mapping[str, TensorInfo] | None,
+    task: str | None,
+    plugins: Plugins,
+    **more: Any,
+) -> Facts:
+    found = find_task(plugins, task, config)
+    graph = build_graph(config, found)
+    if config.quantization is not None:
+        from ..transforms.quantize_graph import as_stored, quantize_graph
+
+        graph = quantize_graph(graph, as_stored(graph, config.quantization, tensors))
+    return Facts(name, known_from, config, found, graph, tensors, plugins, **more)
+
+
+def _named(
+    source: str | Path,
+    task: str | None,
+    revision: str | None,
+    overrides: Mapping[str, Any],
+    settings: Settings,
+    plugins: Plugins,
+) -> Facts:
+    from ..sources.locate import interpret, locate
+
+    meaning = interpret(source, settings=settings)
+    name = str(source)
+    if meaning.path is not None:
+        path = locate(source, revision=revision, settings=settings).path
+        return _local(name, path, task, overrides, plugins)
+    assert meaning.repo_id is not None
+    try:
+        cached = locate(source, revision=revision, settings=settings.model_copy(update={"offline": True})).path
+        return _local(name, cached, task, overrides, plugins)
+    except DownloadError:
+        pass  # not in the cache, or not all of it
+    reason = "offline"
+    if not settings.offline:
+        from ..checkpoint.huggingface.remote import read_remote
+
+        try:
+            remote = read_remote(meaning.repo_id, revision or meaning.revision)
+            config = LlamaConfig.from_dict(remote.config, source=f"{meaning.repo_id}/config.json", **overrides)
+            facts = _facts(name, "headers", config, remote.tensors, task, plugins, model_type=_type(remote.config))
+            facts.notes.append(f"{remote.received:,} bytes of headers read from the Hub, nothing downloaded")
+            return facts
+        except DownloadError as error:
+            reason = error.message
+            if meaning.entry is None or meaning.entry.config is None:
+                raise
+    if meaning.entry is None or meaning.entry.config is None:
+        raise DownloadError(
+            f"{name}: nothing is known of it ({reason}): it is not in the cache, and the registry has no sizes",
+            hint="plan it once while online, or give the path of its config.json",
+        )
+    fields = meaning.entry.config.as_fields()
+    if meaning.entry.context is not None:
+        fields["max_position_embeddings"] = meaning.entry.context
+    config = LlamaConfig.from_dict(
+        {"dtype": REGISTRY_DTYPE, **fields}, source=f"the registry's entry {meaning.entry.name!r}", **overrides
+    )
+    facts = _facts(name, "registry", config, None, task, plugins)
+    facts.notes.append(
+        f"from the registry's sizes alone ({reason}); weights are taken to be stored in {REGISTRY_DTYPE}"
+    )
+    return facts
+
+
+def _local(name: str, path: Path, task: str | None, overrides: Mapping[str, Any], plugins: Plugins) -> Facts:
+    """Headers and configuration of a folder or file; of a configuration alone where there is nothing else."""
+    from ..checkpoint.opening import open_checkpoint
+
+    if path.name == "config.json" or path.name == "params.json":
+        return _facts(name, "config", LlamaConfig.from_pretrained(path, **overrides), None, task, plugins)
+    try:
+        checkpoint = open_checkpoint(path, "auto", plugins.checkpoint_formats())
+    except CheckpointError as error:
+        if not path.is_dir() or any(path.glob("*.safetensors*")):
+            raise
+        try:
+            config = LlamaConfig.from_pretrained(path, **overrides)
+        except ConfigError:
+            raise error from None
+        facts = _facts(name, "config", config, None, task, plugins)
+        facts.notes.append(f"from the configuration alone: {error.message}")
+        return facts
+    config = checkpoint.config(**overrides)
+    model_type = getattr(checkpoint, "model_type", None)
+    try:
+        return _facts(name, "files", config, checkpoint.tensors(), task, plugins, model_type=model_type)
+    except UnsupportedError as error:
+        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+
+
+def _type(config: Mapping[str, Any]) -> str | None:
+    value = config.get("model_type")
+    return value if isinstance(value, str) else None

@@ -1,0 +1,1 @@
+"""Plugins: hooks, their discovery, and what each offers."""

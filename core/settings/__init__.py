@@ -1,0 +1,1 @@
+"""Settings: their schema, and the files and variables they come from."""

@@ -1,0 +1,1 @@
+"""Where models come from: names of the registry, local folders, the Hub."""

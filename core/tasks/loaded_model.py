@@ -1,0 +1,56 @@
+"""What a task head asks of a loaded model: its configuration and tokenizer, rows through it, texts and generation.
+
+Heads know this protocol and not the facade: :class:`polyllama.Llama` is one that follows it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..config.schema import LlamaConfig
+    from ..tokenizer.base import Tokenizer
+    from .outputs import ModelOutput
+
+
+class LoadedModel(Protocol):
+    """A model with weights and a head, on some backend.
+
+    Attributes:
+        config: the model's configuration.
+        tokenizer: the checkpoint's tokenizer; a ``TokenizerError`` where it has none.
+        backend: name of the backend that runs it; `dtype` is what that computes in.
+        training: whether it is in training mode, in which dropout changes what a pass gives.
+    """
+
+    @property
+    def config(self) -> LlamaConfig: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def training(self) -> bool: ...
+
+    def forward(self, input_ids: Any = None, *, attention_mask: Any = None) -> ModelOutput:
+        """Run rows ``[B, S]`` of token ids through the model once; ``.numpy()`` of the output gives NumPy arrays."""
+        ...
+
+    def predict_each(self, given: Any, options: Any) -> Any:
+        """Encode texts as the task says, run them in batches, and return the task's result of each.
+
+        Args:
+            given: a text, a mapping of names to texts, or a list of either; ``None`` where `options` name them all.
+            options: texts by name, options of running, and keyword-only arguments of the task's methods.
+        """
+        ...
+
+    def generate(self, prompts: Any = None, **options: Any) -> Any:
+        """Generate from a prompt, or from each of a list of prompts."""
+        ...

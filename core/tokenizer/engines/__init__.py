@@ -1,0 +1,1 @@
+"""The engines that turn text into ids: SentencePiece, tokenizers, tiktoken's rank files."""

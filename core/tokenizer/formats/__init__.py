@@ -1,0 +1,1 @@
+"""Tokenizers as other formats hold them: GGUF, llama2.c, SentencePiece's model."""

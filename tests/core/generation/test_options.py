@@ -1,0 +1,231 @@
+"""Options and the checkpoint's defaults for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from polyllama.core.config.schema import LlamaConfig
+from polyllama.core.errors import GenerationError, PolyllamaWarning
+from polyllama.core.generation.calls import generate
+from polyllama.core.generation.defaults import GenerationDefaults
+from polyllama.core.generation.options import GenerationOptions
+from scripted_models import BOS, EOS, MODEL, SMALL, TOKENIZER, VOCAB, options, run
+
+# A busy machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+
+
+settings.load_profile("no deadline")
+
+
+def test_giving_a_temperature_or_a_filter_means_sampling():
+    assert not options().do_sample and options().filters is None
+    for given_option in ({"temperature": 0.8}, {"temperature": 1.0}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}):
+        assert options(**given_option).do_sample, given_option
+    for given_option in ({"temperature": 0}, {"temperature": 0, "top_p": 0.5}, {"top_p": 1.0}, {"seed": 7}):
+        assert options(**given_option).filters is None, given_option
+    assert options(do_sample=True).filters.temperature == 1.0
+    assert options(do_sample=True, temperature=None).filters.top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": -1}, "temperature is -1; wanted a finite number, 0 or more"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"top_p": 0}, "top_p is 0; wanted a number above 0 and at most 1"),
+        ({"top_p": 1.01}, "top_p is 1.01"),
+        ({"top_k": -1}, r"top_k is -1; wanted a whole number, 0 or more \(0 is off\)"),
+        ({"top_k": 2.5}, "top_k is 2.5"),
+        ({"top_k": True}, "top_k is True"),
+        ({"min_p": 1.5}, "min_p is 1.5"),
+        ({"typical_p": 0}, "typical_p is 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0; wanted a finite number above 0"),
+        ({"presence_penalty": float("inf")}, "presence_penalty is inf"),
+        ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size is -2"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; wanted a whole number, 1 or more"),
+        ({"min_new_tokens": -1}, "min_new_tokens is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"stop": ""}, "stop is ''"),
+        ({"stop": ["a", ""]}, "stop is"),
+        ({"stop": 5}, "stop is 5"),
+        ({"stop_token_ids": [1, -1]}, "stop_token_ids is"),
+        ({"stop_token_ids": "</s>"}, "stop_token_ids is '</s>'"),
+        ({"logit_bias": {1: float("inf")}}, "logit_bias is"),
+        ({"logit_bias": {"1": 1.0}}, "logit_bias is .*whole numbers"),
+        ({"logit_bias": [1, 2]}, "logit_bias is"),
+        ({"do_sample": 1}, "do_sample is 1; wanted True or False"),
+        ({"logprobs": -1}, "logprobs is -1"),
+        ({"do_sample": False, "temperature": 0.7}, "do_sample=False and temperature=0.7 contradict.*leave out"),
+        ({"do_sample": False, "top_p": 0.7}, "do_sample=False and top_p=0.7 contradict"),
+        ({"do_sample": True, "temperature": 0}, "do_sample=True and temperature=0 contradict"),
+        ({"max_new_tokens": 5, "max_length": 9}, "max_new_tokens=5 and max_length=9 are two limits"),
+        ({"max_new_tokens": 5, "min_new_tokens": 9}, "min_new_tokens=9 is more than max_new_tokens=5"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 without sampling.*temperature"),
+        ({"num_return_sequences": 0, "temperature": 1}, "num_return_sequences is 0"),
+        ({"temprature": 1}, "no option 'temprature'; did you mean 'temperature'"),
+        ({"max_tokens": 1}, "did you mean 'max_new_tokens'"),
+        ({"stop_strings": "a"}, "did you mean 'stop'"),
+        ({"num_beams": 4}, "no option 'num_beams'; there is no beam search"),
+        ({"xyzzy": None}, "no option 'xyzzy'; there are: max_new_tokens"),
+    ],
+)
+def test_wrong_options_say_what_is_wanted(arguments, message):
+    with pytest.raises(GenerationError, match=message) as error:
+        options(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_numpy_numbers_are_numbers():
+    asked = options(temperature=np.float32(0.5), top_k=np.int64(4), seed=np.uint64(3), stop_token_ids=[np.int32(2)])
+    assert (asked.temperature, asked.top_k, asked.seed, asked.stop_token_ids) == (0.5, 4, 3, (2,))
+    assert {type(asked.top_k), type(asked.seed)} == {int}
+
+
+def test_options_are_frozen_and_checked_when_built_directly():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options().temperature = 2.0
+    with pytest.raises(GenerationError, match=r"do_sample=False and temperature=0\.8 contradict"):
+        GenerationOptions(temperature=0.8)
+    assert GenerationOptions(stop="x").stop == ("x",)
+
+
+def read(**content) -> GenerationDefaults:
+    return GenerationDefaults.from_dict(content, source="generation_config.json")
+
+
+def test_the_checkpoints_defaults_apply_and_arguments_win():
+    defaults = read(do_sample=True, temperature=0.6, top_p=0.9, max_length=4096, repetition_penalty=1.1)
+
+    def resolve(**arguments):
+        return GenerationOptions.resolve(arguments, defaults=defaults)
+
+    assert resolve().filters == GenerationOptions(do_sample=True, temperature=0.6, top_p=0.9).filters
+    assert resolve().max_length == 4096 and resolve().repetition_penalty == 1.1
+    assert resolve(max_new_tokens=5).max_length is None
+    assert resolve(top_p=0.5).filters.top_p == 0.5 and resolve(top_p=0.5).filters.temperature == 0.6
+    assert resolve(temperature=0).filters is None
+    assert resolve(do_sample=False).filters is None
+    assert resolve(temperature=None).filters.temperature == 0.6
+
+    # Without do_sample the file's temperature waits until sampling is asked for, as in transformers.
+    waiting = read(temperature=0.9, top_p=0.6)
+    assert GenerationOptions.resolve({}, defaults=waiting).filters is None
+    assert GenerationOptions.resolve({"do_sample": True}, defaults=waiting).filters.temperature == 0.9
+    assert GenerationOptions.resolve({"temperature": 0.5}, defaults=waiting).filters.top_p == 0.6
+    held = GenerationOptions.resolve({"max_new_tokens": 3}, defaults=read(min_new_tokens=10))
+    assert held.min_new_tokens == 3
+
+
+def test_limits_of_the_file_that_stand_against_an_argument_are_errors_that_name_it():
+    for file in (read(max_length=6), read(max_length=4)):
+        asked = GenerationOptions.resolve({"min_new_tokens": 5}, defaults=file)
+        with pytest.raises(GenerationError, match=r"max_length=\d \(from generation_config.json\).*give max_new"):
+            generate(MODEL, TOKENIZER, [[BOS] * 4], asked)
+    with pytest.raises(GenerationError, match=r"max_new_tokens=2 \(from generation_config.json\).*give max_new"):
+        GenerationOptions.resolve({"min_new_tokens": 5}, defaults=read(max_new_tokens=2))
+    with pytest.raises(GenerationError, match=r"^max_length=6 leaves 2 .* min_new_tokens=5 wants more"):
+        run([[BOS] * 4], max_new_tokens=None, max_length=6, min_new_tokens=5)
+    fits = GenerationOptions.resolve({"min_new_tokens": 5}, defaults=read(max_length=9))
+    assert len(generate(MODEL, TOKENIZER, [[BOS] * 4], fits)[0].token_ids) == 5
+
+
+@pytest.mark.parametrize("ids", [np.int64(3), np.array([3, 5]), {5, 3}, frozenset({3}), [np.int32(3), 5], np.array(3)])
+def test_ids_may_be_numpy_numbers_arrays_and_sets(ids):
+    found = options(stop_token_ids=ids).stop_token_ids
+    assert found in ((3,), (3, 5)) and all(type(token_id) is int for token_id in found)
+    for wrong in (np.array([True]), {1.5}, np.array([1.5]), {"a", 1}, [-1]):
+        with pytest.raises(GenerationError, match="stop_token_ids"):
+            options(stop_token_ids=wrong)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"top_k": 3}', encoding="utf-8-sig")
+    assert GenerationDefaults.from_pretrained(tmp_path).values == {"top_k": 3}
+
+
+def test_the_ids_that_end_a_sequence():
+    config = LlamaConfig(vocab_size=VOCAB, eos_token_id=[7, 8], **SMALL)
+    without = LlamaConfig(vocab_size=VOCAB, eos_token_id=None, **SMALL)
+
+    def ids(arguments=None, **sources):
+        return GenerationOptions.resolve(arguments, **sources).eos_token_id
+
+    file = read(eos_token_id=[9, 10])
+    assert ids({"eos_token_id": 5}, defaults=file, config=config, tokenizer=TOKENIZER) == (5,)
+    assert ids({"eos_token_id": []}, defaults=file, config=config) == ()
+    assert ids(defaults=file, config=config, tokenizer=TOKENIZER) == (9, 10)
+    assert ids(defaults=read(eos_token_id=9), config=config) == (9,)
+    assert ids(config=config, tokenizer=TOKENIZER) == (7, 8)
+    assert ids(config=without, tokenizer=TOKENIZER) == (EOS,)
+    assert ids(config=without) == ()
+
+
+def test_keys_that_would_change_the_output_are_named():
+    with pytest.warns(PolyllamaWarning, match=r"not honoured.*num_beams=4, guidance_scale=1.5, wibble=\"x\"$"):
+        defaults = read(num_beams=4, guidance_scale=1.5, wibble="x", temperature=0.5)
+    assert defaults.not_honoured == ("num_beams", "guidance_scale", "wibble")
+    assert dict(defaults.values) == {"temperature": 0.5}
+
+
+def test_keys_that_change_nothing_are_quiet():
+    # pytest turns PolyllamaWarning into an error
+    defaults = read(
+        _from_model_config=True, transformers_version="4.45.0.dev0", bos_token_id=1, pad_token_id=0, num_beams=1,
+        diversity_penalty=0.0, guidance_scale=None, length_penalty=2.0, cache_implementation="static", min_length=0,
+        bad_words_ids=None, num_return_sequences=1, use_cache=True, top_k=None,
+    )  # fmt: skip
+    assert dict(defaults.values) == {} and defaults.not_honoured == ()
+
+
+def test_everything_transformers_writes_is_known(tmp_path):
+    from transformers import GenerationConfig
+
+    GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[1, 2]).save_pretrained(tmp_path)
+    assert GenerationDefaults.from_pretrained(tmp_path).values["temperature"] == 0.6
+    # ... and so is every field it has: each is honoured, named or harmless, none is a surprise
+    from polyllama.core.generation import defaults as module
+
+    known = set(module._HONOURED) | set(module._INERT_AT) | module._HARMLESS
+    fields = {name for name in GenerationConfig().to_dict() if not name.startswith("_")}
+    assert fields <= known, fields - known
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"top_p": 7}', "generation_config.json: top_p is 7; wanted"),
+        ("[1]", "holds a list, wanted a JSON object"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("\x00", "not valid JSON"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, content, message):
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(GenerationError, match=message) as error:
+        GenerationDefaults.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_file_is_no_defaults(tmp_path):
+    assert GenerationDefaults.from_pretrained(tmp_path) is None
+    (tmp_path / "generation_config.json").write_text(json.dumps({"temperature": 0.5}))
+    assert GenerationDefaults.from_pretrained(tmp_path).values == {"temperature": 0.5}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Models this small gain nothing from threads, and lose a lot when the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
