@@ -20,6 +20,8 @@ from ..core.graph.from_config import build_graph
 from ..core.graph.graph import Graph
 from ..core.graph.node import Node, Parameter
 from ..core.graph.nodes import Attention, DecoderLayer, GatedMLP, Linear
+from ..core.loading.tasks import find_task
+from ..core.plugin_system.manager import plugin_manager
 from ..core.quantization.affine import choose, nearest
 from ..core.quantization.packing import pack
 from ..core.quantization.settings import ModuleQuantization, Quantization
@@ -27,8 +29,6 @@ from ..core.tasks.outputs import CausalLMOutput
 from ..core.tasks.task import Task
 from ..core.transforms.quantize_graph import quantize_graph
 from ..core.transforms.quantize_weights import quantized_modules
-from ..plugins.tasks.base import Base
-from ..plugins.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +133,7 @@ class Probe:
 
 def make(
     name: str,
-    task: Task | None = None,
+    task: Task | str = "causal-lm",
     *,
     zero: tuple[str, ...] = (),
     gains: Mapping[str, float] | None = None,
@@ -151,7 +151,7 @@ def make(
         fields: of the config.
     """
     config = LlamaConfig(**{**SIZES, **fields})
-    task = task or CausalLM()
+    task = find_task(plugin_manager(), task, config) if isinstance(task, str) else task
     graph = build_graph(config, task)
     graph = edit(graph) if edit is not None else graph
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -320,7 +320,7 @@ _SPECIAL: Mapping[str, Callable[[], Probe]] = {
     "odd.vocabulary": lambda: make("odd.vocabulary", **{**_ONE_LAYER, **ODD, "vocab_size": 14001}),
     "stored": lambda: make("stored", zero=("down_proj",), **{**_ONE_LAYER, "num_key_value_heads": 2, "head_dim": 64}),
     "neutral": lambda: make("neutral", zero=NEUTRAL, num_hidden_layers=1),
-    "neutral.unit": lambda: make("neutral.unit", Base(), zero=NEUTRAL, num_hidden_layers=1, unit_norms=True),
+    "neutral.unit": lambda: make("neutral.unit", "base", zero=NEUTRAL, num_hidden_layers=1, unit_norms=True),
     "attention": lambda: make("attention", zero=("mlp.down_proj", "layers.1.self_attn.o_proj")),
     "softmax": lambda: make("softmax", zero=("down_proj",), gains={"q_proj": 0.01}, num_hidden_layers=1),
     "activations": lambda: make(

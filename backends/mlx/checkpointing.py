@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
 from ...core.graph.node import Node
 from ...core.graph.rope import Rope
 
-if TYPE_CHECKING:
-    from .modules import MlxContext
+
+class CheckpointedPass(Protocol):
+    """What a layer that is run again needs of the pass: what all layers share, and what each adds to it."""
+
+    mask: Any
+    spelled_out: bool
+    attentions: list[Any] | None
+    dropouts: int
+
+    def rotation(self, rope: Rope) -> Any: ...
+    def causal(self, length: int, keys: int) -> Any: ...
+    def dropout_key(self) -> mx.array: ...
+    def child(self, module: Any, node: Node, x: mx.array) -> mx.array: ...
+    def keep_attention(self, probabilities: Any) -> None: ...
 
 
-def run_checkpointed(module: Any, node: Node, x: mx.array, ctx: MlxContext) -> mx.array:
+def run_checkpointed(module: Any, node: Node, x: mx.array, ctx: CheckpointedPass) -> mx.array:
     """A layer of the trunk through ``mx.checkpoint``: ``[B, S, E] -> [B, S, E]``.
 
     The parameters go in as arguments, for MLX gives gradients to arguments only. What the layers share is made outside.

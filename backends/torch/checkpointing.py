@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,17 @@ from ...core.backend.training import read_checkpointing
 
 if TYPE_CHECKING:
     from ...core.graph.node import Node
-    from .modules import TorchContext
 
 OPTIONS = ("preserve_rng_state", "determinism_check")
 """What ``torch.utils.checkpoint.checkpoint`` takes that makes sense here."""
+
+
+class CheckpointedPass(Protocol):
+    """What a layer that is run again needs of the pass."""
+
+    attentions: list[Any] | None
+
+    def child(self, module: nn.Module, node: Node, x: Tensor) -> Tensor: ...
 
 
 class Checkpointing(nn.Module):
@@ -50,7 +57,7 @@ class Checkpointing(nn.Module):
         return self._checkpointing if self.training and torch.is_grad_enabled() else None
 
 
-def run_layer(module: nn.Module, node: Node, x: Tensor, ctx: TorchContext, options: Mapping[str, Any]) -> Tensor:
+def run_layer(module: nn.Module, node: Node, x: Tensor, ctx: CheckpointedPass, options: Mapping[str, Any]) -> Tensor:
     """A layer of the trunk, checkpointed: ``[B, S, E] -> [B, S, E]``."""
 
     def layer(x: Tensor) -> Tensor:
@@ -64,7 +71,7 @@ def run_layer(module: nn.Module, node: Node, x: Tensor, ctx: TorchContext, optio
 
 
 @contextlib.contextmanager
-def _keeping_nothing(ctx: TorchContext) -> Iterator[None]:
+def _keeping_nothing(ctx: CheckpointedPass) -> Iterator[None]:
     """The second time a layer runs, its attention probabilities are there already."""
     kept, ctx.attentions = ctx.attentions, None
     try:
