@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ..graph.activations import ACTIVATIONS
-
 _WORDS = """
 _name_or_path name_or_path _commit_hash transformers_version auto_map attn_implementation _attn_implementation
 _attn_implementation_autoset _attn_implementation_internal _experts_implementation hidden_activation is_decoder
@@ -78,4 +76,23 @@ OTHER_SPELLINGS = {
 """What other projects call a field. Taken for a mistake where the field itself is not given beside it."""
 
 
-ACTIVATION_NAMES: tuple[str, ...] = tuple(ACTIVATIONS)
+ACTIVATION_NAMES = (
+    "silu",
+    "swish",
+    "gelu",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_fast",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "leaky_relu",
+    "sigmoid",
+    "tanh",
+    "mish",
+    "elu",
+    "softplus",
+    "linear",
+)
+"""What ``hidden_act`` may be: the names of ``core/graph/activations.py``, which has their definitions."""

@@ -23,6 +23,10 @@ def oracle(name: str, x: torch.Tensor) -> torch.Tensor:
     return getattr(torch.nn.functional, name)(x)
 
 
+def test_a_config_may_name_what_is_defined_and_nothing_else() -> None:
+    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
+
+
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equals_transformers(name: str, dtype: str) -> None:
