@@ -477,9 +477,17 @@ class Llama(Training):
         2 ▁sun   ■ ■ ■
         ■ looks at it   · comes later
         """
-        from .visualizer import AttentionMaskVisualizer
+        from ..attention_mask.build import MaskSource, build_picture
 
-        return AttentionMaskVisualizer(self).picture(texts, **options)
+        loaded = self._loaded
+        source = MaskSource(
+            loaded.name,
+            loaded.config,
+            loaded.task,
+            tokenizer=lambda: None if loaded.folder is None else self.tokenizer,
+            loaded=lambda: self,
+        )
+        return build_picture(source, texts, **options)
 
     def save(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> Path:
         """Write the model as a Hugging Face folder: config, weights, tokenizer, generation defaults.

@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..attention_mask.build import Batch, masked_rows, pack, pad, token_rows
-from ..attention_mask.options import _heads, _layers
+from ..attention_mask.build import MaskSource, build_picture
 from ..attention_mask.picture import AttentionMask
-from ..attention_mask.rows import Heat, Row
-from ..errors import CheckpointError, InputError, UnsupportedError
-from ..messages import mention
+from ..errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
@@ -99,55 +95,29 @@ class AttentionMaskVisualizer:
         >>> AttentionMaskVisualizer("tiny").picture("Once upon a time").mask[0, 1].tolist()
         [True, True, False, False, False]
         """
-        if not attention and (layer is not None or head is not None):
-            raise InputError(
-                mention("layer") + " and head are of attention weights",
-                hint="pass " + mention("attention", True) + " too",
-            )
-        if packed and padding_side is not None:
-            raise InputError(
-                "packed texts are not padded", hint="leave out " + mention("packed") + " or " + mention("padding_side")
-            )
-        layers, heads = _layers(layer, self.config), _heads(head, self.config)
-        rows = token_rows(texts, self._tokenizer_for(texts), add_special_tokens=add_special_tokens)
-        batch = pack(rows) if packed else pad(rows, padding_side or self._side(), self._pad_token_id())
-        found = masked_rows(batch, self.config, self._task, self._tokenizer)
-        if attention:
-            found = self._with_heats(found, batch, layers, heads)
-        return AttentionMask(self.name, found)
+        source = MaskSource(self.name, self.config, self._task, self._tokenizer_once, self._loaded)
+        return build_picture(
+            source,
+            texts,
+            padding_side=padding_side,
+            packed=packed,
+            add_special_tokens=add_special_tokens,
+            attention=attention,
+            layer=layer,
+            head=head,
+        )
 
-    def _with_heats(
-        self, rows: tuple[Row, ...], batch: Batch, layers: list[int], heads: list[int | str]
-    ) -> tuple[Row, ...]:
+    def _loaded(self) -> Llama:
+        """The model with its weights, loaded once."""
         from .llama import Llama
 
         if self._llm is None:
             self._llm = Llama.load(self._source, **self._options)  # type: ignore[arg-type]
-        llm = self._llm
-        keep: dict[str, Any] = {"logits_to_keep": 1} if self._task.generates else {}
-        given = getattr(llm.forward(output_attentions=True, **batch.arguments(), **keep), "attentions", None)
-        if given is None:
-            raise UnsupportedError(
-                f"backend {llm.backend!r} gives no attention weights", hint="take another, such as reference"
-            )
-        heats: list[list[Heat]] = [[] for _ in rows]
-        for layer in layers:
-            weights = llm.model.to_numpy(given[layer])  # [B, H, S, S]
-            for index, own in enumerate(heats):
-                of_row = weights[index]
-                own += [Heat(layer, h, of_row.mean(axis=0) if isinstance(h, str) else of_row[h]) for h in heads]
-        return tuple(replace(row, heats=tuple(own)) for row, own in zip(rows, heats, strict=True))
+        return self._llm
 
-    def _tokenizer_for(self, texts: Any) -> Tokenizer | None:
-        """The tokenizer, an error where text needs one and there is none."""
+    def _tokenizer_once(self) -> Tokenizer | None:
         if self._tokenizer is None:
-            from ..errors import TokenizerError
-
-            try:
-                self._tokenizer = self._load_tokenizer()
-            except TokenizerError:
-                if isinstance(texts, str) or any(isinstance(text, str) for text in texts):
-                    raise
+            self._tokenizer = self._load_tokenizer()
         return self._tokenizer
 
     def _load_tokenizer(self) -> Tokenizer | None:
@@ -166,14 +136,6 @@ class AttentionMaskVisualizer:
             return tokenizer_of(path, plugins=self._described.plugins)
         except CheckpointError:  # nothing that could carry one, which is not what is wrong
             return load_tokenizer(path)
-
-    def _side(self) -> str:
-        return self._tokenizer.padding_side if self._tokenizer is not None else "left"
-
-    def _pad_token_id(self) -> int:
-        """What fills up a row; any id will do, as nothing looks at it."""
-        known = (self._tokenizer.pad_token_id if self._tokenizer is not None else None, self.config.pad_token_id)
-        return next((i for i in known if i is not None and 0 <= i < self.config.vocab_size), 0)
 
 
 def _describe(source: Any, options: dict[str, Any]) -> Described:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InputError, TokenizerError
+from ..errors import InputError, TokenizerError, UnsupportedError
 from ..forward.arguments import ForwardArguments
 from ..forward.inputs import read_inputs
 from ..forward.layout import lay_out
 from ..graph.node import causal_mask
-from ..messages import subject
+from ..messages import mention, subject
 from .labels import token_labels
-from .rows import Row
+from .options import heads_of, layers_of
+from .picture import AttentionMask
+from .rows import Heat, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,3 +174,97 @@ def masked_rows(batch: Batch, config: LlamaConfig, task: Task, tokenizer: Tokeni
             )
         )
     return tuple(rows)
+
+
+class RunsPasses(Protocol):
+    """What attention weights are asked of: a loaded model."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def model(self) -> Any: ...
+    def forward(self, input_ids: Any = None, **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """A model whose masks are drawn: what they follow from, and how to get the rest where it is needed.
+
+    Attributes:
+        name: as titles say it.
+        tokenizer: loads it; ``None`` for a model that has none.
+        loaded: the model with its weights.
+    """
+
+    name: str
+    config: LlamaConfig
+    task: Task
+    tokenizer: Callable[[], Tokenizer | None]
+    loaded: Callable[[], RunsPasses]
+
+
+def build_picture(
+    source: MaskSource,
+    texts: Any,
+    *,
+    padding_side: str | None = None,
+    packed: bool = False,
+    add_special_tokens: bool = True,
+    attention: bool = False,
+    layer: int | str | None = None,
+    head: int | str | None = None,
+) -> AttentionMask:
+    """The masks that a model uses for these texts; see :meth:`polyllama.AttentionMaskVisualizer.picture`."""
+    if not attention and (layer is not None or head is not None):
+        raise InputError(
+            mention("layer") + " and head are of attention weights", hint="pass " + mention("attention", True) + " too"
+        )
+    if packed and padding_side is not None:
+        raise InputError(
+            "packed texts are not padded", hint="leave out " + mention("packed") + " or " + mention("padding_side")
+        )
+    layers, heads = layers_of(layer, source.config), heads_of(head, source.config)
+    tokenizer = _tokenizer_for(source, texts)
+    rows = token_rows(texts, tokenizer, add_special_tokens=add_special_tokens)
+    side = padding_side or (tokenizer.padding_side if tokenizer is not None else "left")
+    batch = pack(rows) if packed else pad(rows, side, _pad_token_id(source.config, tokenizer))
+    found = masked_rows(batch, source.config, source.task, tokenizer)
+    if attention:
+        found = _with_heats(source, found, batch, layers, heads)
+    return AttentionMask(source.name, found)
+
+
+def _tokenizer_for(source: MaskSource, texts: Any) -> Tokenizer | None:
+    """The tokenizer, an error where text needs one and there is none."""
+    try:
+        return source.tokenizer()
+    except TokenizerError:
+        if isinstance(texts, str) or any(isinstance(text, str) for text in texts):
+            raise
+        return None
+
+
+def _pad_token_id(config: LlamaConfig, tokenizer: Tokenizer | None) -> int:
+    """What fills up a row; any id will do, as nothing looks at it."""
+    known = (tokenizer.pad_token_id if tokenizer is not None else None, config.pad_token_id)
+    return next((i for i in known if i is not None and 0 <= i < config.vocab_size), 0)
+
+
+def _with_heats(
+    source: MaskSource, rows: tuple[Row, ...], batch: Batch, layers: list[int], heads: list[int | str]
+) -> tuple[Row, ...]:
+    """The rows with attention weights of these layers and heads."""
+    llm = source.loaded()
+    keep: dict[str, Any] = {"logits_to_keep": 1} if source.task.generates else {}
+    given = getattr(llm.forward(output_attentions=True, **batch.arguments(), **keep), "attentions", None)
+    if given is None:
+        raise UnsupportedError(
+            f"backend {llm.backend!r} gives no attention weights", hint="take another, such as reference"
+        )
+    heats: list[list[Heat]] = [[] for _ in rows]
+    for layer in layers:
+        weights = llm.model.to_numpy(given[layer])  # [B, H, S, S]
+        for index, own in enumerate(heats):
+            of_row = weights[index]
+            own += [Heat(layer, h, of_row.mean(axis=0) if isinstance(h, str) else of_row[h]) for h in heads]
+    return tuple(replace(row, heats=tuple(own)) for row, own in zip(rows, heats, strict=True))

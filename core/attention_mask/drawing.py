@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from ..errors import InputError
 from .labels import fitted, width_of
-from .picture import AttentionMask
-from .rows import MEANING, PADDING_NOTE, Cell, Heat, Row
+from .rows import MEANING, PADDING_NOTE, Cell, Heat, MaskRows, Row
 
 INK, PAPER, LINE = "#1f2933", "#ffffff", "#ffffff"
 FILL = {
@@ -87,7 +86,7 @@ def _as_it_is(text: str) -> str:
     return text
 
 
-def draw(picture: AttentionMask, measures: Measures | None = None, spell: Callable[[str], str] = _as_it_is) -> Drawing:
+def draw(picture: MaskRows, measures: Measures | None = None, spell: Callable[[str], str] = _as_it_is) -> Drawing:
     """Every panel of a picture in a grid, with a legend below.
 
     Args:
@@ -219,7 +218,7 @@ def _lines(left: float, top: float, count: int, m: Measures) -> Iterator[Rectang
         yield Rectangle(left, top + index * m.cell - 0.5, count * m.cell, 1, LINE)
 
 
-def _legend(picture: AttentionMask, m: Measures) -> list[_Entries]:
+def _legend(picture: MaskRows, m: Measures) -> list[_Entries]:
     """Lines of (swatches, meaning)."""
     used = {Cell(v) for row in picture.rows for v in set(row.cells().ravel().tolist())}
     row = picture.rows[0]

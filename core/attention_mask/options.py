@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
 
 
-def _layers(layer: int | str | None, config: LlamaConfig) -> list[int]:
+def layers_of(layer: int | str | None, config: LlamaConfig) -> list[int]:
     count = config.num_hidden_layers
     if layer == "all":
         return list(range(count))
     return [_number("layer", -1 if layer is None else layer, count, "'all'")]
 
 
-def _heads(head: int | str | None, config: LlamaConfig) -> list[int | str]:
+def heads_of(head: int | str | None, config: LlamaConfig) -> list[int | str]:
     count = config.num_attention_heads
     if head is None or head == "mean":
         return ["mean"]

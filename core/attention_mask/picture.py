@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .labels import SPACE_SIGN, printable
-from .rows import Heat, Row, _as_data
+from .rows import MaskRows, row_data
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +18,11 @@ IMAGE_KINDS = (".svg", ".png")
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionMask:
+class AttentionMask(MaskRows):
     """Who may look at whom in a model, for one text or several; ``str()`` draws it in plain text, all of it.
 
     In a notebook it shows itself as SVG.
     """
-
-    model: str
-    rows: tuple[Row, ...]
 
     def __str__(self) -> str:
         return self.text()
@@ -45,21 +40,6 @@ class AttentionMask:
 
         return np.stack([row.mask for row in self.rows])
 
-    def panels(self) -> Iterator[tuple[Row, Heat | None]]:
-        """What is drawn, one after another: each row, or each of its heat maps."""
-        for row in self.rows:
-            yield from ((row, heat) for heat in row.heats or (None,))
-
-    def title(self, row: Row, heat: Heat | None) -> str:
-        """One line above a panel."""
-        name = printable(self.model).replace(SPACE_SIGN, " ")
-        parts = [name, *([row.title] if row.title else []), *([heat.name] if heat else [])]
-        if len(row) == row.total:
-            shown = f"{row.total} token{'' if row.total == 1 else 's'}"
-        else:
-            shown = f"tokens {row.start} to {row.start + len(row) - 1} of {row.total}"
-        return f"{', '.join(parts)}: {shown}"
-
     def window(self, start: int | None = None, stop: int | None = None) -> AttentionMask:
         """Only the tokens from `start` to `stop` (excluded), as a Python slice counts.
 
@@ -76,11 +56,6 @@ class AttentionMask:
                 hint="give first:last+1, such as 0:40; negative numbers count from the end",
             )
         return replace(self, rows=tuple(row.window(low, high) for row in self.rows))
-
-    def spelt(self, spell: Callable[[str], str]) -> AttentionMask:
-        """With labels and the model's name as `spell` writes them: for an output that lacks letters."""
-        rows = tuple(replace(row, labels=tuple(map(spell, row.labels))) for row in self.rows)
-        return replace(self, model=spell(self.model), rows=rows)
 
     def text(self, *, width: int | None = None, colour: bool = False, ascii_only: bool = False, more: str = "") -> str:
         """Drawn in characters.
@@ -134,7 +109,7 @@ class AttentionMask:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``polyllama mask --json`` prints it."""
-        return {"model": self.model, "rows": [_as_data(row) for row in self.rows]}
+        return {"model": self.model, "rows": [row_data(row) for row in self.rows]}
 
 
 def image_kind(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UnsupportedError
 from .drawing import INK, PAPER, Label, Measures, Rectangle, draw
 from .labels import SPACE_SIGN
-from .picture import AttentionMask
+from .rows import MaskRows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,7 @@ for Latin letters, so none of these has to be there."""
 LARGEST_SIDE = 4096
 
 
-def to_png(picture: AttentionMask) -> bytes:
+def to_png(picture: MaskRows) -> bytes:
     """A PNG file, drawn twice as large as the SVG; cells shrink where it would pass some 4000 pixels a side.
 
     Raises:
@@ -61,7 +61,7 @@ def to_png(picture: AttentionMask) -> bytes:
     return data.getvalue()
 
 
-def measures(picture: AttentionMask) -> Measures:
+def measures(picture: MaskRows) -> Measures:
     """Sizes for a picture of bearable size, whole pixels so that cells are even."""
     across = math.ceil(math.sqrt(sum(1 for _ in picture.panels())))
     cell = max(min(32, LARGEST_SIDE // (across * len(picture.rows[0]))), 1)

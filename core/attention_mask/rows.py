@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from .labels import SPACE_SIGN, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +94,41 @@ class Row:
         )
 
 
-def _as_data(row: Row) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class MaskRows:
+    """The rows of one model's attention masks, and the panels in which they are drawn.
+
+    Attributes:
+        model: the model's name, as titles say it.
+        rows: one for each text, or one in which several are packed.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+
+    def panels(self) -> Iterator[tuple[Row, Heat | None]]:
+        """What is drawn, one after another: each row, or each of its heat maps."""
+        for row in self.rows:
+            yield from ((row, heat) for heat in row.heats or (None,))
+
+    def title(self, row: Row, heat: Heat | None) -> str:
+        """One line above a panel."""
+        name = printable(self.model).replace(SPACE_SIGN, " ")
+        parts = [name, *([row.title] if row.title else []), *([heat.name] if heat else [])]
+        if len(row) == row.total:
+            shown = f"{row.total} token{'' if row.total == 1 else 's'}"
+        else:
+            shown = f"tokens {row.start} to {row.start + len(row) - 1} of {row.total}"
+        return f"{', '.join(parts)}: {shown}"
+
+    def spelt(self, spell: Callable[[str], str]) -> Self:
+        """With labels and the model's name as `spell` writes them: for an output that lacks letters."""
+        rows = tuple(replace(row, labels=tuple(map(spell, row.labels))) for row in self.rows)
+        return replace(self, model=spell(self.model), rows=rows)
+
+
+def row_data(row: Row) -> dict[str, Any]:
+    """Plain data of a row, as ``polyllama mask --json`` prints it."""
     data: dict[str, Any] = {
         "title": row.title,
         "start": row.start,

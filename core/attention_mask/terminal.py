@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .labels import SPACE_SIGN, fitted, width_of
-from .picture import AttentionMask
-from .rows import MEANING, PADDING_NOTE, Cell, Heat, Row
+from .rows import MEANING, PADDING_NOTE, Cell, Heat, MaskRows, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +38,7 @@ class _Columns:
 
 
 def draw(
-    picture: AttentionMask, *, width: int | None = None, colour: bool = False, ascii_only: bool = False, more: str = ""
+    picture: MaskRows, *, width: int | None = None, colour: bool = False, ascii_only: bool = False, more: str = ""
 ) -> str:
     """See :meth:`polyllama.core.attention_mask.picture.AttentionMask.text`."""
     picture = picture.spelt(_in_ascii) if ascii_only else picture
