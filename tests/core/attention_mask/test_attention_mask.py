@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from mask_cases import BACKENDS, CASES, ROWS
 from polyllama import AttentionMaskVisualizer, Llama, LlamaConfig, PolyllamaError
+from polyllama.core.forward.arguments import ForwardArguments
 from polyllama.core.sources.locate import resolve_checkpoint_folder
 from support_processes import run_process
 from tiny_models import SIZES
@@ -121,8 +123,8 @@ def test_a_backend_without_attention_weights_says_so(monkeypatch: pytest.MonkeyP
     llm = Llama.load(LlamaConfig(**SIZES), load_format="dummy", backend="reference")
     forward = llm.model.forward
 
-    def without(*args: Any, **options: Any) -> Any:
-        return forward(*args, **{**options, "output_attentions": False})
+    def without(arguments: ForwardArguments) -> Any:
+        return forward(replace(arguments, output_attentions=False))
 
     monkeypatch.setattr(llm.model, "forward", without)  # as a backend that fuses everything would
     with pytest.raises(PolyllamaError, match="backend 'reference' gives no attention weights"):
