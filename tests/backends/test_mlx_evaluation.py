@@ -173,9 +173,9 @@ def test_the_next_pass_is_begun_before_a_token_is_handed_out(tiny_models: Any, m
         passes: list[int] = []
         forward = llm.model.forward
 
-        def counted(forward: Any = forward, passes: list[int] = passes, **inputs: Any) -> Any:
+        def counted(arguments: Any, forward: Any = forward, passes: list[int] = passes) -> Any:
             passes.append(1)
-            return forward(**inputs)
+            return forward(arguments)
 
         monkeypatch.setattr(llm.model, "forward", counted)
         run = GenerationRun(llm.model, None, [[5, 9, 3]], GenerationOptions(max_new_tokens=4))

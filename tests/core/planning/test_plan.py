@@ -190,7 +190,7 @@ def status(field):
 
 def run(llm, batch, context):
     cache = llm.model.new_cache(batch, context)
-    forward(llm.model, np.ones((batch, context), np.int64), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    llm.forward(np.ones((batch, context), np.int64), past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 options = {"backend": "cpu", "dtype": dtype, "quantize": quantize}
 small = LlamaConfig(**config | {"num_hidden_layers": 1, "vocab_size": 64})
