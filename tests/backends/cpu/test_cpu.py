@@ -238,7 +238,7 @@ def test_backends_say_which_instruction_set_runs(monkeypatch: pytest.MonkeyPatch
 def test_threads_come_from_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = load().model
     assert model.threads == 1  # so small a model would only wait
-    monkeypatch.setattr("polyllama.backends.cpu.topology.processors", lambda: 3)
+    monkeypatch.setattr("polyllama.backends.cpu.model.processors", lambda: 3)
     monkeypatch.setenv("POLYLLAMA_THREADS", "3")
     model = load().model
     assert model.threads == 3

@@ -143,7 +143,7 @@ def test_chunks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, wante
     model = realized(LONG)
     monkeypatch.setattr("polyllama.backends.cpu.model.PRODUCTS", 1)
     for rows in (1, 12, 100):
-        monkeypatch.setattr("polyllama.backends.cpu.sizes.CHUNK", rows)
+        monkeypatch.setattr("polyllama.backends.cpu.model.CHUNK", rows)
         assert relative_error(forward(model, IDS[:, :40]).logits, wanted[:, :40]) < TOLERANCES["float32"]
 
 
@@ -158,7 +158,7 @@ def test_threads_do_not_change_results(isa: str, bits: int, dtype: str, monkeypa
     What differs between them: which thread stores a new token's key, how many queries a tile has, where runs of panels
     begin and end, and how many panels of a row are read side by side. One thread alone is compared with the reference.
     """
-    monkeypatch.setattr("polyllama.backends.cpu.topology.processors", lambda: 16)
+    monkeypatch.setattr("polyllama.backends.cpu.model.processors", lambda: 16)
     fields = {"vocab_size": 1001, "intermediate_size": 448, "num_key_value_heads": 2, "max_position_embeddings": 512}
     found = make_quantized(f"cpu.threads{bits}", bits, **fields) if bits else make("cpu.threads", **fields)
     models = [realized(found, isa, dtype=dtype, threads=threads) for threads in (1, 2, 3)]

@@ -207,7 +207,7 @@ def test_a_head_that_uses_the_vocabulary_otherwise_is_refused(monkeypatch: pytes
         return Linear("lm_head", config.hidden_size, 2 * config.vocab_size, role="head")
 
     monkeypatch.setattr(CausalLM, "head", wide)
-    assert CausalLM.output is CausalLMOutput
+    assert CausalLM.output_type is CausalLMOutput
     llm = fresh("reference")
     with pytest.raises(UnsupportedError, match=r"lm_head\.weight would go from \[46, 16\] to \[80, 16\].*'causal-lm'"):
         llm.resize_token_embeddings(40)

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "../../backends/cpu/native/formats.h"
-#include "../../backends/cpu/native/packing.h"
+#include "../../../../backends/cpu/native/formats.h"
+#include "../../../../backends/cpu/native/packing.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
