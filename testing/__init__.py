@@ -2,7 +2,8 @@
 
 ``polyllama certify BACKEND`` tries it against the float64 spec and writes a certificate; :class:`ConformanceSuite` is
 the same as a pytest suite; ``polyllama compare MODEL`` says whether two backends differ by a bug or by rounding. How
-bounds come about is in :mod:`polyllama.testing.rounding`. Importing this package loads nothing else.
+bounds come about is in :mod:`polyllama.testing.rounding`. Importing this package loads nothing else. Begin with
+``oracle.py`` and ``checks.py``; the project's own tests are in ``tests/``.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class JaxModel:
         return self._output(result, given, cache, past, new)
 
     def apply(self, params: Params, input_ids: Any = None, **arguments: Any) -> ModelOutput:
-        """The model as a pure function of `params`, for JAX's transforms; see :func:`functional.apply`."""
+        """The model as a pure function of `params`, for JAX's transforms; see :func:`apply`."""
         given = ForwardArguments.of(self.task, input_ids, options=("train", "dropout_rng"), **arguments)
         return apply(self.pass_, self.config, params, given, checkpoint=self._checkpoint)
 

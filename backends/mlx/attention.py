@@ -16,7 +16,8 @@ def causal_attention(
     """What `q` ``[B, H, S, D]``, the last S of K positions, finds in `k` and `v` ``[B, G, K, D]``: ``[B, H, S, D]``.
 
     Keys that lie behind every query of a block are left out, which is up to half of the work; keys are laid out for the
-    faster of the two loops, and half precision is widened and rounded once, as in :func:`.modules.product`.
+    faster of the two loops, and half precision is widened and rounded once, as in
+    :func:`~polyllama.backends.mlx.modules.product`.
 
     Args:
         causal_mask: ``(queries, keys) -> [1, 1, queries, keys]`` booleans for the last of the keys.

@@ -1,7 +1,8 @@
 """What training asks of a backend, and what :class:`~polyllama.Llama` offers for it.
 
-A backend whose framework differentiates says so with ``trains = True``, and its models are :class:`Trains`. How a step
-of training is written is the framework's own: see docs/training.md.
+A backend whose framework differentiates says so with ``trains = True``, and its models are
+:class:`~polyllama.core.backend.training.Trains`. How a step of training is written is the framework's own: see
+docs/training.md.
 """
 
 from __future__ import annotations

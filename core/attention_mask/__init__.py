@@ -1,1 +1,5 @@
-"""Which token may look at which: the masks of a model as text, SVG, PNG and plain data."""
+"""Pictures of attention masks: which token attends to which, as text, SVG, PNG and plain data.
+
+The masks themselves are computed in ``core/forward/``, where every pass gets its own. Begin with ``build.py``, then
+``picture.py``.
+"""

@@ -1,1 +1,4 @@
-"""What a backend is, which one is chosen, and what one that trains adds."""
+"""What a backend is: the protocol, the choice among backends, what one that trains adds.
+
+The backends themselves are in ``backends/``. Begin with ``protocol.py``.
+"""

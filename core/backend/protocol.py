@@ -1,4 +1,4 @@
-"""What a backend is, and how one is chosen."""
+"""The protocol of backends: availability, realizing a graph, and the model that comes of it."""
 
 from __future__ import annotations
 

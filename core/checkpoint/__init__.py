@@ -5,5 +5,7 @@
     weights = weights_from(checkpoint, graph.parameters(), weight_map)  # name -> array, mapped when asked for
     save_safetensors(folder, weights)
 
-Nothing here ever unpickles, and importing it loads no NumPy.
+Each format has a folder, ``gguf/``, ``huggingface/``, ``meta/``, ``pytorch/``, or a file, ``llama2c.py``. Changing
+weights on the way is in ``core/transforms/``, converting in ``core/export/``. Begin with ``base.py``, then
+``opening.py`` and ``check.py``. Nothing here ever unpickles, and importing it loads no NumPy.
 """

@@ -1,4 +1,4 @@
-"""Inputs of a forward pass: checked, and laid out into positions and masks.
+"""Inputs of a forward pass, checked; ``layout.py`` lays them out into positions and masks.
 
 The contract: a position is the count of attended tokens of the row before it, so a padded batch, left or right, gives
 each row what it gets alone.

@@ -22,8 +22,8 @@ def generate(
 ) -> list[Generation]:
     """Generate for each prompt, given as token ids; returns ``len(prompts) * num_return_sequences`` results by row.
 
-    Use :func:`by_prompt` for the shape that users get. An empty prompt is the beginning-of-sequence token alone.
-    Without a tokenizer the texts are empty.
+    Use :func:`~polyllama.core.generation.outputs.by_prompt` for the shape that users get. An empty prompt is the
+    beginning-of-sequence token alone. Without a tokenizer the texts are empty.
 
     Raises:
         InputError: a prompt that is no list of ids of the vocabulary, or empty without a bos token.

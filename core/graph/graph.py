@@ -1,4 +1,4 @@
-"""The graph spec: what a Llama is, as frozen nodes that also say what they compute.
+"""The graph of a model: a trunk and a head of frozen nodes that also say what they compute.
 
 Every node is named by its checkpoint path, so the spec is the weight map: :meth:`Graph.parameters` lists every tensor a
 checkpoint must hold. Every node carries its own definition in array-API terms, ``apply(xp, weights, x, ctx)``, so the

@@ -181,8 +181,8 @@ class Node:
 
     A node that holds tensors has a field ``name``, its checkpoint path; the names of its tensors begin with it.
     Serialized graphs call a node by its class's name, its kind. A plugin that brings a node type offers it by a
-    :class:`~polyllama.core.plugin_system.hookspecs.NodeDescriptor`: :func:`node_type` then finds it though nothing has
-    imported it.
+    :class:`~polyllama.core.plugin_system.hookspecs.NodeDescriptor`: :func:`~polyllama.core.graph.serialize.node_type`
+    then finds it though nothing has imported it.
 
     Attributes:
         kinds: every node type that is imported, by kind.
@@ -257,7 +257,7 @@ class Node:
         return tuple(p for node in self.walk() for p in node.own_parameters())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; :func:`node_from_dict` reads it back."""
+        """Plain data that JSON can hold; :func:`~polyllama.core.graph.serialize.node_from_dict` reads it back."""
         return {"kind": type(self).__name__} | {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def label(self) -> str:

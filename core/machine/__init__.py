@@ -1,1 +1,4 @@
-"""What the machine has: memory, devices, and the limits of a container."""
+"""What this machine has: memory, devices, and the limits of a container.
+
+Which of it a backend uses is the backend's to say. Begin with ``devices.py``.
+"""

@@ -1,1 +1,4 @@
-"""From a text to a result a person reads: encode, run in batches, and let the task say what its output means."""
+"""From texts to results that a person reads: rows encoded, run in batches and handed to the task.
+
+What a task makes of its outputs is in ``core/tasks/`` and ``plugins/tasks/``. Begin with ``predict.py``.
+"""

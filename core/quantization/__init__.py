@@ -1,5 +1,6 @@
 """Quantization: one packed layout for every backend, group-wise affine, as MLX stores it.
 
-``packing`` has the bits, ``affine`` the rounding, ``settings`` what a config says, ``nodes`` what a quantized graph
-consists of, ``transform`` the way from a plain graph to it, ``weights`` the same for tensors.
+``packing.py`` has the bits, ``affine.py`` the rounding, ``settings.py`` what a config says. Nodes with packed weights
+are in ``core/graph/quantized.py``, the way from plain graphs and weights to them in ``core/transforms/``, quantizing a
+checkpoint in ``core/export/``. Begin with ``affine.py``.
 """

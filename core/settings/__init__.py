@@ -1,1 +1,4 @@
-"""Settings: their schema, and the files and variables they come from."""
+"""Settings: which backend, device, dtype, cache and plugins to use; their schema, files and variables.
+
+What a checkpoint says of its own model is in ``core/config/``. Begin with ``schema.py``.
+"""

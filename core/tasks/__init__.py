@@ -1,1 +1,5 @@
-"""Task heads: what a head is, its losses, outputs, and how a person reads them."""
+"""Task heads: what a head is, its losses, outputs, and how a person reads them.
+
+The built-in heads are in ``plugins/tasks/``; running one over texts is in ``core/prediction/``. Begin with
+``task.py``.
+"""

@@ -1,7 +1,7 @@
 """Another size of the vocabulary: rows of the embedding and of the head cut off or added, one tensor at a time.
 
-:func:`resize_vocabulary` is the transform of weights, for whoever streams them; :func:`resize` does it to a loaded
-model, on whatever backend runs it.
+:func:`resize_vocabulary` is the transform of weights, for whoever streams them;
+:func:`~polyllama.core.loading.resize.resize`, one floor up, does it to a loaded model on whatever backend runs it.
 """
 
 from __future__ import annotations

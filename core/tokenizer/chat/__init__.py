@@ -1,1 +1,4 @@
-"""Chat templates, rendered in a sandbox."""
+"""Chat templates: a checkpoint's own Jinja template, rendered in a sandbox.
+
+Generating the answer is in ``core/generation/``. Begin with ``chat.py``.
+"""

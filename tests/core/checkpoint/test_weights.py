@@ -130,7 +130,7 @@ def test_rows_of_large_dummy_matrices_differ():
 
 
 def test_dummy_weights_are_the_same_bits_everywhere():
-    """Golden digests: they change only when the definition in initial.py does, on no platform otherwise."""
+    """Golden digests: they change only when the definition in random_values.py does, on no platform otherwise."""
     weights = dummy_weights([Parameter("model.embed_tokens.weight", (64, 32), "embedding")], seed=7, dtype="float64")
     digest = hashlib.sha256(weights["model.embed_tokens.weight"].astype("<f8").tobytes()).hexdigest()
     assert digest == GOLDEN, digest
