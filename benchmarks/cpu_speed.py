@@ -14,7 +14,7 @@ import json
 
 from measure import RESULTS
 from polyllama import LlamaConfig
-from polyllama.plugins.bench.models import TINYLLAMA
+from polyllama.plugins.bench.random_models import TINYLLAMA
 from polyllama.plugins.bench.run import MEASURES, check_installed, draw, rows, run
 
 

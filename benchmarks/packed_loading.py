@@ -47,7 +47,7 @@ print(json.dumps({
 def main() -> None:
     """Write the model, load it with and without the packed file, keep the figures."""
     from polyllama import LlamaConfig
-    from polyllama.plugins.bench.models import TINYLLAMA, write_checkpoint
+    from polyllama.plugins.bench.random_models import TINYLLAMA, write_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)

@@ -13,10 +13,10 @@ from ..forward.inputs import read_inputs
 from ..forward.layout import lay_out
 from ..graph.node import causal_mask
 from ..messages import mention, subject
-from .labels import token_labels
-from .options import heads_of, layers_of
+from .layers_and_heads import heads_of, layers_of
 from .picture import AttentionMask
 from .rows import Heat, Row
+from .token_texts import token_labels
 
 if TYPE_CHECKING:
     import numpy as np

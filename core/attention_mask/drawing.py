@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import InputError
-from .labels import fitted, width_of
 from .rows import MEANING, PADDING_NOTE, Cell, Heat, MaskRows, Row
+from .token_texts import fitted, width_of
 
 INK, PAPER, LINE = "#1f2933", "#ffffff", "#ffffff"
 FILL = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
 from .drawing import INK, PAPER, Label, Measures, Rectangle, draw
-from .labels import SPACE_SIGN
 from .rows import MaskRows
+from .token_texts import SPACE_SIGN
 
 if TYPE_CHECKING:
     from PIL import Image

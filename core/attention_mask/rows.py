@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self
 
-from .labels import SPACE_SIGN, printable
+from .token_texts import SPACE_SIGN, printable
 
 if TYPE_CHECKING:
     import numpy as np

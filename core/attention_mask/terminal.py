@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .labels import SPACE_SIGN, fitted, width_of
 from .rows import MEANING, PADDING_NOTE, Cell, Heat, MaskRows, Row
+from .token_texts import SPACE_SIGN, fitted, width_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .base import ParameterLike, TensorInfo
-from .names import HEADS, TRUNK_PREFIXES, WRAPPERS, Renaming, find_renaming, head_of
-from .report import ranges
+from .tensor_names import HEADS, TRUNK_PREFIXES, WRAPPERS, Renaming, find_renaming, head_of
+from .tensor_summary import ranges
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig

@@ -13,8 +13,8 @@ from ..dtypes import is_float
 from ..errors import CheckpointError, PolyllamaWarning
 from .base import Checkpoint, ParameterLike, TensorInfo
 from .causes import Findings, likely_causes
-from .names import HEADS, Renaming, find_renaming, head_of
-from .report import grouped
+from .tensor_names import HEADS, Renaming, find_renaming, head_of
+from .tensor_summary import grouped
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import CheckpointError, InputError
 from ..messages import few
 from .locking import locked
-from .report import bytes_text
+from .tensor_summary import bytes_text
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig

@@ -98,7 +98,7 @@ def _computed(
     described: Described, graph: Graph, weights: Weights, config: LlamaConfig, packed: Packed, changes: Changes
 ) -> tuple[Weights, LlamaConfig]:
     if changes.adapter is not None:
-        from ..transforms.adapters.weights import merge_adapter
+        from ..transforms.adapters.adapt_weights import merge_adapter
 
         tied = config.tie_word_embeddings
         weights, config = merge_adapter(changes.adapter, weights, graph, config)

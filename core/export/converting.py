@@ -121,7 +121,7 @@ def convert(
         )
     check_apart(target, described.checkpoint.path)
     if adapter is not None:
-        from ..transforms.adapters.files import folder_of
+        from ..transforms.adapters.adapter_tensors import folder_of
 
         check_apart(target, folder_of(adapter))
     check_free(target, overwrite=overwrite, single=target.suffix == writer.suffix != "")

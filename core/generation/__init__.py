@@ -1,8 +1,8 @@
 """Generating text, on any backend: prefill, decode, stop; whole or as a stream.
 
-There is one loop, :class:`~polyllama.core.generation.run.GenerationRun`, which yields an event per token;
+There is one loop, :class:`~polyllama.core.generation.loop.GenerationRun`, which yields an event per token;
 ``generate`` in ``calls.py`` drains it and ``TextStream`` there shows its text. One pass of the model is in
-``core/forward/``; chat templates are in ``core/tokenizer/chat/``. Begin with ``calls.py``, then ``run.py``.
+``core/forward/``; chat templates are in ``core/tokenizer/chat/``. Begin with ``calls.py``, then ``loop.py``.
 
 Prompts of unequal length are padded on the left, and
 the attention mask says so, so each row gets what it would get alone. Sampling does not depend on how rows are batched

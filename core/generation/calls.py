@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from ..errors import GenerationError
+from .loop import GenerationRun, GenerationTokenizer
 from .options import GenerationOptions
 from .outputs import Generation, GenerationStats
-from .run import GenerationRun, GenerationTokenizer
 
 if TYPE_CHECKING:
     from ..backend.protocol import Model

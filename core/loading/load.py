@@ -73,7 +73,7 @@ def load(
     _check_kv_cache(settings, choice.backend)
     options = RealizeOptions(settings.dtype, choice.device, settings.threads, settings.kv_cache)
     if adapter is not None:
-        from .adapted import adapted
+        from .adapter import adapted
 
         described, weights = adapted(
             described, settings, adapter, merge=merge_adapter, seed=seed, fresh_head=fresh_head

@@ -40,7 +40,7 @@ def resize(
     seed: int | None,
 ) -> Loaded:
     """See :meth:`polyllama.Llama.resize_token_embeddings`."""
-    from ..transforms.adapters.transform import adapt_as
+    from ..transforms.adapters.adapt_graph import adapt_as
     from ..transforms.quantize_graph import quantize_graph
     from ..transforms.quantize_weights import quantized_modules
 

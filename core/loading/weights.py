@@ -43,7 +43,7 @@ def stored_weights(
 ) -> Weights:
     """The tensors of a graph as the checkpoint has them, checked; or random ones."""
     from ..checkpoint.check import check
-    from ..checkpoint.names import HEADS
+    from ..checkpoint.tensor_names import HEADS
     from ..checkpoint.weights import dummy_weights, weights_from
 
     parameters = graph.parameters()

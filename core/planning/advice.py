@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..backend.choice import load_backend, preference
-from ..checkpoint.report import bytes_text
+from ..checkpoint.tensor_summary import bytes_text
 
 if TYPE_CHECKING:
     from .planner import Planner

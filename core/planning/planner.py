@@ -152,7 +152,7 @@ class Planner:
         assumed = {p.name: tensor_bytes(p, facts.stored_dtype) for p in facts.graph.parameters()}
         if facts.tensors is None:
             return assumed
-        from ..checkpoint.names import find_renaming
+        from ..checkpoint.tensor_names import find_renaming
 
         renaming = find_renaming(facts.graph.parameters(), facts.tensors)
         for parameter in facts.graph.parameters():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend.choice import Considered
-from ..checkpoint.report import bytes_text, grouped
+from ..checkpoint.tensor_summary import bytes_text, grouped
 from ..machine.devices import DeviceMemory
 from ..memory.estimate import MemoryEstimate
 

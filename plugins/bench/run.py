@@ -22,8 +22,8 @@ from ...backends.cpu.topology import physical_cores
 from ...core.config.schema import LlamaConfig
 from ...core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
 from ...core.quantization.settings import parse_quantize
-from .models import GGUF_TYPES, write_checkpoint, write_gguf
 from .openvino_model import WIDTHS, check_openvino, write_openvino
+from .random_models import GGUF_TYPES, write_checkpoint, write_gguf
 
 PEERS = ("llama-cpp", "transformers", "openvino", "mlx-lm")
 PACKAGES = {"llama-cpp": "llama-cpp-python", "transformers": "transformers", "openvino": "openvino", "mlx-lm": "mlx-lm"}

@@ -90,6 +90,6 @@ def bench(
 def _config(model: str | None) -> Any:
     from ...core.config.schema import LlamaConfig
     from ...core.loading.describe import describe
-    from ..bench.models import TINYLLAMA
+    from ..bench.random_models import TINYLLAMA
 
     return LlamaConfig(**TINYLLAMA) if model is None else describe(model, load_format="dummy").config

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from polyllama import Llama, LlamaConfig
+from polyllama.core.generation.loop import GenerationRun
 from polyllama.core.generation.options import GenerationOptions
-from polyllama.core.generation.run import GenerationRun
 from polyllama.core.graph.from_config import build_graph
 from tiny_models import relative_error
 

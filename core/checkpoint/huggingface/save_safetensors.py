@@ -17,7 +17,7 @@ from ...dtypes import dtype_name, itemsize, safetensors_code
 from ...errors import CheckpointError, UnsupportedError
 from ...messages import mention, subject
 from ..base import TensorInfo
-from ..report import bytes_text
+from ..tensor_summary import bytes_text
 from ..weights import Weights
 from .reader import INDEX_NAME, SINGLE_NAME, is_plain_name
 from .safetensors import MAX_HEADER_BYTES

@@ -1,6 +1,6 @@
 """Chat templates: a checkpoint's own Jinja template, run in a sandbox.
 
-A template is a stranger's program: see `chat_sandbox` for what it may do and how much of it.
+A template is a stranger's program: see `sandbox.py` for what it may do and how much of it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _marked(message: Message, mark: str) -> tuple[Message | None, str]:
 
 @lru_cache(maxsize=1)
 def _environment() -> Any:
-    from .chat_sandbox import ChatEnvironment  # imports Jinja
+    from .sandbox import ChatEnvironment  # imports Jinja
 
     return ChatEnvironment()
 

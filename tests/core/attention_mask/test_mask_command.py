@@ -13,7 +13,7 @@ import pytest
 from command_line import Terminal, spawn
 from mask_cases import PACKED, PADDED, SVG
 from polyllama import AttentionMaskVisualizer
-from polyllama.core.attention_mask.labels import width_of
+from polyllama.core.attention_mask.token_texts import width_of
 
 
 def test_the_command_draws_what_the_visualizer_does(

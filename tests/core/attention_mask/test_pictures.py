@@ -14,11 +14,11 @@ import pytest
 from mask_cases import CASES, PACKED, PADDED, SVG
 from polyllama import AttentionMaskVisualizer, Llama, PolyllamaError
 from polyllama.core.attention_mask.drawing import FILL, MOST_HEAT_CELLS, draw, shade
-from polyllama.core.attention_mask.labels import fitted, printable, token_labels, width_of
 from polyllama.core.attention_mask.picture import AttentionMask
 from polyllama.core.attention_mask.png import measures
 from polyllama.core.attention_mask.rows import Cell, Row
 from polyllama.core.attention_mask.terminal import tenths
+from polyllama.core.attention_mask.token_texts import fitted, printable, token_labels, width_of
 from polyllama.core.sources.locate import resolve_checkpoint_folder
 from polyllama.core.tokenizer.llama import LlamaTokenizerFast, load_tokenizer
 

@@ -13,7 +13,7 @@ from polyllama.core.config.schema import LlamaConfig
 from polyllama.core.errors import GenerationError, PolyllamaWarning
 from polyllama.core.generation import batch
 from polyllama.core.generation.calls import TextStream, generate
-from polyllama.core.generation.run import GenerationRun
+from polyllama.core.generation.loop import GenerationRun
 from polyllama.core.generation.streaming import StopStrings
 from scripted_models import (
     BOS,

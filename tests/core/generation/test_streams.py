@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from polyllama.core.errors import GenerationError, InputError
 from polyllama.core.generation.calls import generate, stream
-from polyllama.core.generation.run import GenerationRun
+from polyllama.core.generation.loop import GenerationRun
 from scripted_models import BOS, MODEL, PROMPTS, TOKENIZER, RecurrentModel, options, run
 
 # A busy machine is no failure.

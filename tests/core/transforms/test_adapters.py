@@ -19,8 +19,8 @@ from polyllama.core.checkpoint.weights import weights_from
 from polyllama.core.errors import CheckpointError, InputError, UnsupportedError
 from polyllama.core.graph.graph import Graph
 from polyllama.core.quantization.affine import dequantize
-from polyllama.core.transforms.adapters.files import Adapter
-from polyllama.core.transforms.adapters.weights import merge_adapter
+from polyllama.core.transforms.adapters.adapt_weights import merge_adapter
+from polyllama.core.transforms.adapters.adapter_tensors import Adapter
 from polyllama.core.transforms.grouped_heads import pool_key_value_heads
 from polyllama.core.transforms.quantize_weights import quantized_modules
 from safetensors.numpy import load_file, save_file

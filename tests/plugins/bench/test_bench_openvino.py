@@ -14,8 +14,8 @@ import pytest
 from polyllama import Llama, LlamaConfig
 from polyllama.core.errors import UnsupportedError
 from polyllama.core.export.quantize_checkpoint import quantize_checkpoint
-from polyllama.plugins.bench.models import write_checkpoint
 from polyllama.plugins.bench.openvino_model import options, write_openvino
+from polyllama.plugins.bench.random_models import write_checkpoint
 from polyllama.plugins.bench.worker import OpenVino
 from safetensors.numpy import load_file, save_file
 from support_processes import run_process

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
 from ..messages import mention
-from ..transforms.adapters.files import Adapter
-from ..transforms.adapters.transform import adapt_graph, untied, untied_config
-from ..transforms.adapters.weights import adapted_weights, merged_weights, replaced_weights
+from ..transforms.adapters.adapt_graph import adapt_graph, untied, untied_config
+from ..transforms.adapters.adapt_weights import adapted_weights, merged_weights, replaced_weights
+from ..transforms.adapters.adapter_tensors import Adapter
 
 if TYPE_CHECKING:
     from ..settings.schema import Settings

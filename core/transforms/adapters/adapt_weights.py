@@ -12,8 +12,8 @@ from ...checkpoint.weights import Weights
 from ...errors import UnsupportedError
 from ...graph.graph import Graph
 from ...graph.quantized import QuantizedLinear
-from .files import Adapter, Pair
-from .transform import SUFFIX, untied, untied_config
+from .adapt_graph import SUFFIX, untied, untied_config
+from .adapter_tensors import Adapter, Pair
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,8 @@ def merge_adapter(path: str | Path, weights: Weights, graph: Graph, config: Llam
         weights: the model's, under the graph's names; read one at a time, and no array is kept.
 
     Raises:
-        CheckpointError, UnsupportedError: as :class:`~polyllama.core.transforms.adapters.files.Adapter`; packed
-            weights, and a head that is tied to the embedding, cannot be merged into.
+        CheckpointError, UnsupportedError: as :class:`~polyllama.core.transforms.adapters.adapter_tensors.Adapter`;
+            packed weights, and a head that is tied to the embedding, cannot be merged into.
     """
     adapter = Adapter(path, graph)
     return merged_weights(weights, graph, adapter), untied_config(config, adapter)

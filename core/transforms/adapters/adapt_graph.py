@@ -11,7 +11,7 @@ from ...graph.adapted import LoraLinear
 from ...graph.graph import Graph
 from ...graph.nodes import Linear
 from ...messages import mention
-from .files import Adapter, Pair
+from .adapter_tensors import Adapter, Pair
 
 if TYPE_CHECKING:
     from ...config.schema import LlamaConfig

@@ -18,7 +18,7 @@ from ...graph.node import Parameter
 from ...graph.nodes import Linear
 from ...graph.quantized import QuantizedLinear
 from ...messages import few, subject
-from .settings import CONFIG_NAME, read_settings
+from .adapter_config import CONFIG_NAME, read_settings
 
 if TYPE_CHECKING:
     import numpy as np
