@@ -155,7 +155,7 @@ def stored_dtype(dtype: str) -> str:
 def saved(folder: Path, dtype: str, kind: str) -> Path:
     """The model on the disk, made when it is first asked for."""
     from polyllama import Llama, LlamaConfig
-    from polyllama.backends.cpu import CpuBackend
+    from polyllama.backends.cpu.backend import CpuBackend
     from polyllama.core.export.quantize_checkpoint import quantize_checkpoint
 
     target = folder / f"{dtype} {kind}"

@@ -15,20 +15,21 @@ from ..core.plugin_system.hookspecs import (
 
 @hookimpl
 def polyllama_backends() -> list[BackendDescriptor]:
+    folder = "polyllama.backends"
     return [
         BackendDescriptor(
-            "reference", "polyllama.backends.reference:ReferenceBackend", "the spec running itself in NumPy, on the CPU"
+            "reference", f"{folder}.reference.backend:ReferenceBackend", "the spec running itself in NumPy, on the CPU"
         ),
         BackendDescriptor(
-            "torch", "polyllama.backends.torch:TorchBackend", "PyTorch on CUDA, MPS or the CPU", requires=("torch",)
+            "torch", f"{folder}.torch.backend:TorchBackend", "PyTorch on CUDA, MPS or the CPU", requires=("torch",)
         ),
         BackendDescriptor(
-            "mlx", "polyllama.backends.mlx:MlxBackend", "MLX on Apple silicon's GPU or a CPU", requires=("mlx",)
+            "mlx", f"{folder}.mlx.backend:MlxBackend", "MLX on Apple silicon's GPU or a CPU", requires=("mlx",)
         ),
         BackendDescriptor(
-            "cpu", "polyllama.backends.cpu:CpuBackend", "native kernels for the processor at hand, without a framework"
+            "cpu", f"{folder}.cpu.backend:CpuBackend", "native kernels for the processor at hand, without a framework"
         ),
-        BackendDescriptor("jax", "polyllama.backends.jax:JaxBackend", "JAX on CPU, GPU and TPU", requires=("jax",)),
+        BackendDescriptor("jax", f"{folder}.jax.backend:JaxBackend", "JAX on CPU, GPU and TPU", requires=("jax",)),
     ]
 
 

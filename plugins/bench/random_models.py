@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, config: LlamaConfig, kind: str, *, pack: bool
     bits = wanted.bits if kind.startswith("int") else 0
     save_safetensors(folder, list(_tensors(graph, config.dtype or "bfloat16", bits)))
     if pack:
-        from ...backends.cpu import CpuBackend
+        from ...backends.cpu.backend import CpuBackend
 
         CpuBackend().pack(folder)
 

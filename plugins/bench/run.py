@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ...backends.cpu import CpuBackend, instruction_set
+from ...backends.cpu.backend import CpuBackend, instruction_set
 from ...backends.cpu.topology import physical_cores
 from ...core.config.schema import LlamaConfig
 from ...core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError

@@ -17,7 +17,7 @@ pytest.importorskip("jax", reason="jax is not installed")
 import jax
 import jax.numpy as jnp
 from polyllama import FlaxLlamaForCausalLM, FlaxLlamaModel, Llama, LlamaConfig, PolyllamaWarning
-from polyllama.backends.jax import JaxBackend
+from polyllama.backends.jax.backend import JaxBackend
 from polyllama.core.errors import BackendError, BackendUnavailableError, InputError, UnsupportedError
 from tiny_models import ROPE_TYPES, SIZES, relative_error
 
@@ -252,7 +252,7 @@ class TestDtypesAndDevices:
 
     def test_availability_imports_no_jax(self) -> None:
         code = (
-            "import sys, polyllama.backends.jax as b\n"
+            "import sys, polyllama.backends.jax.backend as b\n"
             "found = b.JaxBackend().availability()\n"
             "assert found.usable and 'cpu' in found.devices, found\n"
             "print('jax' in sys.modules, 'numpy' in sys.modules)\n"

@@ -21,7 +21,7 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed here: pip inst
 
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
-from polyllama.backends.mlx import MlxBackend  # noqa: E402
+from polyllama.backends.mlx.backend import MlxBackend  # noqa: E402
 from polyllama.backends.mlx.cache import STEP, MlxCache  # noqa: E402
 from polyllama.backends.mlx.namespace import MlxNamespace  # noqa: E402
 
@@ -279,7 +279,7 @@ class ScaledMLP(Node):
 
 
 def test_a_node_that_mlx_has_never_heard_of_runs_by_its_own_definition(tiny_models: Any) -> None:
-    from polyllama.backends.reference import ReferenceBackend
+    from polyllama.backends.reference.backend import ReferenceBackend
     from polyllama.core.backend.protocol import RealizeOptions
 
     described = Llama.load(tiny_models()[1], backend="reference")
@@ -418,7 +418,7 @@ def test_a_float64_model_says_that_it_runs_in_float32() -> None:
 
 def test_listing_it_does_not_import_mlx() -> None:
     program = (
-        "import sys\nfrom polyllama.backends.mlx import MlxBackend\nseen = MlxBackend().availability()\n"
+        "import sys\nfrom polyllama.backends.mlx.backend import MlxBackend\nseen = MlxBackend().availability()\n"
         "print(seen.usable, 'cpu' in seen.devices, any(n.split('.')[0] == 'mlx' for n in sys.modules))"
     )
     done = run_process([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from polyllama import Llama, LlamaConfig
-from polyllama.backends.torch import build_module
+from polyllama.backends.torch.backend import build_module
 from tiny_models import relative_error
 
 IDS = np.random.default_rng(0).integers(0, 97, (2, 12))

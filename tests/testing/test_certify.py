@@ -63,7 +63,7 @@ def test_certificate_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_command_line_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from polyllama.backends.reference import ReferenceBackend
+    from polyllama.backends.reference.backend import ReferenceBackend
 
     broken = SpecBackend(overrides={Rope: interleaved_rope})
     monkeypatch.setattr(ReferenceBackend, "realize", lambda self, *a, **k: broken.realize(*a, **k))

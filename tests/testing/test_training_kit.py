@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from polyllama.backends.reference import ReferenceBackend
+from polyllama.backends.reference.backend import ReferenceBackend
 from polyllama.testing.candidate import Candidate
 from polyllama.testing.catalogue import all_checks
 from polyllama.testing.certificate import certify
@@ -14,7 +14,7 @@ from polyllama.testing.checks import Result, run_check
 
 torch = pytest.importorskip("torch")
 
-from polyllama.backends.torch import TorchBackend  # noqa: E402
+from polyllama.backends.torch.backend import TorchBackend  # noqa: E402
 
 LAYER = "model.layers.{}.self_attn.q_proj.weight"
 

@@ -35,7 +35,7 @@ from head_card import model_card
 from head_recipe import Recipe, Report, learning_rate
 from head_tasks import HEADS, IGNORED, Head, Row
 from polyllama import Llama, LlamaConfig
-from polyllama.backends.torch import build_module
+from polyllama.backends.torch.backend import build_module
 from polyllama.core.checkpoint.huggingface.save_safetensors import save_safetensors
 from polyllama.core.checkpoint.opening import open_checkpoint
 from polyllama.core.tokenizer.llama import load_tokenizer

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from polyllama import Llama, LlamaConfig, LlamaTokenizerFast
-from polyllama.backends.torch import build_module
+from polyllama.backends.torch.backend import build_module
 from polyllama.core.checkpoint.huggingface.save_safetensors import save_safetensors
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stories import Grammar, stories

@@ -59,7 +59,7 @@ def products(isa: str) -> None:
 def models(isa: str) -> None:
     """Whole models: caches of every element, batches, masks, chunks, heads of odd sizes, activations."""
     from polyllama import LlamaConfig
-    from polyllama.backends.cpu import CpuBackend
+    from polyllama.backends.cpu.backend import CpuBackend
     from polyllama.core.backend.protocol import RealizeOptions
     from polyllama.core.checkpoint.weights import dummy_weights
     from polyllama.core.forward.arguments import ForwardArguments
@@ -93,7 +93,7 @@ def models(isa: str) -> None:
 def threads(isa: str) -> None:
     """Two programs run by four threads, and passes that are stopped in the middle."""
     from polyllama import Llama, LlamaConfig
-    from polyllama.backends.cpu import CpuBackend
+    from polyllama.backends.cpu.backend import CpuBackend
 
     c = LlamaConfig(vocab_size=97, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_hidden_layers=2)
     llms = [Llama.load(c, load_format="dummy", backend="cpu") for _ in range(2)]
@@ -132,7 +132,7 @@ def main() -> int:
     os.environ["POLYLLAMA_THREADS"] = "3"
     if len(sys.argv) > 1:
         load_extension(sys.argv[1])
-    from polyllama.backends.cpu import instruction_sets
+    from polyllama.backends.cpu.backend import instruction_sets
 
     for isa in instruction_sets():
         os.environ["POLYLLAMA_CPU_ISA"] = isa

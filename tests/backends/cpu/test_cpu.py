@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaError
-from polyllama.backends.cpu import CpuBackend, instruction_set
+from polyllama.backends.cpu.backend import CpuBackend, instruction_set
 from polyllama.core.backend.choice import choose_backend
 from polyllama.core.errors import BackendError, InputError, PolyllamaWarning, SettingsError, UnsupportedError
 from polyllama.core.plugin_system.manager import plugin_manager
@@ -266,7 +266,7 @@ def test_auto_takes_cpu_before_torch() -> None:
 
 def test_without_kernels_it_says_how_to_get_them(tmp_path: Path) -> None:
     code = (
-        "import importlib.util as u, polyllama.backends.cpu as b\nreal = u.find_spec\n"
+        "import importlib.util as u, polyllama.backends.cpu.backend as b\nreal = u.find_spec\n"
         "u.find_spec = lambda n, *a: None if n.endswith('_kernels') else real(n, *a)\n"
         "a = b.CpuBackend().availability()\nprint(a.usable, a.reason)\n"
     )

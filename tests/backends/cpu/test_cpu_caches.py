@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from polyllama import Llama, LlamaConfig
-from polyllama.backends.cpu import CpuBackend
+from polyllama.backends.cpu.backend import CpuBackend
 from polyllama.core.backend.protocol import RealizeOptions
 from polyllama.testing.oracle import spec_model
 from polyllama.testing.probes import Probe, make, make_quantized

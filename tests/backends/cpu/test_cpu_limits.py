@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polyllama import Llama, LlamaConfig
-from polyllama.backends.cpu import CpuBackend
+from polyllama.backends.cpu.backend import CpuBackend
 from polyllama.core.errors import SettingsError
 from support_processes import run_process, start_process
 from tiny_models import SIZES

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from polyllama.backends.cpu import CpuBackend
+from polyllama.backends.cpu.backend import CpuBackend
 from polyllama.core.backend.protocol import RealizeOptions
 from polyllama.testing.probes import Probe, make, make_quantized, probe
 from tiny_models import forward, relative_error

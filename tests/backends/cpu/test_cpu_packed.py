@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaError, PolyllamaWarning
-from polyllama.backends.cpu import CpuBackend
+from polyllama.backends.cpu.backend import CpuBackend
 from polyllama.core.checkpoint.huggingface.safetensors import SafetensorsFile
 from support_processes import run_process
 from tiny_models import SIZES

@@ -113,10 +113,10 @@ def test_the_reference_backend_refuses_dtypes_it_does_not_compute_in(tiny_models
 
 def test_who_gets_the_reference_without_asking_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from polyllama import Llama
-    from polyllama.backends.cpu import CpuBackend
-    from polyllama.backends.jax import JaxBackend
-    from polyllama.backends.mlx import MlxBackend
-    from polyllama.backends.torch import TorchBackend
+    from polyllama.backends.cpu.backend import CpuBackend
+    from polyllama.backends.jax.backend import JaxBackend
+    from polyllama.backends.mlx.backend import MlxBackend
+    from polyllama.backends.torch.backend import TorchBackend
 
     for backend in (CpuBackend, JaxBackend, MlxBackend, TorchBackend):
         monkeypatch.setattr(backend, "availability", lambda self: Availability(False, "was not built"))

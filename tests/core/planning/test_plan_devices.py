@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from polyllama import Llama, LlamaConfig
-from polyllama.backends.torch import TorchBackend
+from polyllama.backends.torch.backend import TorchBackend
 from polyllama.core.backend.protocol import Availability
 from polyllama.core.machine.devices import DeviceMemory, memory_for
 from polyllama.core.planning import plan as planning

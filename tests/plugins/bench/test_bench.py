@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from polyllama import LlamaConfig
-from polyllama.backends.cpu import CpuBackend
+from polyllama.backends.cpu.backend import CpuBackend
 from polyllama.core.backend.protocol import Availability
 from polyllama.core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
 from polyllama.plugins.bench import run as benchmark
