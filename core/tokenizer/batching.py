@@ -71,6 +71,32 @@ class Row:
         return row
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """How rows are cut: one of :data:`TRUNCATIONS`, the ids a row may have, and the side that is cut.
+
+    With `overflow`, what is cut off follows as further windows, which share `stride` ids.
+    """
+
+    strategy: str
+    limit: int | None
+    side: str
+    stride: int
+    overflow: bool
+
+    def windows(self, parts: list[Segmented], template: SpecialTokensTemplate) -> list[list[Segmented]]:
+        """Return the windows of one or two texts that leave room for the special tokens of `template`.
+
+        Errors: TokenizerError where the special tokens alone are too many, or the strategy cannot reach the length.
+        """
+        if self.strategy == "do_not_truncate" or self.limit is None:
+            return [parts]
+        room = self.limit - template.num_added(len(parts) == 2)
+        if room < 0:
+            raise TokenizerError(f"max_length={self.limit} leaves no room for the special tokens", hint="raise it")
+        return truncate(parts, room, self.strategy, self.side, self.stride, self.overflow)
+
+
 def truncate(
     parts: list[Segmented], room: int, strategy: str, side: str, stride: int, overflow: bool
 ) -> list[list[Segmented]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import PolyllamaWarning, TokenizerError
-from .base import Behaviour, Tokenizer
+from ..errors import TokenizerError
+from .agreement import compare
+from .base import Tokenizer
+from .behaviour import read_behaviour
+from .declared import SPECIAL_ROLES, SpecialTokens, TokenLike
 from .engines.added_tokens import AddedToken
 from .engines.engine import Engine, PieceEngine
-from .engines.sentencepiece_model import SPACE, SentencePieceModel
+from .engines.sentencepiece_model import SentencePieceModel
 from .engines.template import SpecialTokensTemplate
 from .files import (
     ADDED_TOKENS_FILE,
@@ -25,14 +26,12 @@ from .files import (
     VOCAB_FILE,
     InMemory,
     TokenizerFiles,
-    max_length,
     read_bytes,
     write_file,
     write_json,
 )
-from .make_engine import _control_pieces, _json_engine, _rank_engine, _read_model, is_rank_file
-from .special_tokens import BOS, EOS, UNK, _resolved_roles, _what_to_add
-from .vocabulary import SPECIAL_ROLES, SpecialTokens, TokenLike
+from .make_engine import control_pieces, is_rank_file, read_model, tokenizers_engine
+from .special_tokens import BOS, EOS, UNK, resolved_roles, what_to_add
 
 PathOrName = str | PathLike[str]
 
@@ -63,14 +62,14 @@ class _Llama(Tokenizer):
                 parsed = AddedToken.parse(parsed, where=source, special=True)
             added[int(token_id)] = parsed
         special = SpecialTokens(
-            roles=_resolved_roles(roles, engine, added, template, source),
+            roles=resolved_roles(roles, engine, added, template, source),
             additional=list(options.pop("additional_special_tokens", None) or ()),
             added=added,
             template=template,
         )
-        special.add_bos_token, special.add_eos_token = _what_to_add(special, add_bos_token, add_eos_token)
+        special.add_bos_token, special.add_eos_token = what_to_add(special, add_bos_token, add_eos_token)
         unheeded = bool(options.pop("clean_up_unheeded", False))
-        behaviour = _behaviour(options, source)
+        behaviour = read_behaviour(options, source)
         behaviour.clean_up_unheeded = unheeded
         super().__init__(engine, special, behaviour, source=source)
         self._model_bytes: bytes | None = None
@@ -198,7 +197,7 @@ class LlamaTokenizer(_Llama):
     ) -> None:
         from .engines.sentencepiece_engine import SentencePieceEncoder
 
-        model = _read_model(vocab_file if isinstance(vocab_file, InMemory) else Path(vocab_file))
+        model = read_model(vocab_file if isinstance(vocab_file, InMemory) else Path(vocab_file))
         engine = PieceEngine(
             model,
             SentencePieceEncoder(model, sp_model_kwargs),
@@ -213,7 +212,7 @@ class LlamaTokenizer(_Llama):
         super().__init__(
             engine,
             str(vocab_file),
-            declared=_control_pieces(model),
+            declared=control_pieces(model),
             template=None,
             roles={"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token},
             add_bos_token=add_bos_token,
@@ -254,35 +253,17 @@ class LlamaTokenizerFast(_Llama):
         sp_model_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        if (vocab_file is None) == (tokenizer_file is None):
-            raise TokenizerError(
-                "LlamaTokenizerFast needs one of vocab_file and tokenizer_file",
-                hint="from_pretrained(folder) chooses between them",
-            )
-        if sp_model_kwargs and sp_model_kwargs.get("enable_sampling"):
-            raise TokenizerError("sp_model_kwargs: only sentencepiece samples", hint="use LlamaTokenizer")
-        given = vocab_file if vocab_file is not None else tokenizer_file
-        source = given if isinstance(given, InMemory) else Path(given)  # type: ignore[arg-type]
+        source = _one_source(vocab_file, tokenizer_file)
+        _refuse_sampling(sp_model_kwargs)
         content = read_bytes(source)
-        template: SpecialTokensTemplate | None = None
-        engine: Engine
-        if vocab_file is None:
-            engine, template = _json_engine(content, source, legacy, add_prefix_space)
-            declared = engine.added_tokens()
-        elif is_rank_file(content):
-            engine = _rank_engine(content, source, options, legacy, add_prefix_space)
-            declared = engine.added_tokens()
-        else:
-            from .engines.tokenizers_engine import MergesEncoder
-
-            model = SentencePieceModel.parse(content, str(source))
-            engine = PieceEngine(
-                model,
-                MergesEncoder(model),
-                add_prefix_space=model.add_dummy_prefix if add_prefix_space is None else add_prefix_space,
-                legacy=bool(legacy),
-            )
-            declared = _control_pieces(model)
+        made = tokenizers_engine(
+            content,
+            source,
+            is_json=vocab_file is None,
+            renamed=options.get("added_tokens_decoder") or {},
+            legacy=legacy,
+            add_prefix_space=add_prefix_space,
+        )
         if vocab_file is not None:  # a tokenizer.json says itself what surrounds a text
             add_bos_token = True if add_bos_token is None else add_bos_token
             add_eos_token = False if add_eos_token is None else add_eos_token
@@ -292,10 +273,10 @@ class LlamaTokenizerFast(_Llama):
             spaces_between_special_tokens=spaces_between_special_tokens,
         )
         super().__init__(
-            engine,
+            made.engine,
             str(source),
-            declared=declared,
-            template=template,
+            declared=made.declared,
+            template=made.template,
             roles={"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token},
             add_bos_token=add_bos_token,
             add_eos_token=add_eos_token,
@@ -319,33 +300,25 @@ class LlamaTokenizerFast(_Llama):
         return tuple(written)
 
 
-def _behaviour(options: dict[str, Any], source: str) -> Behaviour:
-    kinds: dict[str, tuple[type, ...]] = {
-        "clean_up_tokenization_spaces": (bool,),
-        "spaces_between_special_tokens": (bool,),
-        "use_default_system_prompt": (bool,),
-        "split_special_tokens": (bool,),
-        "padding_side": (str,),
-        "truncation_side": (str,),
-        "chat_template": (str, dict, type(None)),
-        "kept": (dict,),
-    }
-    if "model_max_length" in options:
-        options["model_max_length"] = max_length(options["model_max_length"], f"{source}: model_max_length")
-    for name, value in options.items():
-        if name != "model_max_length" and name not in kinds:
-            known = (*kinds, "model_max_length", "additional_special_tokens", "added_tokens_decoder", *SPECIAL_ROLES)
-            raise TokenizerError(
-                f"unknown argument {name}={value!r:.60}",
-                hint=f"known beside the documented ones: {', '.join(sorted(known))}",
-            )
-        if name in kinds and not isinstance(value, kinds[name]):
-            raise TokenizerError(f"{name} must be a {kinds[name][0].__name__}, got {value!r:.80}")
-    return Behaviour(**options)
+def _refuse_sampling(sp_model_kwargs: Mapping[str, Any] | None) -> None:
+    if sp_model_kwargs and sp_model_kwargs.get("enable_sampling"):
+        raise TokenizerError("sp_model_kwargs: only sentencepiece samples", hint="use LlamaTokenizer")
+
+
+def _one_source(
+    vocab_file: PathOrName | InMemory | None, tokenizer_file: PathOrName | InMemory | None
+) -> Path | InMemory:
+    """Return the one of both that is given, as a path or as what is in memory."""
+    if (vocab_file is None) == (tokenizer_file is None):
+        raise TokenizerError(
+            "LlamaTokenizerFast needs one of vocab_file and tokenizer_file",
+            hint="from_pretrained(folder) chooses between them",
+        )
+    given = vocab_file if vocab_file is not None else tokenizer_file
+    return given if isinstance(given, InMemory) else Path(given)  # type: ignore[arg-type]
 
 
 ENGINES = ("sentencepiece", "tokenizers")
-
 
 _SENTENCEPIECE_ONLY = ("legacy", "add_prefix_space")
 
@@ -388,7 +361,7 @@ def load_as(wanted: type[Tokenizer] | None, path: Path, overrides: Mapping[str, 
     if vocab_file is not None and not is_rank_file(content := read_bytes(vocab_file)):
         if files.tokenizer_file is not None:
             stated = {**arguments, **overrides}
-            _compare(SentencePieceModel.parse(content, str(vocab_file)), files.tokenizer_file, stated, arguments)
+            compare(SentencePieceModel.parse(content, str(vocab_file)), files.tokenizer_file, stated, arguments)
         chosen = LlamaTokenizerFast if wanted is LlamaTokenizerFast else LlamaTokenizer
         return chosen(vocab_file=vocab_file, **{**arguments, **overrides})
     if wanted is LlamaTokenizer:
@@ -402,72 +375,3 @@ def load_as(wanted: type[Tokenizer] | None, path: Path, overrides: Mapping[str, 
     if files.tokenizer_file is not None:
         return LlamaTokenizerFast(tokenizer_file=files.tokenizer_file, **{**arguments, **overrides})
     return LlamaTokenizerFast(vocab_file=vocab_file, **{**arguments, **overrides})
-
-
-def _compare(
-    model: SentencePieceModel, tokenizer_file: Path, stated: Mapping[str, Any], arguments: dict[str, Any]
-) -> None:
-    """Refuse a model and a tokenizer.json that give different ids; take from the latter what nobody else says."""
-    content = _parsed(tokenizer_file)
-    section = content.get("model")
-    vocabulary = section.get("vocab") if isinstance(section, dict) else None
-    if not isinstance(vocabulary, dict):
-        kind = section.get("type") if isinstance(section, dict) else section
-        raise TokenizerError(
-            f"{tokenizer_file} holds a {kind!r:.40} model, {model.source} a SentencePiece {model.model_type} model",
-            hint="remove the one that does not belong to this checkpoint",
-        )
-    # Control and unknown pieces may have been renamed; the others decide ids.
-    texts = {index: text for text, index in vocabulary.items() if _is_index(index, len(model))}
-    differing = [
-        (index, model.piece(index).text)
-        for index in range(len(model))
-        if not (index in texts and model.says(index, texts[index])) and vocabulary.get(model.piece(index).text) != index
-    ]
-    renamed = {index for index, text in differing if text in ("<unk>", "<s>", "</s>", "<pad>")}
-    differing = [pair for pair in differing if pair[0] not in renamed]
-    added = {token.get("content") for token in content.get("added_tokens") or () if isinstance(token, dict)}
-    extra = [token for token, index in vocabulary.items() if not _is_index(index, len(model)) and token not in added]
-    if differing or extra:
-        example = (
-            f"id {differing[0][0]} is {differing[0][1]!r} in the model" if differing else f"{extra[0]!r} is only in it"
-        )
-        raise TokenizerError(
-            f"{tokenizer_file} and {model.source} hold different vocabularies: "
-            f"{len(differing) + len(extra)} tokens differ, {example}",
-            hint="remove the one that does not belong to this checkpoint",
-        )
-    has_legacy = _legacy_of(content)
-    if has_legacy is None:
-        return
-    if stated.get("legacy") is None:
-        arguments["legacy"] = has_legacy
-    elif stated["legacy"] != has_legacy:
-        warnings.warn(
-            f"{tokenizer_file} is written with legacy={has_legacy}, tokenizer_config.json or an argument says "
-            f"legacy={stated['legacy']}; using the latter (pass legacy=... to choose)",
-            PolyllamaWarning,
-            stacklevel=4,
-        )
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} is not JSON: {error}", hint="it may be truncated: fetch it again") from None
-    if not isinstance(content, dict):
-        raise TokenizerError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
-
-
-def _is_index(value: object, size: int) -> bool:
-    return isinstance(value, int) and 0 <= value < size
-
-
-def _legacy_of(content: Mapping[str, Any]) -> bool | None:
-    """Whether a tokenizer.json puts the prefix after every special token; None where it puts none or it is unclear."""
-    steps = json.dumps([content.get("normalizer"), content.get("pre_tokenizer")], ensure_ascii=False)
-    if f'"prepend": "{SPACE}"' in steps or '"prepend_scheme": "always"' in steps:
-        return True
-    return False if '"prepend_scheme": "first"' in steps else None

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Mapping
 
 from ..errors import PolyllamaWarning, TokenizerError
+from .declared import SpecialTokens
 from .engines.added_tokens import AddedToken
 from .engines.engine import Engine, PieceEngine
 from .engines.template import SpecialTokensTemplate
-from .vocabulary import SpecialTokens
 
 
 class _Default(str):
@@ -28,7 +28,7 @@ EOS = _Default("</s>")
 _LLAMA3_NAMES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 
 
-def _resolved_roles(
+def resolved_roles(
     roles: dict[str, object],
     engine: Engine,
     added: Mapping[int, AddedToken],
@@ -67,7 +67,7 @@ def _own_token(role: str, engine: Engine, template: SpecialTokensTemplate | None
     return name if name is not None and engine.token_id(name) is not None else None
 
 
-def _what_to_add(special: SpecialTokens, add_bos: bool | None, add_eos: bool | None) -> tuple[bool | None, bool | None]:
+def what_to_add(special: SpecialTokens, add_bos: bool | None, add_eos: bool | None) -> tuple[bool | None, bool | None]:
     """add_bos_token and add_eos_token; one given alone leaves the other as the template has it."""
     for name, value in (("add_bos_token", add_bos), ("add_eos_token", add_eos)):
         if value is not None and not isinstance(value, bool):
