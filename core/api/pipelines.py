@@ -132,7 +132,8 @@ def _is_for_loading(name: str, task: str | None) -> bool:
     """Whether an option is one of ``Llama.load``. Only ``seed`` is one of both, and then it is of generating."""
     import inspect
 
-    from ..config.schema import LOADER_ARGUMENTS, LlamaConfig
+    from ..config.loader_arguments import LOADER_ARGUMENTS
+    from ..config.schema import LlamaConfig
     from ..loading.tasks import CONFIG_SPELLINGS
 
     if name == "seed" and task == "causal-lm":

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from ..errors import ConfigError, PolyllamaWarning
-from ..messages import mention
 from ..quantization.settings import Quantization
 from .checks import ConfigProblems, field_problems
 from .dialects import describes_a_model, read_any, read_arguments
 from .files import find_config, read_json_object, write_json
+from .loader_arguments import LOADER_ARGUMENTS
 from .reading import Reading, Source
 from .resolve import DEFAULTS, check_relations, rendered, resolve
 from .rope import MAX_INT, RopeParameters
@@ -374,32 +374,6 @@ class LlamaConfig(BaseModel):
 
 _WRITTEN_APART = ("rope_parameters", "id2label", "label2id", "quantization", "extra")
 _OPTIONAL = ("dtype", "problem_type", "classifier_dropout", "hidden_dropout")
-LOADER_ARGUMENTS = {
-    "attn_implementation": "torch takes its fused attention, and eager where attentions are asked for",
-    "cache_dir": "the cache folder is a setting: POLYLLAMA_CACHE_DIR, or cache_dir in polyllama.yaml",
-    "device_map": "name a device: " + mention("device", "cuda"),
-    "force_download": "remove the files from the cache to fetch them again",
-    "ignore_mismatched_sizes": "for a head of another size give fresh_head=True to Llama.load",
-    "kv_cache": "it is a setting: POLYLLAMA_KV_CACHE, or kv_cache in polyllama.yaml",
-    "load_in_4bit": "use " + mention("quantize", "int4"),
-    "load_in_8bit": "use " + mention("quantize", "int8"),
-    "local_files_only": "use " + mention("offline", True),
-    "low_cpu_mem_usage": "weights are mapped rather than copied anyway; leave it out",
-    "output_attentions": "give it to forward",
-    "output_hidden_states": "give it to forward",
-    "proxies": "set HTTPS_PROXY in the environment",
-    "quantization_config": "use " + mention("quantize", "int4") + " or 'int8'",
-    "resume_download": "downloads always resume; leave it out",
-    "return_unused_kwargs": "unknown fields are kept in config.extra; leave it out",
-    "seed": "give it to Llama.load or to generate, or set POLYLLAMA_SEED",
-    "subfolder": "give the folder itself as the path",
-    "threads": "it is a setting: POLYLLAMA_THREADS, or threads in polyllama.yaml",
-    "token": "log in with `hf auth login`, or set HF_TOKEN",
-    "trust_remote_code": "polyllama never runs code from a checkpoint; leave it out",
-    "use_auth_token": "log in with `hf auth login`, or set HF_TOKEN",
-    "use_safetensors": "safetensors are taken where there are any, and no pickle is ever run; leave it out",
-}
-"""Arguments of transformers' loader; taken for fields they would silently do nothing."""
 
 
 def _is_local(path: str | Path, given: Path) -> bool:

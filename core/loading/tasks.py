@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..config.schema import LOADER_ARGUMENTS, LlamaConfig
+from ..config.loader_arguments import LOADER_ARGUMENTS
+from ..config.schema import LlamaConfig
 from ..errors import CheckpointError, UnknownArgumentError
 from ..messages import closest, in_quotes, mention
 from ..plugin_system.manager import Plugins

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import PolyllamaWarning, RegistryError
 from ..messages import mention
-from .registry import Registry, RegistryEntry, is_repo_id, load_registry
+from .entry import RegistryEntry, is_repo_id
+from .registry import Registry, load_registry
 
 if TYPE_CHECKING:
     from ..settings.schema import Settings

@@ -19,14 +19,9 @@ import pytest
 from polyllama.core.errors import DownloadError, PolyllamaWarning, RegistryError
 from polyllama.core.settings.schema import Settings, load_settings
 from polyllama.core.sources.download import explain, select_files
+from polyllama.core.sources.entry import PACKAGE_FOLDER
 from polyllama.core.sources.locate import Located, interpret, locate, resolve_checkpoint_folder
-from polyllama.core.sources.registry import (
-    PACKAGE_FOLDER,
-    Registry,
-    load_registry,
-    merge_registries,
-    read_registry_file,
-)
+from polyllama.core.sources.registry import Registry, load_registry, merge_registries, read_registry_file
 from support_processes import run_process
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -16,16 +16,13 @@ from polyllama.core.errors import PolyllamaWarning, RegistryError
 from polyllama.core.plugin_system.hookspecs import RegistryDescriptor
 from polyllama.core.settings.schema import Settings
 from polyllama.core.settings.yaml_files import read_yaml_mapping
+from polyllama.core.sources.entry import PACKAGE_FOLDER, RegistryEntry, is_repo_id, normalize_name
 from polyllama.core.sources.registry import (
     BUILTIN_REGISTRY,
-    PACKAGE_FOLDER,
     PARSED_REGISTRY,
     Registry,
-    RegistryEntry,
-    is_repo_id,
     load_registry,
     merge_registries,
-    normalize_name,
     read_registry_file,
 )
 from support_processes import run_process
