@@ -17,7 +17,7 @@ def causal_attention(
 
     Keys that lie behind every query of a block are left out, which is up to half of the work; keys are laid out for the
     faster of the two loops, and half precision is widened and rounded once, as in
-    :func:`~polyllama.backends.mlx.modules.product`.
+    :func:`~polyllama.backends.mlx.products.product`.
 
     Args:
         causal_mask: ``(queries, keys) -> [1, 1, queries, keys]`` booleans for the last of the keys.

@@ -28,7 +28,7 @@ COST = (2, 1)
 
 DTYPES = ("float32", "bfloat16", "float16")
 WIDENED = range(2**16, 2**24)
-"""Sizes of the half-precision matrices that are widened; the rule of ``modules.WIDENED``."""
+"""Sizes of the half-precision matrices that are widened; the rule of ``products.WIDENED``."""
 
 FEW_ROWS = 8
 

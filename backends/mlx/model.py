@@ -29,8 +29,9 @@ from ...core.messages import mention
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
 from .inputs import native, read
-from .modules import Composite, MlxContext, TypedModule, attach, find, layers_between_starts, put
+from .modules import Composite, MlxContext, attach, layers_between_starts
 from .namespace import MlxNamespace
+from .tree import TypedModule, find, put
 
 if TYPE_CHECKING:
     from ...core.config.schema import LlamaConfig

@@ -16,13 +16,14 @@ from mlx.nn.layers.base import Module
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear as NativeLinear
 
-from ...core.errors import BackendError
 from ...core.graph import nodes
 from ...core.graph.node import Context, Node
 from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
 from ...core.graph.rope import Rope
 from .attention import BLOCK, causal_attention
 from .checkpointing import run_checkpointed
+from .products import product
+from .tree import TypedModule, find, put, relative
 
 
 def _silu(x: mx.array) -> mx.array:
@@ -170,13 +171,6 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return y if rotary == x.shape[-1] else mx.concatenate([y, x[..., rotary:]], axis=-1)
 
 
-class TypedModule(Module):
-    """``mlx.nn.Module``, whose constructor has no annotations."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-
 class Composite(TypedModule):
     """A module that needs the pass's context: ``module(x, ctx)``.
 
@@ -190,7 +184,7 @@ class Composite(TypedModule):
         self.node: Any = node
         # Past Module, which would take the tuple for a container of modules.
         object.__setattr__(
-            self, "names", tuple(_relative(node, child) for _, child in node.children() if hasattr(child, "name"))
+            self, "names", tuple(relative(node, child) for _, child in node.children() if hasattr(child, "name"))
         )
 
     def parts(self) -> Iterator[Any]:
@@ -287,11 +281,11 @@ def run_decoder(container: Any, node: nodes.Decoder, x: mx.array, ctx: MlxContex
     for number, layer in enumerate(node.layers, 1):
         ctx.keep_hidden(x)
         ctx.cut_short = number == len(node.layers) and ctx.keep > 0 and not training
-        module = find(container, _relative(node, layer))
+        module = find(container, relative(node, layer))
         x = run_checkpointed(module, layer, x, ctx) if ctx.checkpointing else ctx.child(module, layer, x)
         if number % ctx.stride == 0 and not training:
             mx.async_eval(x)  # type: ignore[no-untyped-call]
-    x = ctx.child(find(container, _relative(node, node.norm)), node.norm, x)
+    x = ctx.child(find(container, relative(node, node.norm)), node.norm, x)
     ctx.keep_hidden(x)
     return x
 
@@ -312,21 +306,6 @@ def layers_between_starts(node: nodes.Decoder) -> int:
     layers = max(1, len(node.layers))
     weights = sum(parameter.size for layer in node.layers for parameter in layer.parameters()) / layers
     return max(math.ceil(WORTH_A_START / max(weights, 1)), math.ceil(layers / MOST_STARTS))
-
-
-WIDENED = range(2**16, 2**24)
-"""Sizes of the half-precision matrices that are widened to be multiplied by: a smaller one is multiplied before it is
-widened, and the copy of a larger one would take more than 64 MiB."""
-
-
-def product(x: mx.array, weight: mx.array, widen: bool) -> mx.array:
-    """``x @ weight.T``; with `widen`, half precision is multiplied in float32 and rounded once.
-
-    On a CPU outside macOS that is faster than MLX's own product of half-precision numbers, which also sums in float32.
-    """
-    if not widen or weight.dtype == mx.float32 or weight.size not in WIDENED:
-        return x @ weight.T
-    return (x.astype(mx.float32) @ weight.astype(mx.float32).T).astype(x.dtype)
 
 
 class Linear(NativeLinear):
@@ -408,36 +387,3 @@ def attach(root: Module, node: Node, *, widen: bool = False) -> None:
             if hasattr(module, "widen"):
                 module.widen = widen
             put(root, name, module)
-
-
-def find(container: Any, path: str) -> Any:
-    """What lies at a dotted `path` below a module: a module, a list of them or an array."""
-    if path:
-        for part in path.split("."):
-            container = container[int(part) if isinstance(container, list) else part]
-    return container
-
-
-def put(container: Any, path: str, value: Any) -> None:
-    """Hang a module or an array below `container`, with a list wherever the next part is a number."""
-    *parents, last = path.split(".")
-    for position, part in enumerate(parents):
-        following = [*parents, last][position + 1]
-        if isinstance(container, list):
-            container = container[int(part)]
-            continue
-        if part not in container:
-            container[part] = [] if following.isdigit() else TypedModule()
-        container = container[part]
-    if not isinstance(container, list):
-        container[last] = value
-    elif int(last) == len(container):
-        container.append(value)
-    else:
-        raise BackendError(f"graph: {path} is out of order", hint="layers must be listed by number")
-
-
-def _relative(parent: Node, child: Node) -> str:
-    """The path of `child` below `parent`."""
-    base, name = parent.name, child.name  # type: ignore[attr-defined]
-    return str(name.removeprefix(f"{base}.")) if base else str(name)
