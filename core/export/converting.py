@@ -102,13 +102,8 @@ def convert(
     from ..loading.describe import describe
     from ..settings.schema import load_settings
 
-    if not isinstance(destination, (str, os.PathLike)) or not str(destination):
-        raise InputError(f"the destination is {destination!r}", hint="name a folder or a file")
+    _check_arguments(destination, dtype)
     target = Path(destination).expanduser()
-    if dtype is not None and dtype not in FLOATS:
-        raise InputError(
-            mention("dtype", dtype) + " is none to convert to", hint=f"use {', '.join(FLOATS)}, or leave it out"
-        )
     settings = load_settings(offline=offline)
     settings = settings.model_copy(update={"quantize": None})
     described = describe(source, task=task, revision=revision, load_format=load_format, settings=settings)
@@ -135,6 +130,15 @@ def convert(
         progress("", stream.total, stream.total)
     files = tuple(sorted(f for f in target.rglob("*") if f.is_file())) if target.is_dir() else (target,)
     return Conversion(target, name, str(model.config.dtype), sum(f.stat().st_size for f in files), files)
+
+
+def _check_arguments(destination: object, dtype: str | None) -> None:
+    if not isinstance(destination, (str, os.PathLike)) or not str(destination):
+        raise InputError(f"the destination is {destination!r}", hint="name a folder or a file")
+    if dtype is not None and dtype not in FLOATS:
+        raise InputError(
+            mention("dtype", dtype) + " is none to convert to", hint=f"use {', '.join(FLOATS)}, or leave it out"
+        )
 
 
 def _writer(described: Described, to: str) -> tuple[Any, str]:

@@ -77,20 +77,13 @@ def quantize_checkpoint(
     from ..settings.schema import load_settings
     from .tensor_stream import streamed_weights
 
-    if method not in METHODS:
-        raise UnsupportedError(f"method {method!r} is not known", hint=f"use {' or '.join(METHODS)}")
-    if (method == "calibrated") != (calibration is not None):
-        raise InputError("method 'calibrated' goes with a file of text", hint="give both --method and --calibration")
-    if not isinstance(target, (str, os.PathLike)) or not str(target):
-        raise InputError(f"the target is {target!r}", hint="name a folder")
+    _check_arguments(method, calibration, target)
     folder = Path(target).expanduser()
     check_free(folder, overwrite=overwrite, single=False)
     settings = load_settings(offline=options.pop("offline", None)).model_copy(update={"quantize": None})
     described = describe(source, settings=settings, **options)
     check_apart(folder, None if described.checkpoint is None else described.checkpoint.path)
-    if described.checkpoint is None or described.config.quantization is not None:
-        why = "has no weights" if described.checkpoint is None else "is quantized already"
-        raise CheckpointError(f"{source} {why}", hint="quantize the original checkpoint")
+    _check_plain(described, source)
     general = checked_setting(bits, DEFAULT_GROUP if group_size is None else group_size)
     wanted = _wanted(described.graph, general, modules or {}, embeddings, head)
     chosen = plan(described.graph, wanted, group_is_asked_for=group_size is not None)
@@ -112,6 +105,21 @@ def quantize_checkpoint(
         graph.num_parameters(),
         tuple(name for name in quantizable(described.graph) if name not in found),
     )
+
+
+def _check_arguments(method: str, calibration: object, target: object) -> None:
+    if method not in METHODS:
+        raise UnsupportedError(f"method {method!r} is not known", hint=f"use {' or '.join(METHODS)}")
+    if (method == "calibrated") != (calibration is not None):
+        raise InputError("method 'calibrated' goes with a file of text", hint="give both --method and --calibration")
+    if not isinstance(target, (str, os.PathLike)) or not str(target):
+        raise InputError(f"the target is {target!r}", hint="name a folder")
+
+
+def _check_plain(described: Described, source: str | Path) -> None:
+    if described.checkpoint is None or described.config.quantization is not None:
+        why = "has no weights" if described.checkpoint is None else "is quantized already"
+        raise CheckpointError(f"{source} {why}", hint="quantize the original checkpoint")
 
 
 def _wanted(

@@ -66,12 +66,7 @@ def describe(
     """
     settings = settings if settings is not None else load_settings()
     overrides = dict(config_overrides or {})
-    if not isinstance(source, (str, os.PathLike, LlamaConfig)):
-        raise InputError(f"a model is named by text or a path, not by a {type(source).__name__}")
-    if task is not None and (not isinstance(task, str) or not task):
-        raise InputError(
-            subject("task", task) + f" is {task!r}", hint="give a name such as 'causal-lm', or leave it out"
-        )
+    _check_names(source, task)
     plugins = plugin_manager(settings)
     check_task_overrides(overrides, plugins, task)
     if load_format == "auto":
@@ -108,6 +103,15 @@ def describe(
     _warn_of_dropout_without_place(overrides, graph)
     config, graph, plain = _quantized(config, graph, checkpoint, settings)
     return Described(name, folder, checkpoint, config, found, graph, settings, plugins, plain)
+
+
+def _check_names(source: object, task: object) -> None:
+    if not isinstance(source, (str, os.PathLike, LlamaConfig)):
+        raise InputError(f"a model is named by text or a path, not by a {type(source).__name__}")
+    if task is not None and (not isinstance(task, str) or not task):
+        raise InputError(
+            subject("task", task) + f" is {task!r}", hint="give a name such as 'causal-lm', or leave it out"
+        )
 
 
 def _quantized(

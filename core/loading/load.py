@@ -20,7 +20,7 @@ from ..graph.graph import Graph
 from ..messages import mention, subject
 from ..settings.schema import Settings, settings_of_call
 from ..tasks.task import Task
-from .describe import describe
+from .describe import Described, describe
 from .weights import weights_for
 
 
@@ -37,6 +37,21 @@ class Loaded:
     choice: Choice
     model: Model
     checkpoint: Any = None
+
+    @classmethod
+    def of(cls, described: Described, settings: Settings, choice: Choice, model: Model) -> Loaded:
+        """A described model that `choice` made into `model`."""
+        return cls(
+            described.name,
+            described.folder,
+            described.config,
+            described.task,
+            described.graph,
+            settings,
+            choice,
+            model,
+            described.checkpoint,
+        )
 
 
 def load(
@@ -57,8 +72,7 @@ def load(
     config_overrides: Mapping[str, Any],
 ) -> Loaded:
     """See :meth:`polyllama.Llama.load`."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(subject("seed", seed) + f" is {seed!r}, wanted an integer from 0 up")
+    _check_seed(seed)
     settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
     described = describe(
         source,
@@ -85,17 +99,12 @@ def load(
     else:
         weights = weights_for(described, settings, seed=seed, fresh_head=fresh_head)
     model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
-    return Loaded(
-        described.name,
-        described.folder,
-        described.config,
-        described.task,
-        described.graph,
-        settings,
-        choice,
-        model,
-        described.checkpoint,
-    )
+    return Loaded.of(described, settings, choice, model)
+
+
+def _check_seed(seed: object) -> None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise InputError(subject("seed", seed) + f" is {seed!r}, wanted an integer from 0 up")
 
 
 def _warn_of_the_reference(choice: Choice) -> None:

@@ -19,6 +19,7 @@ from ..tasks.task import Task
 if TYPE_CHECKING:
     from ..checkpoint.base import TensorInfo
     from ..settings.schema import Settings
+    from ..sources.entry import RegistryEntry
 
 REGISTRY_DTYPE = "bfloat16"
 """What weights are taken to be stored in where only their number is known."""
@@ -139,16 +140,28 @@ def _named(
             reason = error.message
             if meaning.entry is None or meaning.entry.config is None:
                 raise
-    if meaning.entry is None or meaning.entry.config is None:
+    return _registered(name, meaning.entry, reason, task, overrides, plugins)
+
+
+def _registered(
+    name: str,
+    entry: RegistryEntry | None,
+    reason: str,
+    task: str | None,
+    overrides: Mapping[str, Any],
+    plugins: Plugins,
+) -> Facts:
+    """What the registry knows of a model by itself; `reason` says why there is nothing better."""
+    if entry is None or entry.config is None:
         raise DownloadError(
             f"{name}: nothing is known of it ({reason}): it is not in the cache, and the registry has no sizes",
             hint="plan it once while online, or give the path of its config.json",
         )
-    fields = meaning.entry.config.as_fields()
-    if meaning.entry.context is not None:
-        fields["max_position_embeddings"] = meaning.entry.context
+    fields = entry.config.as_fields()
+    if entry.context is not None:
+        fields["max_position_embeddings"] = entry.context
     config = LlamaConfig.from_dict(
-        {"dtype": REGISTRY_DTYPE, **fields}, source=f"the registry's entry {meaning.entry.name!r}", **overrides
+        {"dtype": REGISTRY_DTYPE, **fields}, source=f"the registry's entry {entry.name!r}", **overrides
     )
     facts = _facts(name, "registry", config, None, task, plugins)
     facts.notes.append(
