@@ -14,6 +14,7 @@ import click
 
 from ..core.errors import InputError
 from ..core.messages import visible
+from ..core.public import for_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,7 @@ def standard_input() -> TextIO:
     return sys.stdin
 
 
+@for_plugins
 def print_json(value: Any) -> None:
     """One JSON document on stdout; escaped to ASCII only where the output could not hold it otherwise."""
     click.echo(_dumped(value, indent=2))
@@ -84,6 +86,7 @@ def in_colour() -> bool:
     return on_terminal() and not os.environ.get("NO_COLOR")
 
 
+@for_plugins
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: drawn on a terminal, else columns of plain text. The first column holds names, which are never cut.
 
@@ -141,6 +144,7 @@ def _print_blocks(console: Console, headers: Sequence[str], columns: Sequence[Se
                     click.echo(f"{'    ' if index else '  '}{line.plain}")
 
 
+@for_plugins
 def print_pairs(pairs: Sequence[Sequence[object]]) -> None:
     """Names and values, aligned, without a header."""
     _print_columns([[visible(str(cell)) for cell in pair] for pair in pairs])
@@ -153,6 +157,7 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
         click.echo(line.rstrip())
 
 
+@for_plugins
 @contextlib.contextmanager
 def progress_bar(what: str, wanted: bool, *, names: bool = False) -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar on stderr with bytes, speed and the time that is left; None where nobody would see it.

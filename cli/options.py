@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.public import for_plugins
 from .console import Decorated
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def parse_pairs(pairs: tuple[str, ...], option: str, form: str = "NAME=VALUE") -
     return found
 
 
+@for_plugins
 def load_model(model: str, options: Mapping[str, Any]) -> Llama:
     """Load what the command line asks for."""
     from ..core.api.llama import Llama

@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from ..core.errors import InputError, PolyllamaWarning
+from ..core.public import for_plugins
 from .console import standard_input
 
 
+@for_plugins
 def read_prompt(prompt: str | None) -> str:
     """One text from the command line or from standard input."""
     if prompt is not None and prompt != "-":
@@ -20,6 +22,7 @@ def read_prompt(prompt: str | None) -> str:
     return read_all("-").removesuffix("\n")
 
 
+@for_plugins
 def read_texts(texts: tuple[str, ...], file: str | None) -> list[str]:
     """Texts of the command line, else one per line of a file, else of standard input; ``-`` is standard input."""
     if texts and file is not None:

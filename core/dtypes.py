@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnsupportedError
+from .public import for_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,7 @@ def name_of(dtype: Any) -> str:
     return str(name).removeprefix("torch.")
 
 
+@for_plugins
 def itemsize(name: str) -> int:
     """Bytes that one element takes.
 
@@ -90,6 +92,7 @@ def is_float(name: str) -> bool:
     return _lookup(name).kind == "float"
 
 
+@for_plugins
 @cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of that name; ``UnsupportedError`` for a name that is not in ``DTYPES``.
@@ -110,6 +113,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
+@for_plugins
 def dtype_name(dtype: np.dtype[Any] | type[Any]) -> str:
     """The name of a NumPy dtype (byte order does not matter); ``UnsupportedError`` for complex, object, strings ...
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from .messages import UNSAID, Message, in_quotes
+from .public import for_plugins, public
 
 
+@public
 class PolyllamaError(Exception):
     """Base class of every error that is about the user's input or machine, never about a bug of ours.
 
@@ -57,54 +59,67 @@ def _remake(kind: type[PolyllamaError], args: tuple[Any, ...]) -> PolyllamaError
     return kind.__new__(kind, *args)
 
 
+@for_plugins
 class ConfigError(PolyllamaError):
     """A model configuration that is wrong: names the field, its value and the remedy."""
 
 
+@for_plugins
 class CheckpointError(PolyllamaError):
     """Weights that are corrupt, missing, unexpected or of the wrong shape: names the file and the tensor."""
 
 
+@for_plugins
 class CheckpointConfigError(CheckpointError, ConfigError):
     """The configuration that a checkpoint brings is wrong: names the file, the field, its value and the remedy."""
 
 
+@for_plugins
 class TokenizerError(PolyllamaError):
     """A tokenizer that cannot be loaded or asked for something it does not have."""
 
 
+@for_plugins
 class SettingsError(PolyllamaError):
     """A wrong value in polyllama.yaml or in a POLYLLAMA_* variable."""
 
 
+@for_plugins
 class RegistryError(PolyllamaError):
     """A model name that no registry knows, or a registry file that is wrong."""
 
 
+@for_plugins
 class DownloadError(PolyllamaError):
     """Files that could not be fetched, or are not cached while offline."""
 
 
+@for_plugins
 class BackendError(PolyllamaError):
     """A backend that does not exist or failed to realize a graph."""
 
 
+@for_plugins
 class BackendUnavailableError(BackendError):
     """A known backend that cannot run on this machine: says why, and what can."""
 
 
+@for_plugins
 class PluginError(PolyllamaError):
     """A plugin that is broken or clashes with another."""
 
 
+@for_plugins
 class GenerationError(PolyllamaError):
     """Generation options that contradict each other or are out of range."""
 
 
+@for_plugins
 class InputError(PolyllamaError):
     """Model inputs of the wrong shape, type or range."""
 
 
+@for_plugins
 class UnknownArgumentError(InputError):
     """An argument that ``Llama.load`` does not take and that is no field of a configuration.
 
@@ -117,9 +132,11 @@ class UnknownArgumentError(InputError):
         self.advice = advice
 
 
+@for_plugins
 class UnsupportedError(PolyllamaError):
     """Something understood but not offered here."""
 
 
+@public
 class PolyllamaWarning(UserWarning):
     """Said once, by name, when something is converted, defaulted or skipped."""

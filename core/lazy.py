@@ -1,4 +1,4 @@
-"""Names of a package that are fetched from their modules when they are first used."""
+"""Names of a module that are fetched from where they are defined when they are first used."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def fetched_when_used(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` (PEP 562) of a package whose public names are in modules of it.
+def fetched_when_used(module: str, homes: Mapping[str, str], package: str | None = None) -> Callable[[str], Any]:
+    """The ``__getattr__`` (PEP 562) of a module whose public names are defined in others.
 
     Args:
-        package: the package's own ``__name__``.
-        homes: public name -> module, as a path below the package.
+        module: the module's own ``__name__``.
+        homes: public name -> the module that defines it, as a path below `package`.
+        package: `module` itself, where it is a package.
 
-    >>> fetch = fetched_when_used("polyllama.core", {"dtype_name": "dtypes"})
-    >>> fetch("dtype_name").__module__
+    >>> fetch = fetched_when_used("polyllama.core", {"name_of": "dtypes"})
+    >>> fetch("name_of").__module__
     'polyllama.core.dtypes'
     """
 
     def fetch(name: str) -> Any:
         home = homes.get(name)
         if home is None:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
         from importlib import import_module
 
         # Modules and their classes stay: looking for garbage among them takes a tenth of the time of importing them.
         collects = gc.isenabled()
         gc.disable()
         try:
-            value = getattr(import_module(f".{home}", package), name)
+            value = getattr(import_module(f".{home}", package or module), name)
         finally:
             if collects:
                 gc.enable()
-        setattr(sys.modules[package], name, value)
+        setattr(sys.modules[module], name, value)
         return value
 
     return fetch

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .public import for_plugins
+
 
 class _Unsaid:
     """Stands for a value that a message does not say; ``None`` is a value like any other."""
@@ -87,6 +89,7 @@ class Message(str):
         return "".join(spell(part) if isinstance(part, Argument) else part for part in self.parts)
 
 
+@for_plugins
 def mention(name: str, value: Any = UNSAID, *, shown: str | None = None, limit: int | None = None) -> Message:
     """Mention an argument with a value, ``name=value``; or its name alone.
 
@@ -106,6 +109,7 @@ def mention(name: str, value: Any = UNSAID, *, shown: str | None = None, limit: 
     return Message(Argument(name, value, f"{name}={shown}", shown))
 
 
+@for_plugins
 def subject(name: str, value: Any, *, before: str = "") -> Message:
     """Mention an argument by its name, where the message goes on to say what is wrong with its value.
 

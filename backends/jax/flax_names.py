@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ...core.errors import InputError, UnsupportedError
 from ...core.forward.arguments import ForwardArguments
+from ...core.public import public
 
 if TYPE_CHECKING:
     from ...core.api.llama import Llama
@@ -169,12 +170,14 @@ class FlaxLlamaPreTrainedModel:
         return f"{type(self).__name__}({self.llama!r})"
 
 
+@public
 class FlaxLlamaModel(FlaxLlamaPreTrainedModel):
     """The bare trunk: ``last_hidden_state`` out."""
 
     _task = "base"
 
 
+@public
 class FlaxLlamaForCausalLM(FlaxLlamaPreTrainedModel):
     """A language model: ``logits`` out."""
 

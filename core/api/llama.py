@@ -13,6 +13,7 @@ from ..forward.arguments import ForwardArguments
 from ..loading.describe import tokenizer_of
 from ..loading.load import Loaded, load
 from ..messages import mention
+from ..public import public
 from .training import Training
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..tokenizer.base import Tokenizer
 
 
+@public
 class Llama(Training):
     """A loaded model. Get one from :meth:`load`; given a :class:`LlamaConfig` it has random weights.
 

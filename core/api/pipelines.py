@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import InputError, PolyllamaWarning, UnsupportedError
 from ..messages import mention, subject
 from ..prediction.predict import check_names, options_of
+from ..public import public
 from ..tasks.results import as_data
 from .llama import Llama
 
@@ -34,6 +35,7 @@ INSTEAD = {
 """Options of transformers' pipelines that there are none of here, and what to do."""
 
 
+@public
 def pipeline(
     task: str | None = None,
     model: str | Path | Llama | None = None,

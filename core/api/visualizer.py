@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..attention_mask.build import MaskSource, build_picture
 from ..attention_mask.picture import AttentionMask
 from ..errors import CheckpointError, InputError
+from ..public import public
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _DESCRIBING = ("task", "revision")
 
 
+@public
 class AttentionMaskVisualizer:
     """Shows which token may look at which; named and called as in the reference documentation.
 

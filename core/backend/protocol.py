@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from ..public import for_plugins
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ..tasks.task import Task
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Availability:
     """Whether a backend can run here: `devices` it has, best first; `reason` says why not (or what to know)."""
@@ -28,6 +31,7 @@ class Availability:
     devices: tuple[str, ...] = ()
 
 
+@for_plugins
 @dataclass(frozen=True)
 class RealizeOptions:
     """How a backend is asked to realize a graph.
@@ -45,6 +49,7 @@ class RealizeOptions:
     kv_cache: str = "auto"
 
 
+@for_plugins
 @runtime_checkable
 class Model(Protocol):
     """A realized graph: what generation, the facade and the task heads work with.
@@ -76,6 +81,7 @@ class Model(Protocol):
         ...
 
 
+@for_plugins
 class Backend(Protocol):
     """What a plugin registers: it says whether it can run, and realizes graphs.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..errors import InputError
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     from ..dtypes import Array
@@ -17,6 +18,7 @@ Measure = Callable[[Any, "ModelOutput"], Any]
 """A scalar of a pass: from the array namespace and the output, e.g. ``lambda xp, output: output.loss``."""
 
 
+@for_plugins
 @runtime_checkable
 class Trains(Protocol):
     """What a :class:`~polyllama.core.backend.protocol.Model` has more where its backend declares ``trains = True``."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from ..dtypes import itemsize
 from ..errors import CheckpointConfigError, CheckpointError, ConfigError
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ _MAX_JSON_ITEMS = 3_000_000
 """Some ten for each tensor, and no model has a hundred thousand tensors in a file."""
 
 
+@for_plugins
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Name, dtype and shape of one tensor, and the file it lies in (None: made, not stored).
@@ -65,6 +67,7 @@ class ParameterLike(Protocol):
     def bits(self) -> int | None: ...
 
 
+@for_plugins
 @runtime_checkable
 class Checkpoint(Protocol):
     """What every format reader returns.
@@ -89,6 +92,7 @@ class Checkpoint(Protocol):
         ...
 
 
+@for_plugins
 @contextlib.contextmanager
 def own_config() -> Iterator[None]:
     """What is wrong with the configuration in here is wrong with the checkpoint too."""
@@ -100,6 +104,7 @@ def own_config() -> Iterator[None]:
         raise CheckpointConfigError(error.message, hint=error.hint) from None
 
 
+@for_plugins
 def parse_strict_json(data: bytes, file: Path, what: str) -> Any:
     """Parse JSON that must be UTF-8, must not repeat a key, and holds no more values than any model needs.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..dtypes import numpy_dtype
 from ..errors import CheckpointError
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     from .base import Array
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 INCOMPLETE = "the file is corrupt or incomplete: download or save it again"
 
 
+@for_plugins
 class MappedFile:
     """The bytes of one regular file, mapped copy-on-write; writing to an array over them never changes the file.
 

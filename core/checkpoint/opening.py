@@ -9,12 +9,14 @@ from typing import Any, Protocol, cast
 
 from ..errors import CheckpointError, PolyllamaError, PolyllamaWarning, UnsupportedError
 from ..messages import few, mention
+from ..public import for_plugins
 from .base import Checkpoint
 from .huggingface.reader import HuggingFaceFormat
 
 _OTHERS = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".gguf", ".npz")
 
 
+@for_plugins
 class FormatReader(Protocol):
     """What a format descriptor loads: recognizes its own files and opens them."""
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..public import for_plugins
+
 if TYPE_CHECKING:
     from .base import Array
 
 
+@for_plugins
 def halves_from_pairs(rows: Array, head_dim: int, rotary_dim: int | None = None, out: Array | None = None) -> Array:
     """Rows ``[heads * head_dim, ...]`` with pairs side by side, as Hugging Face orders them; a copy.
 
@@ -26,6 +29,7 @@ def halves_from_pairs(rows: Array, head_dim: int, rotary_dim: int | None = None,
     return target.reshape(rows.shape)
 
 
+@for_plugins
 def pairs_from_halves(rows: Array, head_dim: int, rotary_dim: int | None = None, out: Array | None = None) -> Array:
     """The inverse of ``halves_from_pairs``.
 

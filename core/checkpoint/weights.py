@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import is_float
+from ..public import for_plugins
 from .base import Checkpoint, ParameterLike, TensorInfo
 from .random_values import initial_tensor
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 # The subscript is a string so that importing this module does not import NumPy.
+@for_plugins
 class Weights(Mapping[str, "np.ndarray[Any, Any]"]):
     """Parameter name -> array, in graph order.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError, InputError
 from ..messages import few
+from ..public import for_plugins
 from .locking import locked
 from .tensor_summary import bytes_text
 
@@ -36,6 +37,7 @@ _PACKED = re.compile(r"polyllama-\w+\.packed")  # weights as a backend reads the
 _SPARE_BYTES = 32 << 20  # tokenizer, configuration, padding; a small model's are small
 
 
+@for_plugins
 @dataclass(frozen=True)
 class ModelToWrite:
     """A model on its way into another format.
@@ -61,6 +63,7 @@ class ModelToWrite:
     max_shard_size: int | str = "5GB"
 
 
+@for_plugins
 class FormatWriter(Protocol):
     """What a format whose descriptor says ``writes`` has beside its reader.
 

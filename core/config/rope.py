@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError
+from ..public import public
 from .checks import ConfigProblems, Problem, contradiction, did_you_mean, field_problems, same, show
 
 MAX_INT = 2**31 - 1
@@ -74,6 +75,7 @@ class _RopeFields(BaseModel):
     long_factor: tuple[float, ...] | None = None
 
 
+@public
 class RopeParameters(_RopeFields):
     """How queries and keys are rotated by their positions (``config.rope_parameters``).
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from ..errors import ConfigError, PolyllamaWarning
+from ..public import public
 from ..quantization.settings import Quantization
 from .checks import ConfigProblems, field_problems
 from .dialects import describes_a_model, read_any, read_arguments
@@ -29,6 +30,7 @@ from .rope import MAX_INT, RopeParameters
 __all__ = ["LlamaConfig", "RopeParameters"]
 
 
+@public
 class LlamaConfig(BaseModel):
     """A Llama's architecture. Fields have the names and defaults of transformers' LlamaConfig.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
 from ..messages import mention
+from ..public import public
 from .changes import Changes
 from .tensor_stream import TensorStream
 
@@ -49,6 +50,7 @@ class Conversion:
     files: tuple[Path, ...]
 
 
+@public
 def convert(
     source: str | Path,
     destination: str | Path,

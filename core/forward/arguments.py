@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import InputError, UnsupportedError
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     from ..graph.cache import Cache
     from ..tasks.task import Task
 
 
+@for_plugins
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ForwardArguments:
     """What a pass is asked for, as the caller gave it: nested lists, NumPy or the backend's own arrays.

@@ -16,6 +16,7 @@ from ..graph.cache import Cache, History
 from ..graph.graph import Graph
 from ..graph.node import Context, Node, Override
 from ..graph.rope import Rope
+from ..public import for_plugins
 from ..tasks.outputs import ModelOutput
 from .inputs import HostInputs
 from .layout import Layout, lay_out
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .arguments import ForwardArguments
 
 
+@for_plugins
 @dataclass
 class Engine:
     """What a backend brings to the shared pass.
@@ -66,6 +68,7 @@ class Engine:
         return known
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Request:
     """The native inputs of one forward pass; see :meth:`polyllama.Llama.forward` for their meaning.
@@ -133,6 +136,7 @@ def length_ropes(graph: Graph) -> list[Rope]:
     return list(found.values())
 
 
+@for_plugins
 def forward(
     engine: Engine, graph: Graph, task: Task, request: Request, cache: Cache | None, ropes: list[Rope]
 ) -> ModelOutput:

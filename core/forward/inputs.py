@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import InputError
 from ..graph.cache import Cache
 from ..graph.text_tokens import check_text
+from ..public import for_plugins
 from ..tasks.labels import as_labels
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .arguments import ForwardArguments
 
 
+@for_plugins
 @dataclass(frozen=True)
 class HostInputs:
     """Inputs of one forward pass as checked NumPy arrays; see :func:`read_inputs`.
@@ -43,6 +45,7 @@ class HostInputs:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@for_plugins
 def read_inputs(config: LlamaConfig, task: Task, cache: Cache | None, arguments: ForwardArguments) -> HostInputs:
     """Check the inputs of a forward pass, nested lists or arrays, and give them as NumPy.
 
@@ -287,6 +290,7 @@ def read_num_items(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "num_items_in_batch": value}
 
 
+@for_plugins
 def read_labels(task: Task, labels: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Labels as NumPy arrays of numbers or booleans; integers as int64.
 

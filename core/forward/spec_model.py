@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..graph.cache import Cache, ConcatenatingCache
+from ..public import for_plugins
 from .forward import Engine, Request, forward, length_ropes
 from .inputs import read_inputs
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .arguments import ForwardArguments
 
 
+@for_plugins
 class SpecModel:
     """A graph on an array namespace, every node by its own definition unless the engine overrides it.
 

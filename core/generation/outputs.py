@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..public import public
 from .sampling import TokenLogprob
 
 FinishReason = Literal["stop", "length"]
@@ -62,6 +63,7 @@ class StreamEvent:
     finish_reason: FinishReason | None = None
 
 
+@public
 @dataclass(frozen=True)
 class Generation:
     """One generated sequence; ``str()`` of it is its text.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import Array
+from ..public import for_plugins
 from .node import Node, Parameter
 from .nodes import Linear
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from .node import Context
 
 
+@for_plugins
 @dataclass(frozen=True)
 class LoraLinear(Node):
     """``base(x) + scale * up(down(x))``. ``[..., in_features] -> [..., out_features]``.

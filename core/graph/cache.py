@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import InputError
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..dtypes import Array
 
 
+@for_plugins
 @dataclass(frozen=True)
 class History:
     """What a length-dependent RoPE needs to start over: the embedded inputs so far and how they were rotated.
@@ -29,6 +31,7 @@ class History:
     regime: np.ndarray  # [B], see Rope.regime
 
 
+@for_plugins
 class Cache:
     """Base of the caches: how many slots are used and which of them hold attended tokens.
 
@@ -123,6 +126,7 @@ def as_rows(rows: Any, batch: int) -> list[int]:
     return found
 
 
+@for_plugins
 class ConcatenatingCache(Cache):
     """A cache for any array namespace: new keys and values are concatenated to the old ones."""
 

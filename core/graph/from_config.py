@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ..public import for_plugins
 from .graph import Graph
 from .node import Node
 from .nodes import Attention, Decoder, DecoderLayer, Embedding, GatedMLP, Linear, RMSNorm
@@ -27,6 +28,7 @@ class HeadSource(Protocol):
         ...
 
 
+@for_plugins
 def build_graph(config: LlamaConfig, task: HeadSource | None = None) -> Graph:
     """The graph of a Llama with the head that `task` attaches (the bare trunk without one).
 

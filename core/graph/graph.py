@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..public import for_plugins
 from .node import Node, Parameter
 from .nodes import Decoder
 from .serialize import _share, node_from_dict
 from .tree import _draw
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Graph:
     """A decoder and the head that a task attached (``None`` for the bare trunk).
@@ -96,6 +98,7 @@ class Graph:
         return self.tree()
 
 
+@for_plugins
 def nodes_of_type(graph: Graph, kind: type[Node]) -> list[Any]:
     """Every node of `kind` in `graph`, in order."""
     return [node for node in graph.walk() if isinstance(node, kind)]

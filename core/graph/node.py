@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from ..dtypes import Array
 from ..errors import ConfigError
+from ..public import defined_in, for_plugins
 from .activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class RotaryTables(Protocol):
         ...
 
 
+@for_plugins
 class Context:
     """The state of one forward pass of a graph.
 
@@ -131,6 +133,7 @@ def causal_mask(xp: Any, length: int, keys: int, like: Array) -> Array:
     return xp.reshape(xp.arange(keys, device=device), (1, 1, 1, keys)) <= queries
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Parameter:
     """One tensor of a graph: its checkpoint name, its shape and what it is for.
@@ -175,14 +178,15 @@ def _of_head(role: str) -> bool:
     return role.partition(".")[0] == "head"
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Node:
     """Base of every node. A subclass is a frozen dataclass; its fields are numbers, strings, tuples and nodes.
 
     A node that holds tensors has a field ``name``, its checkpoint path; the names of its tensors begin with it.
     Serialized graphs call a node by its class's name, its kind. A plugin that brings a node type offers it by a
-    :class:`~polyllama.core.plugin_system.hookspecs.NodeDescriptor`: :func:`~polyllama.core.graph.serialize.node_type`
-    then finds it though nothing has imported it.
+    :class:`~polyllama.extend.NodeDescriptor`: :func:`~polyllama.core.graph.serialize.node_type` then finds it though
+    nothing has imported it.
 
     Attributes:
         kinds: every node type that is imported, by kind.
@@ -193,9 +197,9 @@ class Node:
     def __init_subclass__(cls) -> None:
         other = Node.kinds.get(cls.__name__)
         # A dataclass with slots is rebuilt under its own name; anything else is two node types claiming one kind.
-        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        if other is not None and (defined_in(other), other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ConfigError(
-                f"two node types are called {cls.__name__!r}: {other.__module__} and {cls.__module__}",
+                f"two node types are called {cls.__name__!r}: {defined_in(other)} and {cls.__module__}",
                 hint="rename one: serialized graphs find a node by this name",
             )
         Node.kinds[cls.__name__] = cls

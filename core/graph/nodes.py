@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import Array
 from ..errors import ConfigError
+from ..public import for_plugins
 from .node import Node, Parameter, _of_head
 from .text_tokens import text_tokens
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .rope import Rope
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Embedding(Node):
     """Rows of a table, one per token id. ``[B, S] int -> [B, S, dim]``."""
@@ -37,6 +39,7 @@ class Embedding(Node):
         return xp.reshape(rows, (*x.shape, self.dim))
 
 
+@for_plugins
 @dataclass(frozen=True)
 class RMSNorm(Node):
     """``weight * x / sqrt(mean(x^2) + eps)``: computed in float32, cast back, then scaled. ``[..., dim]`` both ways.
@@ -57,6 +60,7 @@ class RMSNorm(Node):
         return weights[f"{self.name}.weight"] * xp.astype(scaled, x.dtype)
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Linear(Node):
     """``x @ weight.T + bias``. ``[..., in_features] -> [..., out_features]``.
@@ -95,6 +99,7 @@ class Linear(Node):
         return y + weights[f"{self.name}.bias"] if self.bias else y
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Attention(Node):
     """Causal attention with grouped key/value heads and rotary positions. ``[B, S, E] -> [B, S, E]``.
@@ -146,6 +151,7 @@ def softmax(xp: Any, x: Array) -> Array:
     return e / xp.sum(e, axis=-1, keepdims=True)
 
 
+@for_plugins
 @dataclass(frozen=True)
 class GatedMLP(Node):
     """``down(activation(gate(x)) * up(x))``, SwiGLU when the activation is silu (Shazeer 2020, arXiv:2002.05202)."""
@@ -161,6 +167,7 @@ class GatedMLP(Node):
         return ctx.run(self.down, gate * ctx.run(self.up, x))
 
 
+@for_plugins
 @dataclass(frozen=True)
 class DecoderLayer(Node):
     """Attention, then the gated MLP, each on a normed input and added back. ``[B, S, E] -> [B, S, E]``."""
@@ -176,6 +183,7 @@ class DecoderLayer(Node):
         return x + ctx.run(self.mlp, ctx.run(self.mlp_norm, x))
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Decoder(Node):
     """The trunk: embedded tokens through every layer and the final norm. ``[B, S, E] -> [B, S, E]``.
@@ -197,6 +205,7 @@ class Decoder(Node):
         return x
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Chain(Node):
     """Nodes one after the other, each on what the one before gave."""
@@ -209,6 +218,7 @@ class Chain(Node):
         return x
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Dropout(Node):
     """While training, 0 with probability `p`, and the rest scaled by ``1 / (1 - p)``; otherwise the input as it is.
@@ -225,6 +235,7 @@ class Dropout(Node):
 POOLINGS = ("last", "mean")
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Pool(Node):
     """One vector per row: its last token of text, or the mean over all of them. ``[B, S, E] -> [B, E]``.

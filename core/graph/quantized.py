@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import Array
 from ..errors import BackendError
+from ..public import for_plugins
 from ..quantization.packing import packed_length, unpack_words
 from .node import Node, Parameter
 from .nodes import Embedding
@@ -53,6 +54,7 @@ def _is_float(xp: Any, x: Array) -> bool:
     return any(x.dtype == getattr(xp, name, None) for name in ("float64", "float32", "float16", "bfloat16"))
 
 
+@for_plugins
 @dataclass(frozen=True)
 class QuantizedLinear(Node):
     """``x @ (scale * q + bias).T``, then the layer's own bias. ``[..., in_features] -> [..., out_features]``.
@@ -113,6 +115,7 @@ class QuantizedLinear(Node):
         return y + weights[f"{self.name}.bias"] if self.bias else y
 
 
+@for_plugins
 @dataclass(frozen=True)
 class QuantizedEmbedding(Embedding):
     """Rows of a packed table, unpacked as they are looked up. ``[B, S] int -> [B, S, dim]``, in the scales' dtype."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import Array
+from ..public import for_plugins
 from .node import Node
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .node import Context
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Rope(Node):
     """Rotates queries and keys by their positions. ``[B, H, S, D] -> [B, H, S, D]``.

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError, PluginError
 from ..messages import did_you_mean
+from ..public import for_plugins
 from .node import Node
 
 
@@ -16,6 +17,7 @@ def _share(node: Any, known: dict[Any, Any]) -> Any:
     return node if any(f.name == "name" for f in dataclasses.fields(node)) else known.setdefault(node, node)
 
 
+@for_plugins
 def node_type(kind: str) -> type[Node]:
     """The node type that serialized graphs call `kind`; whichever plugin offers it is imported for it.
 

@@ -18,6 +18,7 @@ from ..graph.cache import Cache
 from ..graph.graph import Graph
 from ..graph.node import Context, Node, Parameter
 from ..graph.tree import shape_apart_from_names
+from ..public import for_plugins
 from .ghost import Ghost, Memory, given, new
 from .ghost_namespace import GhostNamespace
 
@@ -31,6 +32,7 @@ QUANTIZING = 13
 """Bytes that quantizing takes for each value of the block it is at, beside the matrix and the result."""
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Workload:
     """What memory is wanted for.
@@ -83,6 +85,7 @@ class Workload:
         return {p.name: tensor_bytes(p, dtype) for p in self.parameters}
 
 
+@for_plugins
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes that a model takes, beside what the framework itself does.
@@ -139,6 +142,7 @@ def estimate(backend: Backend, workload: Workload) -> MemoryEstimate:
     return spec_estimate(workload, dtype)
 
 
+@for_plugins
 def spec_estimate(workload: Workload, dtype: str, overrides: Mapping[type, Override] | None = None) -> MemoryEstimate:
     """The spec running itself, every operation making a new array; each weight is copied once while loading."""
     held = workload.held_bytes(dtype)
@@ -165,6 +169,7 @@ def tiled_linear(node: Any, x: Ghost, ctx: Context) -> Ghost:
     return z
 
 
+@for_plugins
 def load_peak(workload: Workload, held: Mapping[str, int], extra: Callable[[str, int], int]) -> int:
     """The most while weights are taken over one by one: what is held, what is read, and what a backend adds.
 
@@ -263,6 +268,7 @@ class GhostWeights(Mapping[str, Ghost]):
         return len(self._parameters)
 
 
+@for_plugins
 def run_ghosts(
     workload: Workload,
     dtype: str,

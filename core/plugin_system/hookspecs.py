@@ -29,6 +29,7 @@ import pluggy
 
 from ..errors import PluginError, PolyllamaError
 from ..messages import closest
+from ..public import for_plugins
 
 PROJECT = "polyllama"
 
@@ -150,6 +151,7 @@ def _check_aliases(descriptor: Descriptor, aliases: tuple[str, ...]) -> None:
             )
 
 
+@for_plugins
 @dataclass(frozen=True)
 class BackendDescriptor(Descriptor):
     """A backend; its target is a class that follows ``core.backend.Backend``. ``requires``: the libraries it needs."""
@@ -163,6 +165,7 @@ class BackendDescriptor(Descriptor):
         _as_strings(self, "requires")
 
 
+@for_plugins
 @dataclass(frozen=True)
 class TaskDescriptor(Descriptor):
     """A task head, and the ``architectures`` of a config.json that it answers to."""
@@ -182,6 +185,7 @@ class TaskDescriptor(Descriptor):
         return (self.name, *self.aliases)
 
 
+@for_plugins
 @dataclass(frozen=True)
 class NodeDescriptor(Descriptor):
     """A node type; its name is the class's, by which a serialized graph names it, and its target the class.
@@ -204,6 +208,7 @@ class NodeDescriptor(Descriptor):
             )
 
 
+@for_plugins
 @dataclass(frozen=True)
 class RegistryDescriptor(Descriptor):
     """A registry of models; its target is the ``pathlib.Path`` of a YAML file, or a mapping of the same content."""
@@ -212,6 +217,7 @@ class RegistryDescriptor(Descriptor):
     needs_summary: ClassVar[bool] = False
 
 
+@for_plugins
 @dataclass(frozen=True)
 class CommandDescriptor(Descriptor):
     """A command of the command line; its target is a ``click.Command``."""
@@ -229,6 +235,7 @@ class CommandDescriptor(Descriptor):
         return (self.name, *self.aliases)
 
 
+@for_plugins
 @dataclass(frozen=True)
 class CheckpointFormatDescriptor(Descriptor):
     """A format of weights on disk; its target reads it into a ``core.checkpoint.Checkpoint``.

@@ -19,6 +19,7 @@ import pluggy
 
 from ..errors import PluginError, PolyllamaWarning
 from ..messages import closest, did_you_mean, shortened
+from ..public import for_plugins
 from ..settings.listing import listing_settings
 from . import hookspecs
 from .entry_points import EntryPoint, find_entry_points, normalized
@@ -341,6 +342,7 @@ _cache: dict[tuple[tuple[str, ...] | None, tuple[str, ...]], Plugins] = {}
 _registered_at_run_time: dict[str, object] = {}
 
 
+@for_plugins
 def plugin_manager(settings: Settings | Defaults | None = None) -> Plugins:
     """The plugins of this process, loaded on first use.
 

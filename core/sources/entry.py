@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from ..public import for_plugins
+
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
 
 SourceKind = Literal["hf", "path", "package"]
@@ -65,6 +67,7 @@ class PlannedConfig(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
+@for_plugins
 class RegistryEntry(BaseModel):
     """One named checkpoint and what is known about it."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import PolyllamaWarning, RegistryError
 from ..messages import mention
+from ..public import for_plugins
 from .entry import RegistryEntry, is_repo_id
 from .registry import Registry, load_registry
 
@@ -129,6 +130,7 @@ def locate(
     return Located(folder, "hf", meaning.asked, meaning.entry, meaning.repo_id, wanted or "main", commit=folder.name)
 
 
+@for_plugins
 def resolve_checkpoint_folder(
     source: str | os.PathLike[str],
     *,

@@ -34,6 +34,7 @@ from pydantic import ValidationError
 
 from ..errors import PluginError, PolyllamaWarning, RegistryError
 from ..messages import closest_few, did_you_mean
+from ..public import for_plugins
 from ..settings.yaml_files import read_yaml_mapping
 from .entry import PACKAGE_FOLDER, PlannedConfig, RegistryEntry, normalize_name
 
@@ -46,6 +47,7 @@ PARSED_REGISTRY = Path(__file__).resolve().with_name("registry.json")
 FILE_NAME = "registry.yaml"
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Registry:
     """All entries by all their names.
@@ -101,6 +103,7 @@ class Registry:
         return f"did you mean {' or '.join(repr(other) for other in close)}? {listing}" if close else listing
 
 
+@for_plugins
 def load_registry(
     settings: Settings | None = None, descriptors: Mapping[str, RegistryDescriptor] | None = None
 ) -> Registry:

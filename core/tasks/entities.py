@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from ..public import for_plugins
 from .results import Entity
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Piece:
     index: int
 
 
+@for_plugins
 @dataclass(frozen=True)
 class ScoredTokens:
     """The tokens of one row that are text.
@@ -50,6 +52,7 @@ class ScoredTokens:
     indices: Sequence[int]
 
 
+@for_plugins
 def put_together(windows: Sequence[Window], scores: Sequence[np.ndarray]) -> ScoredTokens:
     """The tokens of a text that was read in windows, as if it had been read in one row.
 
@@ -76,6 +79,7 @@ def check_strategy(strategy: object) -> None:
         raise InputError(f"aggregation_strategy is {strategy!r:.80}", hint=f"one of {', '.join(STRATEGIES)}")
 
 
+@for_plugins
 def check_ignored(ignore: object, labels: Sequence[str], strategy: object) -> None:
     """Refuse labels to be ignored that no entity could have; ``"O"``, the customary one, a model need not know."""
     check_strategy(strategy)
@@ -87,6 +91,7 @@ def check_ignored(ignore: object, labels: Sequence[str], strategy: object) -> No
             raise InputError(f"ignore_labels has {label!r:.80}", hint=f"entities are {', '.join(known)}")
 
 
+@for_plugins
 def find_entities(
     text: str, tokens: ScoredTokens, labels: Sequence[str], strategy: str, ignore: Iterable[str] = ("O",)
 ) -> list[Entity]:
@@ -215,6 +220,7 @@ def _joined(text: str, group: Sequence[Piece]) -> Entity:
     return Entity(split_tag(group[0].label)[1], score, text[start:end], start, end)
 
 
+@for_plugins
 def trimmed(text: str, entity: Entity) -> Entity:
     """The same without the spaces around it.
 

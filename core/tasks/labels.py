@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..public import for_plugins
 from .losses import IGNORE_INDEX
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+@for_plugins
 def as_labels(value: Any, name: str) -> np.ndarray:
     """Nested lists or an array as NumPy numbers or booleans; integers as int64."""
     import numpy as np
@@ -27,18 +29,21 @@ def as_labels(value: Any, name: str) -> np.ndarray:
     return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
 
+@for_plugins
 def check_integers(labels: np.ndarray, name: str = "labels", hint: str | None = None) -> None:
     """Refuse labels that are no integers."""
     if labels.dtype.kind not in "iu":
         raise InputError(f"{name} holds {labels.dtype}, wanted integers", hint=hint)
 
 
+@for_plugins
 def check_shape(found: Sequence[int], wanted: Sequence[int], name: str = "labels", hint: str | None = None) -> None:
     """Refuse labels of another shape; shapes are known wherever a pass runs, so losses check them too."""
     if tuple(found) != tuple(wanted):
         raise InputError(f"{name} have shape {list(found)}, wanted {list(wanted)}", hint=hint)
 
 
+@for_plugins
 def check_classes(labels: np.ndarray, count: int, name: str = "labels") -> None:
     """Refuse integers that are neither -100, which no loss looks at, nor the number of one of `count` classes."""
     wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= count))
@@ -49,6 +54,7 @@ def check_classes(labels: np.ndarray, count: int, name: str = "labels") -> None:
         )
 
 
+@for_plugins
 def check_token_ids(labels: np.ndarray, vocab_size: int, name: str = "labels") -> None:
     """Refuse integers that are neither -100 nor a token id."""
     wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= vocab_size))
@@ -57,6 +63,7 @@ def check_token_ids(labels: np.ndarray, vocab_size: int, name: str = "labels") -
         raise InputError(f"{name} hold {value}, outside the vocabulary of {vocab_size}", hint="-100 marks ignored ones")
 
 
+@for_plugins
 def check_finite(labels: np.ndarray, name: str = "labels") -> None:
     """Refuse numbers that are none: they would make every weight NaN."""
     import numpy as np

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..public import for_plugins
+
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
     from ..tokenizer.base import Tokenizer
     from .outputs import ModelOutput
 
 
+@for_plugins
 class LoadedModel(Protocol):
     """A model with weights and a head, on some backend.
 

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..public import for_plugins
+
 IGNORE_INDEX = -100
 """Label of positions that no loss looks at."""
 
 
+@for_plugins
 def log_softmax(xp: Any, logits: Any) -> Any:
     """Logarithm of the softmax over the last axis."""
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
+@for_plugins
 def cross_entropy(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> Any:
     """Mean cross entropy of `logits` ``[N, C]`` against `labels` ``[N]`` from 0 to C - 1; -100 is ignored.
 
@@ -56,6 +60,7 @@ def _or_nan(xp: Any, values: Any, known: Any) -> Any:
     return values * xp.where(known, one, xp.full_like(one, float("nan")))
 
 
+@for_plugins
 def causal_lm_loss(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> Any:
     """Next-token loss: position ``i`` predicts label ``i + 1``.
 
@@ -68,12 +73,14 @@ def causal_lm_loss(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> 
     return cross_entropy(xp, predictions, xp.reshape(labels[:, 1:], (-1,)), num_items)
 
 
+@for_plugins
 def mean_squared_error(xp: Any, predictions: Any, targets: Any, num_items: Any = None) -> Any:
     """Mean of squared differences of two arrays of one shape."""
     squares = (predictions - targets) ** 2
     return xp.mean(squares) if num_items is None else xp.sum(squares) / num_items
 
 
+@for_plugins
 def binary_cross_entropy(xp: Any, logits: Any, targets: Any, num_items: Any = None) -> Any:
     """Mean cross entropy of independent yes/no answers: `logits` against `targets` from 0 to 1, of one shape.
 
@@ -94,6 +101,7 @@ def binary_cross_entropy(xp: Any, logits: Any, targets: Any, num_items: Any = No
     return xp.mean(losses) if num_items is None else xp.sum(losses) / num_items
 
 
+@for_plugins
 def span_loss(
     xp: Any, start_logits: Any, end_logits: Any, start_positions: Any, end_positions: Any, num_items: Any = None
 ) -> Any:

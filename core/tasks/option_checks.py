@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..errors import InputError
 from ..messages import subject
+from ..public import for_plugins
 
 
+@for_plugins
 def check_whole(value: object, name: str, least: int) -> int:
     """A whole number from `least` up."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -13,6 +15,7 @@ def check_whole(value: object, name: str, least: int) -> int:
     return value
 
 
+@for_plugins
 def check_top_k(value: object, everything: int) -> int | None:
     """How many results were asked for: a number, ``"all"``, or ``None`` for the best one alone.
 
@@ -28,6 +31,7 @@ def check_top_k(value: object, everything: int) -> int | None:
     return check_whole(value, "top_k", 1)
 
 
+@for_plugins
 def check_flag(value: object, name: str) -> bool:
     """True or False."""
     if not isinstance(value, bool):

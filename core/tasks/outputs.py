@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..public import for_plugins
 
+
+@for_plugins
 @dataclass
 class ModelOutput:
     """Base of all outputs. Arrays are the backend's own; fields that were not asked for are ``None``.
@@ -87,6 +90,7 @@ def _order(kind: Any) -> tuple[str, ...]:
     return (common[0], *own, *common[1:])
 
 
+@for_plugins
 @dataclass
 class BaseModelOutput(ModelOutput):
     """Output of the bare trunk: ``last_hidden_state`` ``[B, S, hidden_size]`` after the final norm."""
@@ -94,6 +98,7 @@ class BaseModelOutput(ModelOutput):
     last_hidden_state: Any = None
 
 
+@for_plugins
 @dataclass
 class CausalLMOutput(ModelOutput):
     """Output of a language model: ``logits`` ``[B, kept, vocab_size]`` in float32 (float64 in the reference)."""
@@ -101,6 +106,7 @@ class CausalLMOutput(ModelOutput):
     logits: Any = None
 
 
+@for_plugins
 @dataclass
 class SequenceClassifierOutput(ModelOutput):
     """Output of a classifier of texts: ``logits`` ``[B, num_labels]`` in float32 (float64 in the reference)."""
@@ -108,6 +114,7 @@ class SequenceClassifierOutput(ModelOutput):
     logits: Any = None
 
 
+@for_plugins
 @dataclass
 class TokenClassifierOutput(ModelOutput):
     """Output of a classifier of tokens: ``logits`` ``[B, S, num_labels]`` in float32 (float64 in the reference)."""
@@ -115,6 +122,7 @@ class TokenClassifierOutput(ModelOutput):
     logits: Any = None
 
 
+@for_plugins
 @dataclass
 class QuestionAnsweringOutput(ModelOutput):
     """Where an answer may start and end: ``start_logits`` and ``end_logits`` ``[B, S]``, in float32 as the others."""
@@ -123,6 +131,7 @@ class QuestionAnsweringOutput(ModelOutput):
     end_logits: Any = None
 
 
+@for_plugins
 @dataclass
 class EmbeddingOutput(ModelOutput):
     """Texts as vectors of length 1: ``embeddings`` ``[B, hidden_size]``, in float32 as the others."""

@@ -6,7 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ..public import for_plugins
 
+
+@for_plugins
 @dataclass(frozen=True)
 class Label:
     """A label and how sure the model is of it.
@@ -29,6 +32,7 @@ class Label:
         return {"label": self.label, "score": self.score}
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Entity:
     """A stretch of a text and what it is: ``text[entity.start:entity.end] == entity.word``, without spaces around it.
@@ -59,6 +63,7 @@ class Entity:
         return {name: self.label, "score": self.score, **index, "word": self.word, "start": self.start, "end": self.end}
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Answer:
     """A piece of the context that answers the question: ``context[answer.start:answer.end] == answer.text``.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..public import for_plugins
 
+
+@for_plugins
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis, in float64.
 
@@ -16,6 +19,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
+@for_plugins
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """A probability for each number by itself, in float64.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..public import for_plugins
 from .entities import visible_part
 from .results import Answer
 from .scores import softmax
@@ -27,6 +28,7 @@ SPACELESS = (
 """Scripts that put no spaces between words, so that no word's end can be seen."""
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Span:
     """A candidate: first and last token, and the product of their probabilities."""
@@ -36,6 +38,7 @@ class Span:
     last: int
 
 
+@for_plugins
 def best_spans(
     start_logits: np.ndarray, end_logits: np.ndarray, allowed: np.ndarray, max_answer_len: int, *, may_be_none: bool
 ) -> tuple[Iterator[Span], float]:
@@ -74,6 +77,7 @@ def _descending(start: np.ndarray, end: np.ndarray, allowed: np.ndarray, max_ans
         yield Span(float(flat[place]), first, first + more)
 
 
+@for_plugins
 def as_answers(
     context: str, offsets: list[tuple[int, int]], spans: Iterable[Span], count: int, *, align_to_words: bool
 ) -> list[Answer]:
@@ -117,6 +121,7 @@ def _of_a_word(character: str) -> bool:
     return character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
 
 
+@for_plugins
 def best_answers(answers: Iterable[Answer], count: int) -> list[Answer]:
     """The best `count` of the answers of several windows, each piece of the context once."""
     best: dict[tuple[int, int], Answer] = {}

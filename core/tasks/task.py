@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import ConfigError, UnsupportedError
 from ..messages import subject
+from ..public import for_plugins
 from .labels import check_integers, check_token_ids
 from .outputs import ModelOutput
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .windows import Encoder, Example, Window
 
 
+@for_plugins
 class Task:
     """Base of task heads; a plugin subclasses it and registers a descriptor.
 

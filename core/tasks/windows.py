@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..messages import mention
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..tokenizer.base import Tokenizer
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Window:
     """One row for the model.
@@ -45,6 +47,7 @@ class Window:
         return np.equal(self.source, source)
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Example:
     """One text, or a pair, that went through the model: what a task makes its result from.
@@ -78,6 +81,7 @@ class Example:
         return self.windows[0].input_ids
 
 
+@for_plugins
 @dataclass(frozen=True)
 class Encoder:
     """Makes rows of one text, or of a pair.

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PolyllamaWarning, TokenizerError
+from ..public import for_plugins
 from .chat.chat import LLAMA2_SYSTEM_PROMPT, Message, check_messages, render, render_continued
 from .encoding import Encoding
 from .engines.decoding import DecodingOptions, StreamDecoder, TextAssembler, clean_up_spaces
 from .vocabulary import as_ids
 
 
+@for_plugins
 class Tokenizer(Encoding, ABC):
     """Text to ids and back; made by ``load_tokenizer``, ``LlamaTokenizer`` or ``LlamaTokenizerFast``.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import TokenizerError
+from ..public import public
 from .agreement import compare
 from .base import Tokenizer
 from .behaviour import read_behaviour
@@ -164,6 +165,7 @@ class _Llama(Tokenizer):
         return None if scheme is None else scheme[0]
 
 
+@public
 class LlamaTokenizer(_Llama):
     """A SentencePiece `tokenizer.model`, run by sentencepiece.
 
@@ -224,6 +226,7 @@ class LlamaTokenizer(_Llama):
         self._model_bytes = model.content
 
 
+@public
 class LlamaTokenizerFast(_Llama):
     """A `tokenizer.model` or a `tokenizer.json`, run by tokenizers; the ids are those of ``LlamaTokenizer``.
 

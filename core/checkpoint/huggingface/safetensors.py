@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...dtypes import from_safetensors_code, itemsize
 from ...errors import CheckpointError, UnsupportedError
 from ...messages import shortened
+from ...public import for_plugins
 from ..base import TensorInfo, parse_strict_json
 from ..mapped import INCOMPLETE as _CORRUPT
 from ..mapped import MappedFile
@@ -41,6 +42,7 @@ _LOOK_ALIKES = (
 )
 
 
+@for_plugins
 class SafetensorsFile:
     """One safetensors file, checked when opened, its tensors mapped when read.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from ...dtypes import dtype_name, itemsize, safetensors_code
 from ...errors import CheckpointError, UnsupportedError
 from ...messages import mention, subject
+from ...public import for_plugins
 from ..base import TensorInfo
 from ..tensor_summary import bytes_text
 from ..weights import Weights
@@ -48,6 +49,7 @@ class _Shard:
         return sum(info.nbytes for info, _ in self.items)
 
 
+@for_plugins
 def save_safetensors(
     folder: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray[Any, Any]] | Iterable[tuple[str | TensorInfo, Source]],
