@@ -88,7 +88,8 @@ if TYPE_CHECKING:
     )
     from .core.plugin_system.manager import plugin_manager
     from .core.sources.locate import resolve_checkpoint_folder
-    from .core.sources.registry import Registry, RegistryEntry, load_registry
+    from .core.sources.entry import RegistryEntry
+    from .core.sources.registry import Registry, load_registry
     from .core.tasks.entities import ScoredTokens, check_ignored, find_entities, put_together, trimmed
     from .core.tasks.labels import as_labels, check_classes, check_finite, check_integers, check_shape, check_token_ids
     from .core.tasks.loaded_model import LoadedModel
@@ -120,8 +121,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     # hooks and what they return
-    "core.plugin_system.hookspecs": "hookimpl BackendDescriptor TaskDescriptor NodeDescriptor RegistryDescriptor CommandDescriptor "
-    "CheckpointFormatDescriptor",
+    "core.plugin_system.hookspecs": "hookimpl BackendDescriptor TaskDescriptor NodeDescriptor RegistryDescriptor "
+    "CommandDescriptor CheckpointFormatDescriptor",
     "core.plugin_system.manager": "plugin_manager",
     # backends: what one is, a pass, caches, memory, arrays
     "core.backend.protocol": "Availability RealizeOptions Backend Model",
@@ -150,8 +151,8 @@ _NAMES = {
     "core.tasks.outputs": "ModelOutput BaseModelOutput CausalLMOutput SequenceClassifierOutput TokenClassifierOutput "
     "QuestionAnsweringOutput EmbeddingOutput",
     "core.tasks.results": "Label Entity Answer",
-    "core.tasks.losses": "IGNORE_INDEX log_softmax cross_entropy causal_lm_loss mean_squared_error binary_cross_entropy "
-    "span_loss",
+    "core.tasks.losses": "IGNORE_INDEX log_softmax cross_entropy causal_lm_loss mean_squared_error "
+    "binary_cross_entropy span_loss",
     "core.tasks.labels": "as_labels check_integers check_shape check_classes check_token_ids check_finite",
     "core.tasks.scores": "softmax sigmoid",
     "core.tasks.entities": "ScoredTokens find_entities put_together trimmed check_ignored",
@@ -169,16 +170,17 @@ _NAMES = {
     "core.checkpoint.rotary_order": "halves_from_pairs pairs_from_halves",
     "core.config.schema": "LlamaConfig",
     # registries of models
-    "core.sources.registry": "Registry RegistryEntry load_registry",
+    "core.sources.entry": "RegistryEntry",
+    "core.sources.registry": "Registry load_registry",
     "core.sources.locate": "resolve_checkpoint_folder",
     # commands
     "cli.options": "model_argument source_options load_options task_options load_model",
     "cli.console": "json_option print_json print_table print_pairs progress_bar",
     "cli.texts": "read_prompt read_texts",
     # errors, warnings and their messages
-    "core.errors": "PolyllamaError ConfigError CheckpointError CheckpointConfigError TokenizerError SettingsError "
-    "RegistryError DownloadError BackendError BackendUnavailableError PluginError GenerationError "
-    "InputError UnknownArgumentError UnsupportedError PolyllamaWarning",
+    "core.errors": "PolyllamaError ConfigError CheckpointError CheckpointConfigError TokenizerError "
+    "SettingsError RegistryError DownloadError BackendError BackendUnavailableError PluginError "
+    "GenerationError InputError UnknownArgumentError UnsupportedError PolyllamaWarning",
     "core.messages": "mention subject",
 }
 

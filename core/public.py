@@ -43,12 +43,19 @@ def _at_home(thing: Thing, home: str) -> Thing:
     module = thing.__module__
     _DEFINED[thing] = module
     thing.__module__ = home
-    # Annotations are strings, to be read in the module that they were written in.
-    annotations = vars(thing).get("__annotations__", {}) if isinstance(thing, type) else {}
+    if isinstance(thing, type):
+        _keep_annotations(thing, module)
+    return thing
+
+
+def _keep_annotations(kind: type, module: str) -> None:
+    """Have annotations that are strings, and the types of a dataclass's fields, read in the module that has them."""
+    annotations, fields = (vars(kind).get(name, {}) for name in ("__annotations__", "__dataclass_fields__"))
     for name, annotation in annotations.items():
         if isinstance(annotation, str):
             annotations[name] = _annotation(annotation, module)
-    return thing
+            if name in fields:
+                fields[name].type = annotations[name]
 
 
 @cache

@@ -28,7 +28,7 @@ class Candidate:
     """One backend on one device in one dtype; every probe is realized once.
 
     Args:
-        kv_cache, threads: what probes are realized with; see :class:`~polyllama.core.backend.protocol.RealizeOptions`.
+        kv_cache, threads: what probes are realized with; see :class:`~polyllama.extend.RealizeOptions`.
 
     Attributes:
         seen: the dtype whose bounds hold: its own, but float32 for a float64 that only comes out through

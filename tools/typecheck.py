@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("polyllama.core", "polyllama.backends", "polyllama.cli", "polyllama.plugins", "polyllama.testing")
-MODULES = ("polyllama", "polyllama.__main__")
+MODULES = ("polyllama", "polyllama.__main__", "polyllama.extend")
 
 
 def main() -> int:

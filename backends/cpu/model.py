@@ -81,7 +81,7 @@ class CpuModel(SpecModel):
         return self.weights.state()
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.protocol.Model`."""
+        """See :class:`polyllama.extend.Model`."""
         cache = arguments.past_key_values
         if isinstance(cache, Cache) and not isinstance(cache, CpuCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")

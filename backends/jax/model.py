@@ -79,7 +79,7 @@ class JaxModel:
         return self.params[f"{self.graph.decoder.embed.name}.weight"]
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.protocol.Model`. It is compiled, and not differentiated: :meth:`apply` is.
+        """See :class:`polyllama.extend.Model`. It is compiled, and not differentiated: :meth:`apply` is.
 
         Arguments of its own: ``params``, other weights than the model's; ``train``, whether dropout acts, and
         ``dropout_rng``, its random key.
@@ -104,7 +104,7 @@ class JaxModel:
         return apply(self.pass_, self.config, params, given, checkpoint=self._checkpoint)
 
     def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Array, Params]:
-        """See :class:`polyllama.core.backend.training.Trains`."""
+        """See :class:`polyllama.extend.Trains`."""
 
         def value(params: Params) -> Array:
             return measure(jnp, apply(self.pass_, self.config, params, arguments, checkpoint=self._checkpoint))

@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
         frequencies: per length-dependent RoPE ``[B, rotary_dim / 2]``.
         kept: positions that the head is run for, where given one by one.
         dropout_rng: a random key while training.
-        attended: ``[B, S]`` booleans for heads, as a :class:`~polyllama.core.graph.node.Context` has them.
+        attended: ``[B, S]`` booleans for heads, as a :class:`~polyllama.extend.Context` has them.
     """
 
     tokens: Array

@@ -22,7 +22,7 @@ _ARRAYS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "logi
 
 
 def read(config: LlamaConfig, task: Task, cache: Cache | None, arguments: ForwardArguments) -> HostInputs:
-    """:func:`~polyllama.core.forward.inputs.read_inputs`; with traced inputs, whose numbers nobody can check, MLX
+    """:func:`~polyllama.extend.read_inputs`; with traced inputs, whose numbers nobody can check, MLX
     arrays.
 
     Raises:

@@ -129,7 +129,7 @@ class MlxModel:
         return dtype_name(self._embedding.dtype)
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.protocol.Model`.
+        """See :class:`polyllama.extend.Model`.
 
         ``inputs_embeds`` may be part of a computation that is being differentiated; everything else is looked at,
         unless ``mx.compile`` traces it, in training mode.
@@ -162,7 +162,7 @@ class MlxModel:
     def value_and_gradients(
         self, measure: Measure, arguments: ForwardArguments
     ) -> tuple[mx.array, dict[str, mx.array]]:
-        """See :class:`polyllama.core.backend.training.Trains`."""
+        """See :class:`polyllama.extend.Trains`."""
 
         def value() -> mx.array:
             scalar: mx.array = measure(self._engine.xp, self._pass(arguments))

@@ -55,7 +55,7 @@ class TorchModel(TrainsModule):
         return str(self.module.device)
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.protocol.Model`."""
+        """See :class:`polyllama.extend.Model`."""
         keep = arguments.logits_to_keep
         if not isinstance(keep, (int, slice, Tensor)):
             keep = as_integers(keep, "logits_to_keep")

@@ -42,7 +42,7 @@ class LlamaModule(Checkpointing):
     ``nn.Embedding``, so optimizers, ``torch.compile``, hooks and adapter libraries work as on any module.
 
     Args:
-        graph: the spec to build, from :func:`polyllama.core.graph.from_config.build_graph`.
+        graph: the spec to build, from :func:`polyllama.extend.build_graph`.
         attn_implementation: ``"sdpa"`` (torch's fused kernels; eager where attentions are asked for) or ``"eager"``.
     """
 
@@ -144,7 +144,7 @@ class LlamaModule(Checkpointing):
             loss_options: ``num_items_in_batch``; the task's labels under other names (``start_positions``).
 
         Returns:
-            The task's output, e.g. :class:`~polyllama.core.tasks.outputs.CausalLMOutput`.
+            The task's output, e.g. :class:`~polyllama.extend.CausalLMOutput`.
         """
         arguments = ForwardArguments.of(
             self.task,

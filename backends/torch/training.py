@@ -31,7 +31,7 @@ class TrainsModule:
     _differentiating = False
 
     def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`polyllama.core.backend.training.Trains`."""
+        """See :class:`polyllama.extend.Trains`."""
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._differentiating = True
         try:

@@ -374,7 +374,7 @@ class Llama(Training):
         ============================  ====================================================  ==========================
         task                          result for one text                                   options
         ============================  ====================================================  ==========================
-        ``sequence-classification``   a :class:`~polyllama.core.tasks.results.Label`   ``top_k``,
+        ``sequence-classification``   a :class:`~polyllama.extend.Label`   ``top_k``,
                                       with a probability (regression: the value)            ``function_to_apply``
         ``token-classification``      a list of ``Entity``, with characters of the text     ``aggregation_strategy``,
                                                                                             ``ignore_labels`` ...

@@ -21,7 +21,7 @@ Measure = Callable[[Any, "ModelOutput"], Any]
 @for_plugins
 @runtime_checkable
 class Trains(Protocol):
-    """What a :class:`~polyllama.core.backend.protocol.Model` has more where its backend declares ``trains = True``."""
+    """What a :class:`~polyllama.extend.Model` has more where its backend declares ``trains = True``."""
 
     def value_and_gradients(self, measure: Measure, arguments: ForwardArguments) -> tuple[Array, Mapping[str, Array]]:
         """A scalar of one pass, and its gradient with respect to every parameter that is trained.
@@ -31,7 +31,7 @@ class Trains(Protocol):
 
         Args:
             measure: namespace and output of the pass -> a scalar in native form.
-            arguments: as of :meth:`polyllama.core.backend.protocol.Model.forward`.
+            arguments: as of :meth:`polyllama.extend.Model.forward`.
 
         Returns:
             The scalar, and native arrays by parameter name.

@@ -105,7 +105,7 @@ class Request:
         """The checked arguments of a pass in native form.
 
         Args:
-            given: what :func:`~polyllama.core.forward.inputs.read_inputs` gave for `arguments`.
+            given: what :func:`~polyllama.extend.read_inputs` gave for `arguments`.
             native: a checked array as a native one.
             inputs_embeds: in native form, in the model's dtype.
         """

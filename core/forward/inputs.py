@@ -100,7 +100,7 @@ def check_ids(ids: np.ndarray, vocab_size: int, name: str = "input_ids") -> None
     >>> check_ids(np.array([[1, 99]]), 32)
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.InputError: input_ids[0, 1] is 99, outside the vocabulary of 32 (0 to 31)
+    polyllama.extend.InputError: input_ids[0, 1] is 99, outside the vocabulary of 32 (0 to 31)
     """
     import numpy as np
 

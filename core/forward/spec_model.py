@@ -54,7 +54,7 @@ class SpecModel:
         self._ropes = length_ropes(graph)
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
-        """See :class:`polyllama.core.backend.protocol.Model`."""
+        """See :class:`polyllama.extend.Model`."""
         cache = arguments.cache(self.new_cache)
         given = read_inputs(self.config, self.task, cache, arguments)
         embeds = self._embeds(given.inputs_embeds)

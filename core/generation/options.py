@@ -69,7 +69,7 @@ class GenerationOptions:
     >>> GenerationOptions(do_sample=True, top_p=1.5)
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.GenerationError: top_p is 1.5; wanted a number above 0 and at most 1 (1 is off)
+    polyllama.extend.GenerationError: top_p is 1.5; wanted a number above 0 and at most 1 (1 is off)
     """
 
     max_new_tokens: int | None = None
@@ -168,7 +168,7 @@ class GenerationOptions:
         >>> GenerationOptions.resolve({"temprature": 0.8})
         Traceback (most recent call last):
         ...
-        polyllama.core.errors.GenerationError: generation has no option 'temprature'; did you mean 'temperature'?
+        polyllama.extend.GenerationError: generation has no option 'temprature'; did you mean 'temperature'?
         """
         given = {name: value for name, value in (arguments or {}).items() if value is not None}
         for name in arguments or {}:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class HeadSource(Protocol):
-    """What a graph asks of a task; see :class:`~polyllama.core.tasks.task.Task`, whose attributes these are."""
+    """What a graph asks of a task; see :class:`~polyllama.extend.Task`, whose attributes these are."""
 
     @property
     def name(self) -> str: ...

@@ -21,7 +21,7 @@ Override = Callable[["Node", Any, "Context"], Any]
 
 
 class RotaryTables(Protocol):
-    """What a rotary embedding gives a pass; see :class:`~polyllama.core.graph.rope.Rope`."""
+    """What a rotary embedding gives a pass; see :class:`~polyllama.extend.Rope`."""
 
     def tables(self, xp: Any, positions: Array, frequencies: Array) -> tuple[Array, Array]:
         """Cosines and sines of `positions`."""

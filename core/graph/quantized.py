@@ -3,7 +3,7 @@
 A quantized module ``X`` has the tensors ``X.weight`` (uint32 words ``[out, in * bits / 32]``), ``X.scales`` and
 ``X.biases`` (``[out, in / group]``), as MLX stores them. Their definition unpacks and multiplies in array terms, so
 they run on every backend; one with a kernel for it overrides them. Words must stay integers: see
-:meth:`~polyllama.core.graph.node.Parameter.held_as`.
+:meth:`~polyllama.extend.Parameter.held_as`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def check_text(input_ids: np.ndarray | None, attended: np.ndarray | None, pad_to
     >>> check_text(np.array([[5, 6], [0, 0]]), None, 0, 2)
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.InputError: row 1 is padding alone (pad_token_id is 0); drop it, or give an attention_mask
+    polyllama.extend.InputError: row 1 is padding alone (pad_token_id is 0); drop it, or give an attention_mask
     """
     text: Any = text_tokens(input_ids, attended, pad_token_id, batch)
     if text is None or text.any(axis=1).all():

@@ -33,7 +33,7 @@ def check_overrides(overrides: Mapping[str, Any], options: Iterable[str] = ()) -
     >>> check_overrides({"load_fromat": "dummy"})
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.UnknownArgumentError: load has no argument 'load_fromat'; did you mean 'load_format'?
+    polyllama.extend.UnknownArgumentError: load has no argument 'load_fromat'; did you mean 'load_format'?
     """
     fields = {*LlamaConfig.model_fields, *CONFIG_SPELLINGS, *options} - {"extra"}
     for name in overrides:

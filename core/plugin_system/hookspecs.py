@@ -4,7 +4,7 @@ A plugin is a module (or any object) with functions named like the hooks below, 
 found through an entry point of the group ``polyllama``:
 
     # my_plugin.py
-    from polyllama.core.plugin_system.hookspecs import BackendDescriptor, hookimpl
+    from polyllama.extend import BackendDescriptor, hookimpl
 
     @hookimpl
     def polyllama_backends():
@@ -154,7 +154,7 @@ def _check_aliases(descriptor: Descriptor, aliases: tuple[str, ...]) -> None:
 @for_plugins
 @dataclass(frozen=True)
 class BackendDescriptor(Descriptor):
-    """A backend; its target is a class that follows ``core.backend.Backend``. ``requires``: the libraries it needs."""
+    """A backend; its target is a class that follows ``extend.Backend``. ``requires``: the libraries it needs."""
 
     kind: ClassVar[str] = "backend"
 
@@ -238,9 +238,9 @@ class CommandDescriptor(Descriptor):
 @for_plugins
 @dataclass(frozen=True)
 class CheckpointFormatDescriptor(Descriptor):
-    """A format of weights on disk; its target reads it into a ``core.checkpoint.Checkpoint``.
+    """A format of weights on disk; its target reads it into a ``polyllama.extend.Checkpoint``.
 
-    ``writes``: the target writes it too (``core.checkpoint.writing.FormatWriter``), so ``polyllama convert --to`` its
+    ``writes``: the target writes it too (``polyllama.extend.FormatWriter``), so ``polyllama convert --to`` its
     name works. ``aliases``: other names for it there. ``files``: patterns of the files by which a folder of it is
     known; where a folder has none of them, the reader is neither asked nor imported. Without patterns it always is.
     """

@@ -102,7 +102,7 @@ def check_names(options: Iterable[str], known: Sequence[str], what: str) -> None
     >>> check_names(["topk"], ["top_k", "stride"], "predict")
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.InputError: predict has no option 'topk'; did you mean 'top_k'?
+    polyllama.extend.InputError: predict has no option 'topk'; did you mean 'top_k'?
     """
     for name in options:
         if name not in known:

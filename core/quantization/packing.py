@@ -30,7 +30,7 @@ def check_bits(bits: Any) -> None:
     >>> check_bits(7)
     Traceback (most recent call last):
     ...
-    polyllama.core.errors.UnsupportedError: quantizing to 7 bits is not offered; use 2, 3, 4, 5, 6 or 8 bits
+    polyllama.extend.UnsupportedError: quantizing to 7 bits is not offered; use 2, 3, 4, 5, 6 or 8 bits
     """
     if bits not in BITS or isinstance(bits, bool):
         choices = f"{', '.join(map(str, BITS[:-1]))} or {BITS[-1]}"

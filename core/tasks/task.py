@@ -110,7 +110,7 @@ class Task:
         """What a person reads of the output for one text: ``predict``, ``pipeline`` and the command line give it.
 
         A dataclass is shown field by field, as is a list of them;
-        :class:`~polyllama.core.tasks.results.Label`, ``Entity`` and ``Answer`` are there to be used. Keyword-only
+        :class:`~polyllama.extend.Label`, ``Entity`` and ``Answer`` are there to be used. Keyword-only
         arguments are options of ``predict``: ``def result(self, example, *, top_k=1)``.
 
         Args:

@@ -14,9 +14,8 @@ from pathlib import Path
 import click
 import pytest
 from command_line import REFERENCE, Outcome, python_path, spawn, write_plugin
-from polyllama.core.errors import PolyllamaError, PolyllamaWarning
-from polyllama.core.plugin_system.hookspecs import CommandDescriptor, hookimpl
-from polyllama.core.plugin_system.manager import plugin_manager, reset_plugins
+from polyllama.core.plugin_system.manager import reset_plugins
+from polyllama.extend import CommandDescriptor, PolyllamaError, PolyllamaWarning, hookimpl, plugin_manager
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,9 @@ import pytest
 from polyllama import Llama, hookimpl
 from polyllama.cli.main import main
 from polyllama.cli.predictions import marked
-from polyllama.core.errors import PolyllamaWarning
-from polyllama.core.plugin_system.hookspecs import TaskDescriptor
-from polyllama.core.plugin_system.manager import plugin_manager, reset_plugins
-from polyllama.core.tasks.outputs import BaseModelOutput
-from polyllama.core.tasks.results import Entity, as_data
-from polyllama.core.tasks.task import Task
+from polyllama.core.plugin_system.manager import reset_plugins
+from polyllama.core.tasks.results import as_data
+from polyllama.extend import BaseModelOutput, Entity, PolyllamaWarning, Task, TaskDescriptor, plugin_manager
 from prediction_models import labels, random_head, taught_head
 
 TAGS = labels("O", "B-PER", "B-LOC")

@@ -28,6 +28,7 @@ from tiny_models import relative_error
 ROOT = Path(polyllama.__file__).parent
 EXAMPLES = ROOT / "examples"
 BACKEND, SCORER = EXAMPLES / "polyllama-numpy32", EXAMPLES / "polyllama-perplexity"
+FORMAT, NODE = EXAMPLES / "polyllama-npz", EXAMPLES / "polyllama-softcap"
 NOT_SOURCE = (
     "tests",
     "benchmarks",
@@ -124,7 +125,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of polyllama and one of each example, built from copies, because a build writes into its source."""
     folder = tmp_path_factory.mktemp("wheels")
     copies = []
-    for source in (ROOT, BACKEND, SCORER):
+    for source in (ROOT, BACKEND, SCORER, FORMAT, NODE):
         copies.append(folder / "source" / source.name)
         ignore = NOT_SOURCE if source is ROOT else NOT_SOURCE[-3:]
         shutil.copytree(source, copies[-1], ignore=shutil.ignore_patterns(*ignore))
@@ -136,7 +137,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def stranger(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with polyllama and both examples; tests only look at it."""
+    """An environment with polyllama and every example; tests only look at it."""
     return Environment(tmp_path_factory.mktemp("stranger") / "env", *wheels.values())
 
 
@@ -175,7 +176,7 @@ def test_the_example_backend_is_small() -> None:
 
 
 def test_wheels_hold_the_package_and_nothing_else(wheels: dict[str, Path]) -> None:
-    assert set(wheels) == {"polyllama", "polyllama_numpy32", "polyllama_perplexity"}
+    assert set(wheels) == {"polyllama", *(f"polyllama_{name}" for name in ("npz", "numpy32", "perplexity", "softcap"))}
     for package, wheel in wheels.items():
         names = zipfile.ZipFile(wheel).namelist()
         assert {name.partition("/")[0].partition("-")[0] for name in names} == {package}
@@ -377,6 +378,36 @@ def test_the_registrys_names(stranger: Environment) -> None:
     assert story < scrambled / 2
 
 
+def test_a_model_goes_through_the_format_and_back(stranger: Environment, model: Path, tmp_path: Path) -> None:
+    stranger.run("convert", model, tmp_path / "npz", "--to", "npz")
+    options = ("--backend", "numpy32", "--temperature", 0.8, "--seed", 7, "--max-new-tokens", 8)
+    runs = [stranger.json("run", folder, PROMPT, *options)["token_ids"] for folder in (model, tmp_path / "npz")]
+    assert runs[0] == runs[1] and len(runs[0]) == 8
+    stranger.run("convert", tmp_path / "npz", tmp_path / "back", "--to", "huggingface")
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+    weights = tmp_path / "npz" / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    done = stranger.run("run", tmp_path / "npz", PROMPT, check=False)
+    assert done.returncode == 1 and "cannot be opened" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_node_of_a_plugin_caps_logits_on_every_backend(stranger: Environment, model: Path, tmp_path: Path) -> None:
+    code = f"""
+        import json
+        from polyllama import Llama
+        plain = Llama.load({str(model)!r}, backend="reference").forward([[7, 8, 9]]).logits
+        llm = Llama.load({str(model)!r}, task="softcapped-lm", softcap=50, backend="reference")
+        llm.save({str(tmp_path)!r})
+        again = Llama.load({str(tmp_path)!r}, backend="numpy32")
+        outs = [m.forward([[7, 8, 9]], labels=[[7, 8, 9]]).numpy() for m in (llm, again)]
+        print(json.dumps([again.task, plain.tolist(), *([float(o["loss"]), o["logits"].tolist()] for o in outs)]))
+    """
+    task, plain, (loss, exact), (other_loss, other) = stranger.execute(code)
+    capped = 50 * np.tanh(np.array(plain) / 50)
+    assert task == "softcapped-lm" and np.array(exact) == pytest.approx(capped, rel=1e-6)
+    assert relative_error(np.array(other), capped) < 1e-5 and other_loss == pytest.approx(loss, rel=1e-5)
+
+
 # gone again ----------------------------------------------------------------------------------------------------------
 
 
@@ -405,10 +436,7 @@ def test_nothing_is_left_after_uninstalling(wheels: dict[str, Path], model: Path
 
 # broken packages -----------------------------------------------------------------------------------------------------
 
-HEADER = (
-    "from polyllama import hookimpl\n"
-    "from polyllama.core.plugin_system.hookspecs import BackendDescriptor, TaskDescriptor\n"
-)
+HEADER = "from polyllama.extend import BackendDescriptor, TaskDescriptor, hookimpl\n"
 FAULTS = {
     "raises-at-import": (
         "raise RuntimeError('out of order')",
@@ -513,11 +541,8 @@ def test_a_broken_package_is_named(broken_listing: tuple[dict[str, Any], str, st
 def test_what_is_not_broken_is_not_blamed(broken_listing: tuple[dict[str, Any], str, str]) -> None:
     listing, stderr, _ = broken_listing
     states = {row["name"]: row["state"] for row in listing["plugins"]}
-    assert {name for name, state in states.items() if state == "ok"} == {
-        "polyllama-builtin",
-        "perplexity",
-        "missing-later",
-    }
+    fine = {"polyllama-builtin", "perplexity", "npz", "softcap", "missing-later"}
+    assert {name for name, state in states.items() if state == "ok"} == fine
     assert len(listing["problems"]) == len(FAULTS) == stderr.count("\n")
     assert "Traceback" not in stderr
 

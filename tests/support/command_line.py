@@ -118,7 +118,7 @@ def write_plugin(folder: Path, source: str, name: str = "my-plugin") -> None:
     import textwrap
 
     module = name.replace("-", "_")
-    header = "import polyllama.core.plugin_system.hookspecs as p\nhookimpl = p.hookimpl\n"
+    header = "import polyllama.extend as p\nhookimpl = p.hookimpl\n"
     (folder / f"{module}.py").write_text(header + textwrap.dedent(source))
     info = folder / f"{module}-1.0.dist-info"
     info.mkdir()

@@ -16,7 +16,7 @@ from polyllama.core.plugin_system.manager import Plugins
 from support_processes import run_process
 
 HEADER = """
-import polyllama.core.plugin_system.hookspecs as p
+import polyllama.extend as p
 hookimpl = p.hookimpl
 """
 

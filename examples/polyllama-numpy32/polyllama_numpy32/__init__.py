@@ -1,7 +1,6 @@
 """A polyllama backend in NumPy float32."""
 
-from polyllama import hookimpl
-from polyllama.core.plugin_system.hookspecs import BackendDescriptor
+from polyllama.extend import BackendDescriptor, hookimpl
 
 
 @hookimpl

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polyllama.core.backend.protocol import Availability, RealizeOptions
-from polyllama.core.errors import BackendError
-from polyllama.core.forward.forward import Engine
-from polyllama.core.forward.spec_model import SpecModel
-from polyllama.core.graph.graph import Graph
-from polyllama.core.graph.nodes import RMSNorm
+from polyllama.extend import Availability, BackendError, Engine, Graph, RealizeOptions, RMSNorm, SpecModel
 
 
 def rms_norm(node: Any, x: Any, ctx: Any) -> Any:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from polyllama import hookimpl
-from polyllama.core.plugin_system.hookspecs import CommandDescriptor, RegistryDescriptor, TaskDescriptor
+from polyllama.extend import CommandDescriptor, RegistryDescriptor, TaskDescriptor, hookimpl
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 

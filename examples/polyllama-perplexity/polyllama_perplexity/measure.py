@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polyllama import Llama, PolyllamaWarning
-from polyllama.core.errors import InputError
+from polyllama.extend import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-    from polyllama.core.tokenizer.base import Tokenizer
+    from polyllama.extend import Tokenizer
 
 
 @dataclass(frozen=True)

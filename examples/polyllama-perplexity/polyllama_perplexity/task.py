@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from polyllama.core.errors import InputError
-from polyllama.core.graph.node import Node
-from polyllama.core.graph.nodes import Decoder, Linear
-from polyllama.core.tasks.losses import causal_lm_loss, log_softmax
-from polyllama.core.tasks.outputs import ModelOutput
-from polyllama.core.tasks.task import Task
+from polyllama.extend import Decoder, InputError, Linear, ModelOutput, Node, Task, causal_lm_loss, log_softmax
 
 if TYPE_CHECKING:
     from polyllama import LlamaConfig
-    from polyllama.core.graph.node import Context
-    from polyllama.core.tasks.windows import Example
+    from polyllama.extend import Context, Example
 
     from .measure import Surprise
 

@@ -11,23 +11,30 @@ from typing import Any
 
 import pytest
 from polyllama import LlamaConfig, hookimpl
-from polyllama.core.errors import ConfigError, PluginError
-from polyllama.core.graph.adapted import LoraLinear
-from polyllama.core.graph.from_config import build_graph
-from polyllama.core.graph.graph import Graph
-from polyllama.core.graph.node import Node
-from polyllama.core.graph.nodes import Chain, Linear, Pool
-from polyllama.core.graph.serialize import node_from_dict, node_type
-from polyllama.core.plugin_system.hookspecs import NodeDescriptor
-from polyllama.core.plugin_system.manager import Plugins, plugin_manager, reset_plugins
+from polyllama.core.graph.serialize import node_from_dict
+from polyllama.core.plugin_system.manager import Plugins, reset_plugins
+from polyllama.core.public import defined_in
 from polyllama.core.quantization.settings import Quantization
 from polyllama.core.transforms.quantize_graph import quantize_graph
+from polyllama.extend import (
+    Chain,
+    ConfigError,
+    Graph,
+    Linear,
+    LoraLinear,
+    Node,
+    NodeDescriptor,
+    PluginError,
+    Pool,
+    build_graph,
+    node_type,
+    plugin_manager,
+)
 from support_processes import run_process
 
 MODULE = """
 from dataclasses import dataclass
-from polyllama.core.graph.node import Node
-from support_processes import run_process
+from polyllama.extend import Node
 
 @dataclass(frozen=True)
 class Squash(Node):
@@ -97,7 +104,7 @@ def test_every_node_type_of_ours_is_offered() -> None:
     offered = plugin_manager().nodes()
     for kind, descriptor in offered.items():
         assert node_type(kind) is descriptor.load()
-    ours = {kind for kind, cls in Node.kinds.items() if cls.__module__.startswith("polyllama.core.")}
+    ours = {kind for kind, cls in Node.kinds.items() if defined_in(cls).startswith("polyllama.core.")}
     assert ours == set(offered)
 
 

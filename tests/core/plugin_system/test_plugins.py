@@ -349,7 +349,7 @@ def test_the_hook_names_are_fixed() -> None:
 
 
 def test_a_plugin_that_asks_for_the_plugins_while_loading_is_told(tmp_path: Path) -> None:
-    Site(tmp_path).add("eager", "from polyllama.core.plugin_system.manager import plugin_manager\nplugin_manager()")
+    Site(tmp_path).add("eager", "from polyllama.extend import plugin_manager\nplugin_manager()")
     code = (
         "from polyllama.core.plugin_system.manager import plugin_manager; "
         "print('reference' in plugin_manager().backends())"

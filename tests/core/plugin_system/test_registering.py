@@ -5,9 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from polyllama.core.errors import PluginError, PolyllamaWarning
-from polyllama.core.plugin_system.hookspecs import RegistryDescriptor, hookimpl
-from polyllama.core.plugin_system.manager import Plugins, plugin_manager, reset_plugins
+from polyllama.core.plugin_system.manager import Plugins, reset_plugins
+from polyllama.extend import PluginError, PolyllamaWarning, RegistryDescriptor, hookimpl, plugin_manager
 
 
 @pytest.fixture

@@ -15,11 +15,19 @@ import numpy as np
 import polyllama
 import pytest
 from polyllama import Llama, LlamaConfig, PolyllamaWarning, hookimpl
-from polyllama.core.errors import BackendError, InputError, PolyllamaError, UnsupportedError
-from polyllama.core.plugin_system.hookspecs import TaskDescriptor
-from polyllama.core.plugin_system.manager import plugin_manager, reset_plugins
-from polyllama.core.tasks.results import Answer, Label, as_data
-from polyllama.core.tasks.task import Task
+from polyllama.core.plugin_system.manager import reset_plugins
+from polyllama.core.tasks.results import as_data
+from polyllama.extend import (
+    Answer,
+    BackendError,
+    InputError,
+    Label,
+    PolyllamaError,
+    Task,
+    TaskDescriptor,
+    UnsupportedError,
+    plugin_manager,
+)
 from prediction_models import taught_head
 from scored_models import FEELINGS, Models, soft
 from tiny_models import ALL_BACKENDS, relative_error
@@ -297,7 +305,7 @@ class Loudness(Task):
 
     name = "loudness"
     architecture = "LlamaForLoudness"
-    output_type = polyllama.core.tasks.outputs.BaseModelOutput
+    output_type = polyllama.extend.BaseModelOutput
     labels = ()
     texts = ("shout",)
 

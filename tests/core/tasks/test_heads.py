@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from head_models import IDS, SEQUENCE, SPAN, TOKEN, TOLERANCE, Heads, agree, fresh, oracle
 from polyllama import Llama, LlamaConfig
-from polyllama.core.errors import InputError, UnsupportedError
+from polyllama.extend import InputError, UnsupportedError
 from tiny_models import ALL_BACKENDS, SIZES, forward, relative_error
 
 EVERY = pytest.mark.parametrize("backend", ALL_BACKENDS)
