@@ -87,8 +87,8 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from .core.plugin_system.manager import plugin_manager
-    from .core.sources.locate import resolve_checkpoint_folder
     from .core.sources.entry import RegistryEntry
+    from .core.sources.locate import resolve_checkpoint_folder
     from .core.sources.registry import Registry, load_registry
     from .core.tasks.entities import ScoredTokens, check_ignored, find_entities, put_together, trimmed
     from .core.tasks.labels import as_labels, check_classes, check_finite, check_integers, check_shape, check_token_ids
