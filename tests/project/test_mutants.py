@@ -208,6 +208,21 @@ def test_related_tests_come_by_function_then_by_module() -> None:
     assert [t.node for t in only] == ["tests/test_a.py::quick"]  # the quickest first, and no more than fits
 
 
+def test_the_record_is_narrowed_to_files_of_tests_by_pattern() -> None:
+    files = ["tests/backends/cpu/test_cpu.py", "tests/core/test_cpu_like.py", "tests/core/test_graph.py"]
+    record = calls.Record([calls.Test(f"{file}::test", 1.0, frozenset()) for file in files], dict.fromkeys(files, "a"))
+    for patterns, wanted in (
+        ([], files),
+        (["test_cpu*.py"], files[:2]),
+        (["tests/core/*"], files[1:]),
+        (["core/test_graph.py", "cpu/test_cpu.py"], [files[0], files[2]]),
+        (["graph"], []),
+    ):
+        assert calls.like(files, patterns) == wanted
+        assert [test.file for test in record.of_files(patterns).tests] == wanted
+    assert record.of_files(["test_cpu*.py"]).digests == record.digests  # what was recorded is not forgotten
+
+
 KERNEL = """
 constexpr int kStep = 4 + 1;
 template <int N>

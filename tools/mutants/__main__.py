@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ class Options:
     module: list[str]
     jobs: int
     budget: float
-    certify: bool
+    tests: list[str]
+    certify: list[str] | None
     only_list: bool
     record: list[str] | None
     json: Path | None
@@ -53,7 +53,15 @@ def options(arguments: list[str] | None = None) -> Options:
     )
     parser.add_argument("--jobs", type=int, default=trying.jobs_by_default(), help="tests' processes side by side")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests for a mutant (default: %(default)s)")
-    parser.add_argument("--certify", action="store_true", help="try faults in the kernels on `certify cpu` as well")
+    parser.add_argument(
+        "--tests", action="append", default=[], metavar="PATTERN", help="only test files like this; repeatable"
+    )
+    parser.add_argument(
+        "--certify",
+        nargs="*",
+        metavar="CHECK",
+        help="try faults in the kernels on `certify cpu` as well (default: all checks)",
+    )
     parser.add_argument(
         "--list", dest="only_list", action="store_true", help="say which mutants were chosen, and run nothing"
     )
@@ -66,6 +74,12 @@ def options(arguments: list[str] | None = None) -> Options:
     return Options(**vars(parser.parse_args(arguments)))
 
 
+def _test_files(o: Options, native: bool) -> list[str]:
+    """Files of tests that a run needs: for the kernels alone, those that faults in them are tried on."""
+    files = calls.like(calls.test_files(), o.tests)
+    return calls.like(files, choosing.lists()["native_tests"]) if native else files
+
+
 def native_report(candidates: list[Any], record: calls.Record, folder: Path, o: Options) -> list[report.Report]:
     """Faults of the kernels: what their tests catch, and what the conformance kit catches of the same."""
     # A line holds one, and some do not compile: so a third more are built than are tried.
@@ -74,15 +88,15 @@ def native_report(candidates: list[Any], record: calls.Record, folder: Path, o: 
     print(f"built {len(faults)} faults into one library; {len(dropped)} do not compile", file=sys.stderr)
     faults = faults[: o.native]
     patterns = choosing.lists()["native_tests"]
-    own = [test for test in record.tests if any(fnmatch(test.file, pattern) for pattern in patterns)]
+    own = record.of_files(patterns).tests
     rounds = trying.rounds(record, own, o.budget)
     baseline = trying.native_attempts([None], library, KERNELS, rounds, folder)
     _expect_passing(list(trying.try_all(baseline, o.jobs)))
     attempts = trying.native_attempts(faults, library, KERNELS, rounds, folder)
     known = read_known()
     reports = [report.Report("native, by tests", _progress(attempts, o.jobs), known)]
-    if o.certify:
-        kit = trying.certify_trials(faults, library, KERNELS, folder, o.jobs)
+    if o.certify is not None:
+        kit = trying.certify_trials(faults, library, KERNELS, folder, o.jobs, o.certify)
         reports.append(report.Report("native, by certify cpu", kit, known))
     return reports
 
@@ -118,10 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     folder = o.keep or Path(tempfile.mkdtemp(prefix="mutants-"))
     try:
-        files = o.record or calls.missing(calls.Record.read(), calls.test_files())
+        files = o.record or calls.missing(calls.Record.read(), _test_files(o, native=bool(faults) and not chosen))
         record = calls.record(files, folder / "record", o.jobs) if files else calls.Record.read()
         if o.record is not None:
             return 0
+        record = record.of_files(o.tests)
         known = read_known()
         reports = []
         if chosen:

@@ -11,7 +11,8 @@ import json
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class Record:
         )
         scratch.replace(path)
 
+    def of_files(self, patterns: Iterable[str]) -> Record:
+        """The same of files like one of the patterns alone; all of it for no pattern."""
+        kept = set(like({test.file for test in self.tests}, patterns))
+        return replace(self, tests=[test for test in self.tests if test.file in kept])
+
     def calling(self, module: str, function: str) -> list[Test]:
         """Tests that call a function; of what no function holds, or none of these calls, all that call its module."""
         name = f"{module}:{function}"
@@ -75,6 +81,12 @@ def digest(path: Path) -> str:
 
 def test_files() -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+def like(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Files like one of the patterns, which may leave folders before them out; all files for no pattern."""
+    wanted = [each for pattern in patterns for each in (pattern, f"*/{pattern}")]
+    return sorted(file for file in files if not wanted or any(fnmatch(file, each) for each in wanted))
 
 
 def missing(record: Record, files: Iterable[str]) -> list[str]:

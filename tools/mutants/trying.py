@@ -169,14 +169,17 @@ def native_attempts(
     return attempts
 
 
-def certify_trials(chosen: list[Any], library: Path, module: str, folder: Path, at_once: int) -> list[Trial]:
+def certify_trials(
+    chosen: list[Any], library: Path, module: str, folder: Path, at_once: int, only: list[str]
+) -> list[Trial]:
     """The same faults, as `polyllama certify cpu` sees them, which has to pass with none of them on."""
     jobs = []
+    arguments = ["certify", "cpu", *(part for check in only for part in ("--only", check))]
     for mutation in [None, *chosen]:
         number = mutation.number if mutation else 0
         environment = {"MUTANT_MODULE": module, "MUTANT_SOURCE": str(library), "MUTANT_FAULT": str(number)}
         place = folder / f"certify-{number}"
-        jobs.append(Job("certify cpu", ["certify", "cpu"], environment, place, None, 1800, mutation, certify))
+        jobs.append(Job("certify cpu", arguments, environment, place, None, 1800, mutation, certify))
     trials = []
     for done in run_jobs(jobs, at_once):
         caught = done.code != 0
