@@ -164,6 +164,17 @@ class TestLosses:
         assert float(binary_cross_entropy(np, logits, targets, 1)) == pytest.approx(2 * 9.357623e-14 + np.log(2))
         assert float(binary_cross_entropy(np, logits[:1], 1 - targets[:1])) == 1e4
 
+    def test_cross_entropy_of_extremes(self) -> None:
+        """Of logits whose exponentials float32 does not hold: the same loss wherever the largest of them lies."""
+        from polyllama.core.tasks.losses import cross_entropy
+
+        for largest in (-1e4, -100.0, 100.0, 1e4):
+            logits = np.float32([[largest, largest - 1, largest - 2]])
+            for label in range(3):
+                wanted = label + np.log(1 + np.exp(-1) + np.exp(-2))
+                # Differences are exact; three exponentials, two sums, a logarithm and a difference round.
+                assert abs(float(cross_entropy(np, logits, np.array([label]))) - wanted) < 16 * 2.0**-24 * (1 + wanted)
+
     def test_its_gradient_where_a_new_head_starts(self) -> None:
         import array_api_compat.torch as xp
         import torch
