@@ -15,7 +15,7 @@ import pytest
 from support_processes import end_processes, run_process, start_process
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes have no groups and signals of this kind there")
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 WAIT = (
     "import time\n"
     "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
@@ -23,9 +23,11 @@ WAIT = (
 )
 GRANDCHILD = (
     "import subprocess, sys, time\n"
-    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']{})\n"
     "print(child.pid, flush=True)\n"
 )
+QUIET = GRANDCHILD.format(", stdout=subprocess.DEVNULL")
+TALKING = GRANDCHILD.format("")  # keeps its parent's output open
 
 
 def is_running(pid: int) -> bool:
@@ -66,14 +68,20 @@ def test_a_child_that_takes_too_long_is_ended_while_its_output_is_waited_for() -
 
 
 def test_what_a_child_leaves_running_is_ended() -> None:
-    done = run_process([sys.executable, "-c", GRANDCHILD], stdout=subprocess.PIPE, text=True)
+    done = run_process([sys.executable, "-c", QUIET], stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0 and has_ended(int(done.stdout))
-    process = start_process([sys.executable, "-c", f"{GRANDCHILD}time.sleep(60)"], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("then", ["", "time.sleep(60)"], ids=["alone", "with its parent"])
+def test_whatever_still_runs_at_the_end_of_a_test_is_ended(then: str) -> None:
+    process = start_process([sys.executable, "-c", TALKING + then], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     grandchild = int(process.stdout.readline())
+    if not then:
+        assert process.wait(timeout=30) == 0
     assert is_running(grandchild)
     end_processes()
-    assert has_ended(grandchild) and process.returncode == -signal.SIGKILL
+    assert has_ended(grandchild) and process.returncode == (-signal.SIGKILL if then else 0)
 
 
 def test_what_a_child_says_and_how_it_ends_comes_back() -> None:
@@ -103,7 +111,8 @@ def unbounded(source: str) -> list[str]:
 
 def test_every_test_starts_and_waits_by_these_ways() -> None:
     assert len(unbounded("subprocess.run([])\nthread.join()\n', '.join(x)\nprocess.wait(3)\nprocess.wait()")) == 3
-    files = [path for path in sorted(TESTS.glob("*.py")) if path.name != "support_processes.py"]
+    files = [path for path in sorted(TESTS.rglob("*.py")) if path.name != "support_processes.py"]
     assert len(files) > 80
-    wrong = {path.name: found for path in files if (found := unbounded(path.read_text(encoding="utf-8")))}
+    found = {str(path.relative_to(TESTS)): unbounded(path.read_text(encoding="utf-8")) for path in files}
+    wrong = {name: places for name, places in found.items() if places}
     assert not wrong, "start processes by run_process or start_process of support_processes, wait with a timeout"
