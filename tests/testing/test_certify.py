@@ -16,8 +16,6 @@ from polyllama.core.graph.rope import Rope
 from polyllama.testing import certify, read_certificate
 from sabotage import SpecBackend, interleaved_rope, outcome
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 # ---- certificates ----------------------------------------------------------------------------------------------------
 
