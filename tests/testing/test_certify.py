@@ -16,7 +16,6 @@ from polyllama.core.graph.rope import Rope
 from polyllama.testing import certify, read_certificate
 from sabotage import SpecBackend, interleaved_rope, outcome
 
-
 # ---- certificates ----------------------------------------------------------------------------------------------------
 
 

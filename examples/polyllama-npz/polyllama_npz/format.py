@@ -63,7 +63,8 @@ class NpzCheckpoint:
             raise CheckpointError(f"{self._file}: tensor {name!r} cannot be read ({error})", hint=DAMAGED) from None
         if stored.dtype != np.uint8 or stored.size != info.nbytes:
             raise CheckpointError(f"{self._file}: tensor {name!r} is not what {TENSORS} says", hint=DAMAGED)
-        return stored.view(numpy_dtype(info.dtype)).reshape(info.shape)
+        array: NDArray[Any] = stored.view(numpy_dtype(info.dtype)).reshape(info.shape)
+        return array
 
 
 class NpzFormat:
