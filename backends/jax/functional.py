@@ -60,6 +60,31 @@ def apply(
     Raises:
         InputError: shapes that do not fit; or a traced mask where the RoPE depends on how long each row is.
     """
+    check_params(pass_.graph, params)
+    loss_options = read_num_items(arguments.loss_options)
+    inputs, allowed, keep = _read(pass_, config, arguments)
+    flags = arguments.output_hidden_states, arguments.output_attentions
+    static = Static(keep if isinstance(keep, int) else 0, 0, *flags)
+    with pass_.precision():
+        ctx = pass_.context(params, inputs, allowed, None, static, checkpoint=checkpoint)
+        hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))
+        fields = pass_.finish(ctx, hidden, inputs, static)
+        loss = None
+        if arguments.labels:
+            arrays = {name: jnp.asarray(value) for name, value in arguments.labels.items()}
+            loss = pass_.task.loss(jnp, fields, **arrays, config=config, **loss_options)
+    output = pass_.task.output_type(
+        loss=loss,
+        hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),
+        attentions=None if ctx.attentions is None else tuple(ctx.attentions),
+        **fields,
+    )
+    output.to_numpy = as_float32
+    return output
+
+
+def _read(pass_: TracedPass, config: LlamaConfig, arguments: ForwardArguments) -> tuple[Inputs, Array, Any]:
+    """The checked inputs of a pass, who may look at whom ``[B or 1, 1, S, S]``, and the positions that are kept."""
     input_ids, attention_mask, position_ids = arguments.input_ids, arguments.attention_mask, arguments.position_ids
     if (input_ids is None) == (arguments.inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
@@ -70,16 +95,13 @@ def apply(
         if value is not None:
             raise InputError(f"{name} cannot go through a JAX transform", hint="leave it out, or call forward itself")
     dropout_rng = dropout_key(pass_.graph, arguments.own.get("train", False), arguments.own.get("dropout_rng"))
-    check_params(pass_.graph, params)
-    loss_options = read_num_items(arguments.loss_options)
     tokens = _ids(input_ids, config) if input_ids is not None else _array(arguments.inputs_embeds)
     if input_ids is None:
         check_embeds_shape(tuple(tokens.shape), config.hidden_size)
     batch, new = tokens.shape[:2]
     mask = None if attention_mask is None else _mask(attention_mask, batch, new)
     key_mask = mask if mask is not None and mask.ndim == 2 else None
-    given_labels = arguments.labels
-    _check_concrete(pass_, config, tokens, key_mask, given_labels)
+    _check_concrete(pass_, config, tokens, key_mask, arguments.labels)
     keep = check_keep(arguments.logits_to_keep, pass_.task, new)
     positions = _positions(position_ids, key_mask, batch, new)
     inputs = Inputs(
@@ -99,24 +121,7 @@ def apply(
         allowed = causal_mask(inputs.start, new, new, inputs.key_mask)
         if mask is None and position_ids is not None:
             allowed = allowed & same_sequence(positions)
-    flags = arguments.output_hidden_states, arguments.output_attentions
-    static = Static(keep if isinstance(keep, int) else 0, 0, *flags)
-    with pass_.precision():
-        ctx = pass_.context(params, inputs, allowed, None, static, checkpoint=checkpoint)
-        hidden = ctx.run(pass_.graph.decoder, pass_.embed(ctx, jnp.asarray(inputs.tokens)))
-        fields = pass_.finish(ctx, hidden, inputs, static)
-        loss = None
-        if given_labels:
-            arrays = {name: jnp.asarray(value) for name, value in given_labels.items()}
-            loss = pass_.task.loss(jnp, fields, **arrays, config=config, **loss_options)
-    output = pass_.task.output_type(
-        loss=loss,
-        hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),
-        attentions=None if ctx.attentions is None else tuple(ctx.attentions),
-        **fields,
-    )
-    output.to_numpy = as_float32
-    return output
+    return inputs, allowed, keep
 
 
 def dropout_key(graph: Graph, train: bool, dropout_rng: Any) -> Any:

@@ -148,7 +148,6 @@ class JaxModel:
         dropout_rng: Any,
         arguments: ForwardArguments,
     ) -> tuple[Result, int, int]:
-        observe = arguments.observe
         tokens = given.input_ids if given.input_ids is not None else given.inputs_embeds
         assert tokens is not None  # read_inputs saw to it
         batch, new = tokens.shape[:2]
@@ -156,10 +155,7 @@ class JaxModel:
         if cache is not None:
             cache.claim(self, batch)
             past = cache.length
-        # Observers see exact lengths (and concrete arrays: nothing is compiled); random numbers depend on the shape.
-        pads = self._per_token or (self.task.outputs_per == "row" and given.attended is not None)
-        pads = pads and observe is None and dropout_rng is None
-        length = padded_length(new, SMALLEST_PREFILL) if pads else new
+        length = self._length(given, new, arguments.observe is not None or dropout_rng is not None)
         layout = lay_out(
             host,
             new=new,
@@ -173,13 +169,10 @@ class JaxModel:
             cache.reserve(self._buffer_shapes, past + length, self._sharding)
             slots = cache.slots
         rows = self._rows_so_far(given, cache, layout, batch, new)
-        before = None if cache is None else cache.regime
-        restart = before is not None and rows.regime is not None and not np.array_equal(rows.regime, before)
+        restart = _restarts(rows, cache)
         restart_slots = min(padded_length(past + length, SMALLEST_PREFILL), slots) if restart else 0
         positions = rows.positions if restart else layout.positions
-        mask = layout.mask if _needs_mask(given, past) else None
-        if restart:
-            mask = None if layout.key_mask is not None else _packed(positions)
+        mask = _mask(given, layout, past, positions if restart else None)
         keep = given.logits_to_keep
         inputs = Inputs(
             tokens=_pad(tokens if tokens.ndim == 3 else tokens.astype(np.int32), length),
@@ -193,24 +186,38 @@ class JaxModel:
             dropout_rng=dropout_rng,
             attended=_attended(given, layout, past, length),
         )
-        static = Static(
-            kept=keep if isinstance(keep, int) else 0,
-            restart=restart_slots,
-            output_hidden_states=arguments.output_hidden_states,
-            output_attentions=arguments.output_attentions,
-        )
+        flags = arguments.output_hidden_states, arguments.output_attentions
+        static = Static(keep if isinstance(keep, int) else 0, restart_slots, *flags)
+        result = self._execute(params, inputs, cache, static, arguments.observe)
+        if cache is not None:
+            # Only now: a pass that failed leaves the cache as it was.
+            if self.pass_.ropes:
+                cache.positions, cache.regime = rows.positions, rows.regime
+            cache.advance(new, layout.key_mask)
+        return result, past, new
+
+    def _execute(
+        self,
+        params: Params,
+        inputs: Inputs,
+        cache: JaxCache | None,
+        static: Static,
+        observe: Callable[..., None] | None,
+    ) -> Result:
+        """The pass itself, compiled unless somebody observes it; the cache gets its buffers back."""
         buffers = None if cache is None else cache.buffers
         if observe is None:
             result, buffers = self._compiled(params, inputs, buffers, static=static)
         else:
             result, buffers = self.pass_(params, inputs, buffers, static, observe)
         if cache is not None:
-            # Only now: a pass that failed leaves the cache as it was.
             cache.buffers = buffers or {}
-            if self.pass_.ropes:
-                cache.positions, cache.regime = rows.positions, rows.regime
-            cache.advance(new, layout.key_mask)
-        return result, past, new
+        return result
+
+    def _length(self, given: HostInputs, new: int, exact: bool) -> int:
+        """Tokens that a pass is padded to; `exact` where observers look on or random numbers depend on the shape."""
+        pads = self._per_token or (self.task.outputs_per == "row" and given.attended is not None)
+        return padded_length(new, SMALLEST_PREFILL) if pads and not exact else new
 
     def _rows_so_far(
         self, given: HostInputs, cache: JaxCache | None, layout: Layout, batch: int, new: int
@@ -292,6 +299,19 @@ class _RowsSoFar(NamedTuple):
     positions: np.ndarray
     frequencies: tuple[np.ndarray, ...]
     regime: np.ndarray | None
+
+
+def _restarts(rows: _RowsSoFar, cache: JaxCache | None) -> bool:
+    """Whether a row has grown into other frequencies than its cached keys were rotated by."""
+    before = None if cache is None else cache.regime
+    return before is not None and rows.regime is not None and not np.array_equal(rows.regime, before)
+
+
+def _mask(given: HostInputs, layout: Layout, past: int, restarted: np.ndarray | None) -> np.ndarray | None:
+    """The mask that takes the causal one's place, if any does; `restarted`: positions of a pass over everything."""
+    if restarted is not None:
+        return None if layout.key_mask is not None else _packed(restarted)
+    return layout.mask if _needs_mask(given, past) else None
 
 
 def _needs_mask(given: HostInputs, past: int) -> bool:

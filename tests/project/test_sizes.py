@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ("backends", "cli", "core", "plugins", "testing")
 
-LONG_MODULES = {"core/api/llama.py": 560}
+LONG_MODULES: dict[str, int] = {}
 """Modules over 400 lines that are still to be split, and the lines they may have meanwhile."""
 
-LONG_FUNCTIONS = {"backends/jax/functional.py: apply": 65, "backends/jax/model.py: _run": 71}
+LONG_FUNCTIONS: dict[str, int] = {}
 """Functions over 50 lines that are still to be split, and the lines they may have meanwhile."""
 
 
