@@ -48,11 +48,14 @@ class JaxCache(Cache):
         """Slots that the buffers have; 0 before the first pass."""
         return int(next(iter(self.buffers.values()))[0].shape[-2]) if self.buffers else 0
 
-    def reserve(self, shapes: Mapping[str, tuple[jax.ShapeDtypeStruct, ...]], slots: int, sharding: Any) -> None:
+    def reserve(self, shapes: Mapping[str, tuple[jax.ShapeDtypeStruct, ...]], slots: int, sharding: Any) -> int:
         """Make room for `slots`: new buffers at first, then twice as many slots until it is enough.
 
         Args:
             shapes: per buffer its shape with one row and one slot, and its dtype.
+
+        Returns:
+            The slots there are now.
         """
         if not self.buffers:
             slots = padded_length(max(slots, self.capacity or 0, SMALLEST_CACHE), SMALLEST_CACHE)
@@ -63,12 +66,13 @@ class JaxCache(Cache):
                 )
                 for name, parts in shapes.items()
             }
-            return
+            return self.slots
         wanted = self.slots
         while wanted < slots:
             wanted *= 2
         if wanted > self.slots:
             self.buffers = _grow(self.buffers, wanted - self.slots)
+        return self.slots
 
     def reset(self) -> None:
         self.length, self.mask = 0, None

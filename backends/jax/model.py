@@ -151,10 +151,9 @@ class JaxModel:
         tokens = given.input_ids if given.input_ids is not None else given.inputs_embeds
         assert tokens is not None  # read_inputs saw to it
         batch, new = tokens.shape[:2]
-        past = 0
         if cache is not None:
             cache.claim(self, batch)
-            past = cache.length
+        past = 0 if cache is None else cache.length
         length = self._length(given, new, arguments.observe is not None or dropout_rng is not None)
         layout = lay_out(
             host,
@@ -164,10 +163,7 @@ class JaxModel:
             past_mask=None if cache is None else cache.mask,
             position_ids=given.position_ids,
         )
-        slots = length
-        if cache is not None:
-            cache.reserve(self._buffer_shapes, past + length, self._sharding)
-            slots = cache.slots
+        slots = length if cache is None else cache.reserve(self._buffer_shapes, past + length, self._sharding)
         rows = self._rows_so_far(given, cache, layout, batch, new)
         restart = _restarts(rows, cache)
         restart_slots = min(padded_length(past + length, SMALLEST_PREFILL), slots) if restart else 0
@@ -189,8 +185,7 @@ class JaxModel:
         flags = arguments.output_hidden_states, arguments.output_attentions
         static = Static(keep if isinstance(keep, int) else 0, restart_slots, *flags)
         result = self._execute(params, inputs, cache, static, arguments.observe)
-        if cache is not None:
-            # Only now: a pass that failed leaves the cache as it was.
+        if cache is not None:  # only now: a pass that failed leaves the cache as it was
             if self.pass_.ropes:
                 cache.positions, cache.regime = rows.positions, rows.regime
             cache.advance(new, layout.key_mask)
