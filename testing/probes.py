@@ -203,7 +203,7 @@ def _values(parameter: Parameter, rng: np.random.Generator, gains: Mapping[str, 
 
 
 @dataclass(frozen=True)
-class SoftCap(Node):
+class ProbeSoftCap(Node):
     """``scale * cap * tanh(inner(x) / cap)``: a node that no backend has heard of, with a tensor and a child."""
 
     name: str
@@ -228,7 +228,7 @@ class ForeignHead(Task):
 
     def head(self, config: LlamaConfig, decoder: Any) -> Node:
         inner = Linear("foreign.inner", config.hidden_size, 5, True, role="head")
-        return SoftCap("foreign", inner, 5, 2.0)
+        return ProbeSoftCap("foreign", inner, 5, 2.0)
 
     def outputs(self, ctx: Context, raw: Any, hidden: Any) -> dict[str, Any]:
         return {"logits": ctx.widen(raw)}
@@ -243,7 +243,7 @@ def _foreign_in_the_trunk(graph: Graph) -> Graph:
         return dataclasses.replace(node, name=node.name.replace(mlp.name, f"{mlp.name}.inner"))
 
     inner = dataclasses.replace(below(mlp), gate=below(mlp.gate), up=below(mlp.up), down=below(mlp.down))
-    wrapped = dataclasses.replace(layer, mlp=SoftCap(mlp.name, inner, HIDDEN, 2.0))
+    wrapped = dataclasses.replace(layer, mlp=ProbeSoftCap(mlp.name, inner, HIDDEN, 2.0))
     decoder = dataclasses.replace(graph.decoder, layers=(wrapped, *graph.decoder.layers[1:]))
     return dataclasses.replace(graph, decoder=decoder)
 

@@ -200,6 +200,7 @@ class JaxModel:
         observe: Callable[..., None] | None,
     ) -> Result:
         """The pass itself, compiled unless somebody observes it; the cache gets its buffers back."""
+        result: Result
         buffers = None if cache is None else cache.buffers
         if observe is None:
             result, buffers = self._compiled(params, inputs, buffers, static=static)
