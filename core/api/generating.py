@@ -55,6 +55,7 @@ class Generating:
             A :class:`~polyllama.Generation` for one prompt, a list for a list; with
             ``num_return_sequences`` above 1, a list for each prompt.
 
+        >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", backend="reference")
         >>> first, second = llm.generate(["Once", "One day"], max_new_tokens=4)
         >>> len(first.token_ids), second.finish_reason
@@ -75,6 +76,7 @@ class Generating:
 
         The iterator's ``result`` is the whole :class:`~polyllama.Generation` once it is exhausted.
 
+        >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", backend="reference")
         >>> pieces = llm.stream("Once", max_new_tokens=8)
         >>> "".join(pieces) == pieces.result.text

@@ -30,7 +30,7 @@ class Predicting:
         ``embedding``                 ``[hidden_size]`` float32; ``[N, hidden_size]``
                                       for a list
         ``base``                      ``[S, hidden_size]`` float32, a row for each token
-        ``causal-lm``                 a ``Generation``, as from :meth:`generate`            those of :meth:`generate`
+        ``causal-lm``                 a ``Generation``, as from ``generate``              those of ``generate``
         ============================  ====================================================  ==========================
 
         The other options are in the docstrings of the tasks' ``encode`` and ``result``; a plugin's task has its own.
@@ -45,6 +45,7 @@ class Predicting:
         Raises:
             InputError: no text, an empty one, something that is no text, one that is too long, or an unknown option.
 
+        >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", task="embedding", backend="reference")
         >>> llm.predict(["Once upon a time", "The end"]).shape
         (2, 128)
