@@ -62,7 +62,8 @@ def apply(
     """
     check_params(pass_.graph, params)
     loss_options = read_num_items(arguments.loss_options)
-    inputs, allowed, keep = _read(pass_, config, arguments)
+    dropout_rng = dropout_key(pass_.graph, arguments.own.get("train", False), arguments.own.get("dropout_rng"))
+    inputs, allowed, keep = _read(pass_, config, arguments, dropout_rng)
     flags = arguments.output_hidden_states, arguments.output_attentions
     static = Static(keep if isinstance(keep, int) else 0, 0, *flags)
     with pass_.precision():
@@ -83,7 +84,9 @@ def apply(
     return output
 
 
-def _read(pass_: TracedPass, config: LlamaConfig, arguments: ForwardArguments) -> tuple[Inputs, Array, Any]:
+def _read(
+    pass_: TracedPass, config: LlamaConfig, arguments: ForwardArguments, dropout_rng: Any
+) -> tuple[Inputs, Array, Any]:
     """The checked inputs of a pass, who may look at whom ``[B or 1, 1, S, S]``, and the positions that are kept."""
     input_ids, attention_mask, position_ids = arguments.input_ids, arguments.attention_mask, arguments.position_ids
     if (input_ids is None) == (arguments.inputs_embeds is None):
@@ -94,7 +97,6 @@ def _read(pass_: TracedPass, config: LlamaConfig, arguments: ForwardArguments) -
     for name, value in refused.items():
         if value is not None:
             raise InputError(f"{name} cannot go through a JAX transform", hint="leave it out, or call forward itself")
-    dropout_rng = dropout_key(pass_.graph, arguments.own.get("train", False), arguments.own.get("dropout_rng"))
     tokens = _ids(input_ids, config) if input_ids is not None else _array(arguments.inputs_embeds)
     if input_ids is None:
         check_embeds_shape(tuple(tokens.shape), config.hidden_size)

@@ -21,7 +21,7 @@ class Predicting:
         ============================  ====================================================  ==========================
         task                          result for one text                                   options
         ============================  ====================================================  ==========================
-        ``sequence-classification``   a :class:`~polyllama.extend.Label`   ``top_k``,
+        ``sequence-classification``   a ``Label``                                           ``top_k``,
                                       with a probability (regression: the value)            ``function_to_apply``
         ``token-classification``      a list of ``Entity``, with characters of the text     ``aggregation_strategy``,
                                                                                             ``ignore_labels`` ...
@@ -30,7 +30,7 @@ class Predicting:
         ``embedding``                 ``[hidden_size]`` float32; ``[N, hidden_size]``
                                       for a list
         ``base``                      ``[S, hidden_size]`` float32, a row for each token
-        ``causal-lm``                 a ``Generation``, as from ``generate``              those of ``generate``
+        ``causal-lm``                 a ``Generation``, as from ``generate``                those of ``generate``
         ============================  ====================================================  ==========================
 
         The other options are in the docstrings of the tasks' ``encode`` and ``result``; a plugin's task has its own.
