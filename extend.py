@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .cli.texts import read_prompt, read_texts
     from .core.backend.protocol import Availability, Backend, Model, RealizeOptions
     from .core.backend.training import Measure, Trains
-    from .core.checkpoint.base import Checkpoint, TensorInfo, own_config, parse_strict_json
     from .core.checkpoint.huggingface.safetensors import SafetensorsFile
     from .core.checkpoint.huggingface.save_safetensors import save_safetensors
     from .core.checkpoint.mapped import MappedFile
     from .core.checkpoint.opening import FormatReader
+    from .core.checkpoint.protocol import Checkpoint, TensorInfo, own_config, parse_strict_json
     from .core.checkpoint.rotary_order import halves_from_pairs, pairs_from_halves
     from .core.checkpoint.weights import Weights
     from .core.checkpoint.writing import FormatWriter, ModelToWrite
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         DownloadError,
         GenerationError,
         InputError,
+        NoModuleError,
+        NoTokenizerError,
         PluginError,
         PolyllamaError,
         PolyllamaWarning,
@@ -55,8 +57,8 @@ if TYPE_CHECKING:
     from .core.forward.inputs import HostInputs, read_inputs, read_labels
     from .core.forward.spec_model import SpecModel
     from .core.graph.activations import ACTIVATIONS
-    from .core.graph.adapted import LoraLinear
-    from .core.graph.cache import Cache, ConcatenatingCache, History
+    from .core.graph.adapted import LoraEmbedding, LoraLinear
+    from .core.graph.cache import Cache, CachedRows, ConcatenatingCache, History
     from .core.graph.from_config import build_graph
     from .core.graph.graph import Graph, nodes_of_type
     from .core.graph.node import Context, Node, Override, Parameter
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from .core.graph.quantized import QuantizedEmbedding, QuantizedLinear
     from .core.graph.rope import Rope
     from .core.graph.serialize import node_type
+    from .core.graph.text_tokens import text_tokens
     from .core.memory.estimate import MemoryEstimate, Workload, load_peak, run_ghosts, spec_estimate
     from .core.messages import mention, subject
     from .core.plugin_system.hookspecs import (
@@ -91,13 +94,22 @@ if TYPE_CHECKING:
     from .core.sources.locate import resolve_checkpoint_folder
     from .core.sources.registry import Registry, load_registry
     from .core.tasks.entities import ScoredTokens, check_ignored, find_entities, put_together, trimmed
-    from .core.tasks.labels import as_labels, check_classes, check_finite, check_integers, check_shape, check_token_ids
+    from .core.tasks.labels import (
+        as_labels,
+        check_classes,
+        check_finite,
+        check_integers,
+        check_shape,
+        check_token_ids,
+        warn_of_padding,
+    )
     from .core.tasks.loaded_model import LoadedModel
     from .core.tasks.losses import (
         IGNORE_INDEX,
         binary_cross_entropy,
         causal_lm_loss,
         cross_entropy,
+        ignore_padding,
         log_softmax,
         mean_squared_error,
         span_loss,
@@ -117,7 +129,7 @@ if TYPE_CHECKING:
     from .core.tasks.spans import Span, as_answers, best_answers, best_spans
     from .core.tasks.task import Task
     from .core.tasks.windows import Encoder, Example, Window
-    from .core.tokenizer.base import Tokenizer
+    from .core.tokenizer.tokenizer import Tokenizer
 
 _NAMES = {
     # hooks and what they return
@@ -131,7 +143,7 @@ _NAMES = {
     "core.forward.spec_model": "SpecModel",
     "core.forward.arguments": "ForwardArguments",
     "core.forward.inputs": "HostInputs read_inputs read_labels",
-    "core.graph.cache": "Cache ConcatenatingCache History",
+    "core.graph.cache": "Cache CachedRows ConcatenatingCache History",
     "core.memory.estimate": "MemoryEstimate Workload spec_estimate load_peak run_ghosts",
     "core.dtypes": "Array dtype_name itemsize numpy_dtype",
     # graphs and nodes
@@ -141,8 +153,9 @@ _NAMES = {
     "core.graph.node": "Node Parameter Context Override",
     "core.graph.nodes": "Embedding RMSNorm Linear Attention GatedMLP DecoderLayer Decoder Chain Pool Dropout",
     "core.graph.rope": "Rope",
+    "core.graph.text_tokens": "text_tokens",
     "core.graph.quantized": "QuantizedLinear QuantizedEmbedding",
-    "core.graph.adapted": "LoraLinear",
+    "core.graph.adapted": "LoraEmbedding LoraLinear",
     "core.graph.activations": "ACTIVATIONS",
     # task heads
     "core.tasks.task": "Task",
@@ -152,17 +165,18 @@ _NAMES = {
     "QuestionAnsweringOutput EmbeddingOutput",
     "core.tasks.results": "Label Entity Answer",
     "core.tasks.losses": "IGNORE_INDEX log_softmax cross_entropy causal_lm_loss mean_squared_error "
-    "binary_cross_entropy span_loss",
-    "core.tasks.labels": "as_labels check_integers check_shape check_classes check_token_ids check_finite",
+    "binary_cross_entropy span_loss ignore_padding",
+    "core.tasks.labels": "as_labels check_integers check_shape check_classes check_token_ids check_finite "
+    "warn_of_padding",
     "core.tasks.scores": "softmax sigmoid",
     "core.tasks.entities": "ScoredTokens find_entities put_together trimmed check_ignored",
     "core.tasks.spans": "Span best_spans as_answers best_answers",
     "core.tasks.option_checks": "check_whole check_top_k check_flag",
-    "core.tokenizer.base": "Tokenizer",
+    "core.tokenizer.tokenizer": "Tokenizer",
     # checkpoint formats
     "core.checkpoint.opening": "FormatReader",
     "core.checkpoint.writing": "FormatWriter ModelToWrite",
-    "core.checkpoint.base": "Checkpoint TensorInfo own_config parse_strict_json",
+    "core.checkpoint.protocol": "Checkpoint TensorInfo own_config parse_strict_json",
     "core.checkpoint.weights": "Weights",
     "core.checkpoint.mapped": "MappedFile",
     "core.checkpoint.huggingface.safetensors": "SafetensorsFile",
@@ -180,7 +194,7 @@ _NAMES = {
     # errors, warnings and their messages
     "core.errors": "PolyllamaError ConfigError CheckpointError CheckpointConfigError TokenizerError "
     "SettingsError RegistryError DownloadError BackendError BackendUnavailableError PluginError "
-    "GenerationError InputError UnknownArgumentError UnsupportedError PolyllamaWarning",
+    "GenerationError InputError NoModuleError NoTokenizerError UnknownArgumentError UnsupportedError PolyllamaWarning",
     "core.messages": "mention subject",
 }
 
@@ -197,6 +211,7 @@ __all__ = [
     "BackendUnavailableError",
     "BaseModelOutput",
     "Cache",
+    "CachedRows",
     "CausalLMOutput",
     "Chain",
     "Checkpoint",
@@ -230,6 +245,7 @@ __all__ = [
     "Linear",
     "LlamaConfig",
     "LoadedModel",
+    "LoraEmbedding",
     "LoraLinear",
     "MappedFile",
     "Measure",
@@ -237,6 +253,8 @@ __all__ = [
     "Model",
     "ModelOutput",
     "ModelToWrite",
+    "NoModuleError",
+    "NoTokenizerError",
     "Node",
     "NodeDescriptor",
     "Override",
@@ -296,6 +314,7 @@ __all__ = [
     "forward",
     "halves_from_pairs",
     "hookimpl",
+    "ignore_padding",
     "itemsize",
     "json_option",
     "load_model",
@@ -332,7 +351,9 @@ __all__ = [
     "spec_estimate",
     "subject",
     "task_options",
+    "text_tokens",
     "trimmed",
+    "warn_of_padding",
 ]
 
 __getattr__ = fetched_when_used(

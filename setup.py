@@ -3,12 +3,19 @@
 The kernels are an extra: without a C++ compiler, or where compiling fails, installation goes on without them, and
 `polyllama backends` says how to get them. POLYLLAMA_BUILD_KERNELS=0 leaves them out, =1 makes failing an error.
 POLYLLAMA_SANITIZE=address,undefined (or thread) builds them with those sanitizers.
+
+What was built is kept in build/kernels/ and taken from there when nothing that it is made of or by has changed, so that
+installing an extra does not compile anything. Removing that folder compiles them anew.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +24,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("backends/cpu/native")
+KEPT = Path("build/kernels")
 COMMON = (
     *("activations", "detect", "packing", "pass", "pass_attention", "pool", "program"),
     *("module", "python_matrices", "python_program"),
@@ -57,12 +65,30 @@ def instruction_sets() -> dict[str, list[str]]:
 class BuildKernels(build_ext):
     """Compiles the kernels once for each instruction set, and everything else once."""
 
+    def key(self, flags: list[str], pybind11_version: str) -> str:
+        """A name for all that the kernels are made of and by: sources, flags, compiler, processor, Python."""
+        commands = [getattr(self.compiler, name, None) for name in ("compiler_so", "compiler_so_cxx", "linker_so_cxx")]
+        programs = sorted({command[0] for command in commands if command})
+        parts: list[object] = [COMMON, flags, instruction_sets(), platform.machine(), sys.platform, sys.version]
+        parts += [pybind11_version, commands]
+        parts += [(name, os.environ.get(name)) for name in ("ARCHFLAGS", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS")]
+        parts += [version_of(program) for program in programs]
+        parts += [(path.name, path.read_bytes()) for path in sorted(FOLDER.iterdir()) if path.is_file()]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
         sanitize = os.environ.get("POLYLLAMA_SANITIZE", "")
         extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g1", "-O1"] if sanitize else ["-g0"]
         flags = [*FLAGS, *QUIET, *extra]
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        kept = KEPT / self.key(flags, pybind11.__version__) / output.name
+        if kept.is_file() and not self.force:
+            shutil.copy2(kept, output)
+            print(f"polyllama: the cpu backend's kernels are unchanged; taken from {kept}", file=sys.stderr)
+            return
         include = [*self.compiler.include_dirs, pybind11.get_include()]
         jobs = [(f"{FOLDER}/{name}.cpp", "common", [], flags) for name in COMMON]
         for name, own in instruction_sets().items():
@@ -83,10 +109,31 @@ class BuildKernels(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = [name for found in pool.map(compile_one, jobs) for name in found]
-        output = self.get_ext_fullpath(ext.name)
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
         link = ["-pthread", *([f"-fsanitize={sanitize}"] if sanitize else [])]
-        self.compiler.link_shared_object(objects, output, extra_postargs=link, target_lang="c++")
+        self.compiler.link_shared_object(objects, str(output), extra_postargs=link, target_lang="c++")
+        keep(output, kept)
+
+
+def version_of(program: str) -> str:
+    """What a compiler says of itself; nothing where it cannot be asked."""
+    try:
+        return subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def keep(built: Path, kept: Path) -> None:
+    """Keep what was built for the next time, in the place of what this Python's kernels were before.
+
+    A source tree that cannot be written to keeps nothing.
+    """
+    with contextlib.suppress(OSError):
+        for old in KEPT.glob(f"*/{built.name}"):
+            shutil.rmtree(old.parent)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_name(f".{kept.name}.{os.getpid()}")
+        shutil.copy2(built, beside)
+        os.replace(beside, kept)
 
 
 def kernels() -> list[Extension]:
@@ -109,4 +156,5 @@ if sys.platform == "darwin":
     # Pythons for two processor families compile everything twice, and no instruction set is of both.
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 
-setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels})
+if __name__ == "__main__":
+    setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels})

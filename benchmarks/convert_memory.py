@@ -34,8 +34,8 @@ print(json.dumps({"seconds": seconds, "peak": peak, "bytes": made.nbytes}))
 
 def write_meta(folder: Path, gigabytes: float) -> int:
     """A random model in bfloat16, cut for two ranks as Llama 2 is; its bytes."""
-    from polyllama.core.checkpoint.base import TensorInfo
     from polyllama.core.checkpoint.meta.writer import write_torch_file
+    from polyllama.core.checkpoint.protocol import TensorInfo
 
     per_layer = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * INNER
     layers = round((gigabytes * 1e9 / 2 - 2 * VOCABULARY * HIDDEN) / per_layer)

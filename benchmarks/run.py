@@ -24,6 +24,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "torch_speed": ("--rounds", "1", "--dtype", "float32"),
     "jax_speed": ("--rounds", "1", "--dtype", "float32"),
     "mlx_speed": ("--rounds", "1", "--size", "tiny", "--dtype", "float32"),
+    "scheduling": ("--rounds", "1", "--layers", "2", "--tokens", "16"),
     "quantized": ("--rounds", "1", "--backend", "torch:cpu", "--dtype", "bfloat16"),
 }
 """The benchmarks in their order, and what makes each quick."""

@@ -159,21 +159,38 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 @for_plugins
 @contextlib.contextmanager
-def progress_bar(what: str, wanted: bool, *, names: bool = False) -> Iterator[Callable[[str, int, int], None] | None]:
+def progress_bar(
+    what: str, wanted: bool, *, names: bool = False, counts: str | None = None
+) -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar on stderr with bytes, speed and the time that is left; None where nobody would see it.
 
     Args:
         what: the words beside it.
         names: show instead what is being done by its name, and at the end, where it has none, "writing".
+        counts: the plural of what is counted, where that is not bytes.
     """
     if not wanted or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+    if counts is None:
+        columns += [DownloadColumn(), TransferSpeedColumn()]
+    else:
+        columns.append(TextColumn("{task.completed} of {task.total} " + counts))
+    columns.append(TimeRemainingColumn())
+    # Redirected, what a command prints meanwhile would go to the bar's stderr.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(name: str, done: int, total: int) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import click
 
-from ..core.errors import PluginError, PolyllamaWarning, SettingsError
+from ..core.errors import PluginError, SettingsError, warn
 from ..core.messages import closest
 
 if TYPE_CHECKING:
@@ -78,11 +77,7 @@ class CommandGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
         if self.broken_settings is not None:
-            warnings.warn(
-                f"only built-in commands are listed, because the settings are broken: {self.broken_settings}",
-                PolyllamaWarning,
-                stacklevel=2,
-            )
+            warn(f"only built-in commands are listed, because the settings are broken: {self.broken_settings}")
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem

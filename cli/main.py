@@ -14,6 +14,7 @@ import click
 from click.shell_completion import shell_complete
 
 from ..core.errors import PolyllamaError, PolyllamaWarning
+from ..core.messages import visible
 from .console import COMPLETION_VARIABLE
 from .group import cli
 
@@ -119,7 +120,7 @@ def _usage_error(error: click.ClickException) -> int:
 
 def _fail(message: str, code: int) -> int:
     if COMPLETION_VARIABLE not in os.environ:  # a shell that completes a line shows none of this
-        print(" ".join(message.split("\n")) if code == 2 else message, file=sys.stderr)
+        print(visible(" ".join(message.split("\n")) if code == 2 else message), file=sys.stderr)
     return code
 
 
@@ -140,7 +141,7 @@ def _print_warnings_in_one_line() -> None:
             shown_by_python(message, category, filename, lineno, file, line)
         elif str(message) not in said and COMPLETION_VARIABLE not in os.environ:
             said.add(str(message))
-            print(f"warning: {_as_typed(str(message))}", file=sys.stderr)
+            print(visible(f"warning: {_as_typed(str(message))}", in_line=True), file=sys.stderr)
 
     warnings.showwarning = show
     if not sys.warnoptions:

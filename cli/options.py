@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from ..core.errors import InputError
+from ..core.machine.devices import numbered_device
 from ..core.public import for_plugins
 from .console import Decorated
+from .texts import json_or_text
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -19,6 +24,42 @@ if TYPE_CHECKING:
     ParamType = click.ParamType[str]
 else:
     ParamType = click.ParamType  # generic for type checkers only, before click 8.2
+
+
+class TypedText(ParamType):
+    """A text for a model. A path may hold bytes that are no letters here, and is then opened all the same; a text not.
+
+    Raises:
+        InputError: the locale cannot read it; names the locale.
+    """
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return checked_text(value)
+
+
+def checked_text(text: str) -> str:
+    """A text that was typed; a byte in it that is no letter is an error, which names the locale."""
+    for place, letter in enumerate(text):
+        if "\udc80" <= letter <= "\udcff":  # what Python makes of a byte that it cannot decode (PEP 383)
+            raise _unreadable(place, ord(letter) - 0xDC00)
+    return text
+
+
+def _unreadable(place: int, byte: int) -> InputError:
+    variables = ("LC_ALL", "LC_CTYPE", "LANG")
+    named = next((f"{name}={os.environ[name]}" for name in variables if os.environ.get(name)), "no LANG is set")
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        hint = "give it in UTF-8, or in a file that iconv has converted"
+    else:
+        hint = "set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    return InputError(
+        f"the text holds the byte 0x{byte:02x} at character {place}, which is no letter in this locale ({named}, read "
+        f"as {encoding})",
+        hint=hint,
+    )
 
 
 class ModelName(ParamType):
@@ -52,26 +93,52 @@ class PluginName(ParamType):
         ]
 
 
+class DeviceName(ParamType):
+    """A device of a backend; a number is one of CUDA's and -1 the CPU, as transformers' command line has them."""
+
+    name = "device"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            number = int(value)
+        except ValueError:
+            return value
+        return numbered_device(number)
+
+
 model_argument = click.argument("model", type=ModelName())
 
 _SOURCE = [
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository."),
     click.option("--offline/--no-offline", default=None, help="Use only what is on this machine."),
 ]
+_IGNORE = click.option(
+    "--ignore", metavar="NAME", multiple=True, help="Leave out stored tensors called so, * for anything. Repeatable."
+)
 _LOAD = [
     click.option("--backend", type=PluginName("backend"), help="What runs it: cpu, torch, torch:cuda, auto ..."),
-    click.option("--device", metavar="DEVICE", help="A device of the backend: cpu, cuda, cuda:1, mps ..."),
+    click.option(
+        "--device",
+        type=DeviceName(),
+        metavar="DEVICE",
+        help="A device of the backend: cpu, cuda, cuda:1, mps ...; 0 is cuda:0, -1 cpu.",
+    ),
     click.option("--dtype", metavar="DTYPE", help="float64, float32, bfloat16, float16 or auto."),
     click.option("--quantize", metavar="HOW", help="Quantize weights while loading: int4, int8, int4-g32 ..."),
     click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default."),
     *_SOURCE,
-    click.option("--adapter", metavar="FOLDER", help="A LoRA adapter that PEFT saved, to run beside the weights."),
+    click.option(
+        "--adapter", metavar="FOLDER", help="A LoRA adapter that PEFT or mlx-lm saved, to run beside the weights."
+    ),
     click.option("--merge-adapter", is_flag=True, default=None, help="Add the adapter into the weights instead."),
+    click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary, which guesses tokens."),
     click.option("--load-format", metavar="FORMAT", help="Format of the weights; dummy makes random ones."),
+    _IGNORE,
 ]
 _SET = click.option(
     "--set",
     "overrides",
+    type=TypedText(),
     metavar="FIELD=VALUE",
     multiple=True,
     help="Override a field of the model's configuration; the value is JSON or plain text. Repeatable.",
@@ -88,21 +155,40 @@ _GENERATION = [
     click.option("--presence-penalty", type=float, metavar="X", help="Subtracted from tokens that occurred."),
     click.option("--frequency-penalty", type=float, metavar="X", help="Subtracted per occurrence of a token."),
     click.option("--no-repeat-ngram-size", type=int, metavar="N", help="No N tokens in a row occur twice."),
-    click.option("--seed", type=int, metavar="N", help="The same seed gives the same text, on every backend."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End at this text. Repeatable."),
+    click.option(
+        "--seed", type=int, metavar="N", help="The same seed gives the same text again; in float32 on every backend."
+    ),
+    click.option("--stop", type=TypedText(), multiple=True, metavar="TEXT", help="End at this text. Repeatable."),
+    click.option(
+        "--prompt-lookup-num-tokens",
+        type=int,
+        metavar="N",
+        help="Guess up to N tokens at a time from the text before; faster where it repeats itself, never another text.",
+    ),
 ]
 
 
 _TASK = [
-    click.option("--question", metavar="TEXT", multiple=True, help="What to ask about a context. Repeatable."),
-    click.option("--context", metavar="TEXT", help="The text that holds the answer."),
+    click.option(
+        "--question", type=TypedText(), metavar="TEXT", multiple=True, help="What to ask about a context. Repeatable."
+    ),
+    click.option("--context", type=TypedText(), metavar="TEXT", help="The text that holds the answer."),
     click.option(
         "--context-file", metavar="FILE", type=click.Path(), help="The same from a file; - is standard input."
     ),
-    click.option("--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line."),
+    click.option(
+        "--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line; - is standard input."
+    ),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["lines", "jsonl"]),
+        help="What a line of --file holds: a text or a JSON document; by its name (.jsonl) by default.",
+    ),
     click.option(
         "--option",
         "task_options",
+        type=TypedText(),
         metavar="NAME=VALUE",
         multiple=True,
         help="An option of the task, as Python's predict has it; the value is JSON or plain text. Repeatable.",
@@ -122,6 +208,7 @@ def _all(options: list[Callable[[Decorated], Decorated]]) -> Callable[[Decorated
 source_options = _all(_SOURCE)
 load_options = _all([*_LOAD, _SET])
 overrides_option = _SET
+ignore_option = _IGNORE
 generation_options = _all(_GENERATION)
 task_options = _all(_TASK)
 
@@ -136,11 +223,16 @@ LOAD_NAMES = (
     "load_format",
     "adapter",
     "merge_adapter",
+    "ignore",
+    "draft",
 )
-NO_FIELDS = frozenset({"self", "cls", "source", "raw", "path", "config_overrides", "seed", "fresh_head"})
+NO_FIELDS = frozenset({
+    *("self", "cls", "source", "raw", "path", "config", "config_overrides", "seed", "fresh_head"),
+    *("ignore_mismatched_sizes", "attn_implementation"),
+})  # fmt: skip
 """Names that Python's own arguments have on the way to the configuration, so that they would never reach it.
 
-``seed`` and ``fresh_head`` say how a new head begins, which is for those who train it.
+``seed``, ``fresh_head`` and ``ignore_mismatched_sizes`` say how a new head begins, which is for those who train it.
 """
 GENERATION_NAMES = (
     "max_new_tokens",
@@ -156,6 +248,7 @@ GENERATION_NAMES = (
     "no_repeat_ngram_size",
     "seed",
     "stop",
+    "prompt_lookup_num_tokens",
 )
 
 
@@ -194,10 +287,7 @@ def parse_pairs(pairs: tuple[str, ...], option: str, form: str = "NAME=VALUE") -
             raise click.UsageError(f"{option} {text!r} is not {form}")
         if name in found:
             raise click.UsageError(f"{option} gives {name} twice")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        found[name] = json_or_text(value, f"{option} {name}")
     return found
 
 
@@ -207,3 +297,16 @@ def load_model(model: str, options: Mapping[str, Any]) -> Llama:
     from ..core.api.llama import Llama
 
     return Llama.load(model, **given(options, LOAD_NAMES), **parse_overrides(options["overrides"]))
+
+
+def refuse_others(ctx: click.Context, llm: Llama, *, generates: bool) -> None:
+    """Refuse options that were given and are not for this model's task."""
+    only_generating = {*GENERATION_NAMES, "stream", "echo"} - {"top_k"}
+    only_predicting = {"question", "context", "context_file", "task_options"}
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name not in (only_predicting if generates else only_generating):
+            continue
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            what = "classify, find or answer" if generates else "write text"
+            raise click.UsageError(f"{parameter.opts[0]} is for models that {what}; this one's task is {llm.task}.")

@@ -7,35 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from ..core.errors import InputError
 from ..core.messages import shortened, visible
+from ..core.prediction.predict import options_of
 from ..core.tasks.results import Answer, Entity, Label, as_data
-from .console import in_colour, print_json, print_pairs, print_table
-from .options import GENERATION_NAMES, parse_pairs
-from .texts import read_all, read_texts
+from .console import in_colour, print_compact_json, print_json, print_pairs, print_table
+from .options import parse_pairs
+from .texts import is_jsonl, read_all, read_rows, read_texts
 
 if TYPE_CHECKING:
     from ..core.api.llama import Llama
 
-Texts = list[dict[str, str]]
+Texts = list[dict[str, Any]]
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 SHORT = 60
 """Characters of a text in a table."""
-
-
-def refuse_others(ctx: click.Context, llm: Llama, *, generates: bool) -> None:
-    """Refuse options that were given and are not for this model's task."""
-    only_generating = {*GENERATION_NAMES, "stream", "echo"} - {"top_k"}
-    only_predicting = {"question", "context", "context_file", "file", "task_options"}
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name not in (only_predicting if generates else only_generating):
-            continue
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            what = "classify, find or answer" if generates else "write text"
-            raise click.UsageError(f"{parameter.opts[0]} is for models that {what}; this one's task is {llm.task}.")
 
 
 def predict(llm: Llama, prompts: tuple[str, ...], options: dict[str, Any]) -> tuple[Texts, list[Any]]:
@@ -45,13 +33,18 @@ def predict(llm: Llama, prompts: tuple[str, ...], options: dict[str, Any]) -> tu
         if "top_k" in chosen:
             raise click.UsageError("top_k is given twice: --top-k and --option.")
         chosen["top_k"] = options["top_k"]
+    if options["batch_size"] is not None:
+        if "batch_size" in chosen:
+            raise click.UsageError("batch_size is given twice: --batch-size and --option.")
+        chosen["batch_size"] = options["batch_size"]
     texts = _texts(llm, prompts, options)
-    for name in texts[0]:
+    names = [name for name in _names(llm) if name in texts[0]]
+    for name in names:
         if name in chosen:
             raise click.UsageError(f"--option {name}: the {name} is given already.")
     if len(texts) == 1:
-        return texts, [llm.predict(**texts[0], **chosen)]
-    found = llm.predict(**{name: [row[name] for row in texts] for name in texts[0]}, **chosen)
+        return texts, [llm.predict(**{name: texts[0][name] for name in names}, **chosen)]
+    found = llm.predict(**{name: [row[name] for row in texts] for name in names}, **chosen)
     return texts, list(found)
 
 
@@ -62,6 +55,8 @@ def _names(llm: Llama) -> tuple[str, ...]:
 
 def _texts(llm: Llama, prompts: tuple[str, ...], options: dict[str, Any]) -> Texts:
     names = _names(llm)
+    if is_jsonl(options["file"], options["form"]):
+        return _rows(llm, prompts, options)
     if "question" not in names or "context" not in names:
         for name in ("question", "context", "context_file"):
             if options[name]:
@@ -70,6 +65,20 @@ def _texts(llm: Llama, prompts: tuple[str, ...], options: dict[str, Any]) -> Tex
                 )
         return [{names[0]: text} for text in read_texts(prompts, options["file"])]
     return _questions(prompts, options)
+
+
+def _rows(llm: Llama, prompts: tuple[str, ...], options: dict[str, Any]) -> Texts:
+    """The documents of a JSONL file; where a text is optional, either all have it or none."""
+    for name in ("question", "context", "context_file"):
+        if options[name] or prompts:
+            raise click.UsageError("Texts are given twice: on the command line and with --file.")
+    task = llm.task_head
+    taken = {*options_of(task), "result", "model"} - set(_names(llm))
+    rows = read_rows(options["file"], task.texts, taken)
+    for name in task.optional_texts:
+        if len({name in row for row in rows}) > 1:
+            raise InputError(f"{options['file']}: some lines have {name!r} and others have not")
+    return rows
 
 
 def _questions(prompts: tuple[str, ...], options: dict[str, Any]) -> Texts:
@@ -96,6 +105,12 @@ def show_json(model: str, llm: Llama, texts: Texts, results: Sequence[Any]) -> N
     rows = [{**row, "result": as_data(result)} for row, result in zip(texts, results, strict=True)]
     where = {"backend": llm.backend, "device": llm.device, "dtype": llm.dtype}
     print_json({"model": model, "task": llm.task, "results": rows, **where})
+
+
+def show_lines(texts: Texts, results: Sequence[Any]) -> None:
+    """One JSON document a line: each text with its result."""
+    for row, result in zip(texts, results, strict=True):
+        print_compact_json({**row, "result": as_data(result)})
 
 
 def show(texts: Texts, results: Sequence[Any]) -> None:

@@ -6,11 +6,13 @@ which is imported only when one of them is asked for; importing this module load
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnsupportedError
+from .messages import did_you_mean
 from .public import for_plugins
 
 if TYPE_CHECKING:
@@ -49,11 +51,33 @@ _BY_CODE = {t.safetensors: t for t in _TYPES}
 DTYPES: tuple[str, ...] = tuple(_BY_NAME)
 
 
+_SPELLINGS = {
+    **{"fp64": "float64", "f64": "float64", "double": "float64", "fp32": "float32", "f32": "float32"},
+    **{"float": "float32", "single": "float32", "fp16": "float16", "f16": "float16", "half": "float16"},
+    **{"bf16": "bfloat16", "bfp16": "bfloat16", "fp8": "float8_e4m3fn", "f8": "float8_e4m3fn"},
+    **{"long": "int64", "int": "int32", "short": "int16", "byte": "uint8", "boolean": "bool"},
+}
+"""What other programs call them."""
+
+
+def meant_dtype(name: object, known: Sequence[str] = DTYPES, otherwise: str | None = None) -> str | None:
+    """``did you mean 'float16'?`` for a name that is none, other programs' names included.
+
+    Args:
+        known: the names that would do; `otherwise` is the answer where none comes close.
+
+    >>> meant_dtype("fp16"), meant_dtype("floaat32"), meant_dtype("half", ["float32"], "use float32")
+    ("did you mean 'float16'?", "did you mean 'float32'?", 'use float32')
+    """
+    return did_you_mean(name, known, otherwise, spellings=_SPELLINGS)
+
+
 def _lookup(name: str) -> _ElementType:
     try:
         return _BY_NAME[name]
     except (KeyError, TypeError):
-        raise UnsupportedError(f"unknown dtype {name!r}", hint=f"use one of {', '.join(DTYPES)}") from None
+        hint = meant_dtype(name, otherwise=f"use one of {', '.join(DTYPES)}")
+        raise UnsupportedError(f"unknown dtype {name!r}", hint=hint) from None
 
 
 def name_of(dtype: Any) -> str:

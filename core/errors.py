@@ -7,6 +7,13 @@ traceback, a log line and the command line all show the remedy. What an error is
 
 from __future__ import annotations
 
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 from .messages import UNSAID, Message, in_quotes
@@ -119,16 +126,40 @@ class InputError(PolyllamaError):
     """Model inputs of the wrong shape, type or range."""
 
 
+def refuse_lfs_pointer(start: bytes, file: object, kind: type[PolyllamaError]) -> None:
+    """Raise an error of this kind where a file's first bytes are those of a Git LFS pointer.
+
+    >>> try:
+    ...     refuse_lfs_pointer(b"version https://git-lfs.github.com/spec/v1", "config.json", ConfigError)
+    ... except ConfigError as error:
+    ...     print(error)
+    config.json is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder
+    """
+    if start.startswith(b"version https://git-lfs"):
+        raise kind(f"{file} is a Git LFS pointer, not the file itself", hint="run `git lfs pull` in its folder")
+
+
 @for_plugins
 class UnknownArgumentError(InputError):
-    """An argument that ``Llama.load`` does not take and that is no field of a configuration.
+    """An argument that a function such as ``Llama.load`` does not take, nor is it a field of a configuration.
+
+    Args:
+        function: whose argument it would be.
+        otherwise: the hint where nobody knows what to give instead.
 
     Attributes:
         advice: what to give instead, where that is known.
     """
 
-    def __init__(self, name: str, *, advice: str | None = None) -> None:
-        super().__init__("load has no argument " + in_quotes(name), hint=advice or "it takes fields of LlamaConfig")
+    def __init__(
+        self,
+        name: str,
+        *,
+        function: str = "load",
+        advice: str | None = None,
+        otherwise: str = "it takes fields of LlamaConfig",
+    ) -> None:
+        super().__init__(f"{function} has no argument " + in_quotes(name), hint=advice or otherwise)
         self.advice = advice
 
 
@@ -137,6 +168,74 @@ class UnsupportedError(PolyllamaError):
     """Something understood but not offered here."""
 
 
+@for_plugins
+class NoModuleError(UnsupportedError, AttributeError):
+    """A part of a torch module, asked of a model that has none; ``hasattr`` finds it missing."""
+
+
+@for_plugins
+class NoTokenizerError(TokenizerError, AttributeError):
+    """The tokenizer, asked of a torch module that was loaded without one; ``hasattr`` finds it missing."""
+
+
 @public
 class PolyllamaWarning(UserWarning):
     """Said once, by name, when something is converted, defaulted or skipped."""
+
+
+_MODEL: ContextVar[str | None] = ContextVar("polyllama_model", default=None)
+"""The model that warnings are about at the moment."""
+
+_BETWEEN = frozenset({"polyllama", "pydantic", "contextlib", "functools", "pluggy", "concurrent", "threading"})
+"""Packages whose lines a user did not write, and through which one part of polyllama calls another."""
+
+
+@contextmanager
+def about_model(name: str | None) -> Iterator[None]:
+    """Have warnings say which model they are about."""
+    token = _MODEL.set(name)
+    try:
+        yield
+    finally:
+        _MODEL.reset(token)
+
+
+def model_at_hand() -> str | None:
+    """The model that warnings are about at the moment, for who warns later."""
+    return _MODEL.get()
+
+
+def warn(message: str, *, general: bool = False) -> None:
+    """Give a PolyllamaWarning at the line that called polyllama, with the name of the model that it is about.
+
+    Args:
+        message: what is converted, defaulted or skipped. The name is put behind it where it says none: filters of
+            warnings go by how a message begins.
+        general: it is about no model, whatever is being loaded.
+
+    >>> with about_model("my-model"), warnings.catch_warnings(record=True) as said:
+    ...     warnings.simplefilter("always")
+    ...     warn("the text was cut")
+    >>> str(said[0].message)
+    'the text was cut (model my-model)'
+    """
+    name = _MODEL.get()
+    if name is not None and not general and not _names(message, name):
+        message = message + f" (model {name})"
+    frame, level = sys._getframe(1), 2
+    while _is_between(frame) and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, PolyllamaWarning, stacklevel=level)
+
+
+def _is_between(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN
+
+
+def _names(message: str, name: str) -> bool:
+    """Whether a message says a model's name as such, and not as a part or a word of something else."""
+    after = r"[:/'\"`]"
+    if not name.isalpha():  # `a` and `tiny` are words too
+        after += r"|[\s,;)]|$"
+    whole = re.escape(name)
+    return re.search(rf"(?<![^\s'\"(`]){whole}(?={after})|\bmodel {whole}(?![\w./-])", message) is not None

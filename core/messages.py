@@ -7,7 +7,7 @@ shows it elsewhere spells the arguments in its own way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,12 +100,14 @@ def mention(name: str, value: Any = UNSAID, *, shown: str | None = None, limit: 
 
     >>> mention("seed"), mention("seed", 3), mention("adapter", shown="folder")
     ('seed', 'seed=3', 'adapter=folder')
+    >>> mention("model", shown="Sequential(\\n  (0): Linear()\\n)")
+    'model=Sequential( (0): Linear() )'
     """
     if shown is None and value is not UNSAID:
         shown = repr(value)
     if shown is None:
         return Message(Argument(name, value, name))
-    shown = shown[:limit]
+    shown = (shown if "\n" not in shown else " ".join(shown.split()))[:limit]  # a message is one line
     return Message(Argument(name, value, f"{name}={shown}", shown))
 
 
@@ -164,14 +166,30 @@ def closest_few(name: object, known: Iterable[str], count: int, *, cutoff: float
 
 
 def did_you_mean(
-    name: object, known: Iterable[str], otherwise: str | None = None, *, cutoff: float = 0.6
+    name: object,
+    known: Iterable[str],
+    otherwise: str | None = None,
+    *,
+    cutoff: float = 0.6,
+    spellings: Mapping[str, str] | None = None,
 ) -> str | None:
     """``did you mean 'temperature'?``, or `otherwise` where nothing comes close.
 
+    Args:
+        spellings: other words for known names, which a reader may have learned elsewhere.
+
+    >>> did_you_mean("half", ["float16", "float32"], spellings={"half": "float16"})
+    "did you mean 'float16'?"
     >>> did_you_mean("temprature", ["temperature"]), did_you_mean("zebra", ["a", "b"], "known: a, b")
     ("did you mean 'temperature'?", 'known: a, b')
     """
-    close = closest(name, known, cutoff=cutoff)
+    known = list(known)
+    others = {word.lower(): word for word in known}
+    others |= {word: meant for word, meant in (spellings or {}).items() if meant in known}
+    close = others.get(name.lower()) if isinstance(name, str) else None
+    if close is None:
+        close = closest(name, [*known, *others], cutoff=cutoff)
+        close = close if close is None else others.get(close, close)
     return otherwise if close is None else f"did you mean {close!r}?"
 
 
@@ -192,6 +210,19 @@ def few(items: Sequence[str], limit: int = 8) -> str:
     """
     rest = len(items) - limit
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    Args:
+        one: what one of them is called; and what is said of it, where a verb follows.
+        many: the same of several; by default `one` with an s.
+
+    >>> counted(1, "token"), counted(2500, "token"), counted(1, "part is missing", "parts are missing")
+    ('1 token', '2,500 tokens', '1 part is missing')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def visible(text: str, *, in_line: bool = False) -> str:

@@ -92,6 +92,7 @@ def polyllama_nodes() -> list[NodeDescriptor]:
         NodeDescriptor("Rope", "polyllama.core.graph.rope:Rope"),
         NodeDescriptor("QuantizedEmbedding", "polyllama.core.graph.quantized:QuantizedEmbedding"),
         NodeDescriptor("QuantizedLinear", "polyllama.core.graph.quantized:QuantizedLinear"),
+        NodeDescriptor("LoraEmbedding", "polyllama.core.graph.adapted:LoraEmbedding"),
         NodeDescriptor("LoraLinear", "polyllama.core.graph.adapted:LoraLinear"),
     ]
 
@@ -159,6 +160,9 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("run", f"{commands}.run:run", "Run a model on a text: it writes on, labels, answers ..."),
         CommandDescriptor("embed", f"{commands}.embed:embed", "Turn texts into vectors, and compare them."),
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
+        CommandDescriptor(
+            "evaluate", f"{commands}.evaluate:evaluate", "Measure how well a model predicts a text, and how fast."
+        ),
         CommandDescriptor("show", f"{commands}.show:show", "Show a model: configuration, graph, parameters, sizes."),
         CommandDescriptor(
             "plan", f"{commands}.plan:plan", "Say what a model would take, and what fits, before loading it."
@@ -172,6 +176,8 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("download", f"{commands}.download:download", "Fetch a model's files into the cache."),
         CommandDescriptor("convert", f"{commands}.convert:convert", "Write a checkpoint in another format."),
         CommandDescriptor("models", f"{commands}.models:models", "List the models known by name."),
+        CommandDescriptor("list", f"{commands}.list:list_models", "List the models on this machine: names and sizes."),
+        CommandDescriptor("rm", f"{commands}.rm:rm", "Remove downloaded models from the cache."),
         CommandDescriptor(
             "backends", f"{commands}.backends:backends", "List the backends: which can run, and why not."
         ),

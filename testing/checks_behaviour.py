@@ -13,6 +13,7 @@ from ..core.forward.arguments import ForwardArguments
 from ..core.generation.calls import generate
 from ..core.generation.options import GenerationOptions
 from ..core.generation.sampling import Filters, filter_logits, gumbel_noise, noise_key
+from ..core.messages import counted
 from ..core.plugin_system.hookspecs import describe_exception
 from .candidate import Candidate
 from .checks import check
@@ -78,7 +79,7 @@ def sampler_tokens(candidate: Candidate) -> Iterator[Measurement]:
 def _divergence(candidate: Candidate, options: GenerationOptions, row: int, found: Any, wanted: Any) -> Measurement:
     """How far apart the two tokens were, in the reference's eyes, where the texts part; later ones have other pasts."""
     if len(found) != len(wanted):
-        return failure(f"row {row}: {len(found)} tokens, wanted {len(wanted)}")
+        return failure(f"row {row}: {counted(len(found), 'token')}, wanted {len(wanted)}")
     step = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b), None)
     if step is None:
         return equal(found, wanted, f"tokens[{row}]")
@@ -116,7 +117,7 @@ WRONG: Mapping[str, Mapping[str, Any]] = {
     "num_items": {"input_ids": [[1, 2]], "labels": [[1, 2]], "num_items_in_batch": 0},
     "labels_range": {"input_ids": [[1, 2]], "labels": [[1, VOCABULARY]]},
     "labels_shape": {"input_ids": [[1, 2]], "labels": [[1]]},
-    "foreign_cache": {"input_ids": [[1, 2]], "past_key_values": ()},
+    "foreign_cache": {"input_ids": [[1, 2]], "past_key_values": object()},
 }
 
 

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.backend.training import Trains
-from ..core.errors import PolyllamaError
 from ..core.forward.arguments import ForwardArguments
 from .candidate import Candidate
 from .checks import Check, Skipped
 from .checks_models import left_padded
-from .checks_tasks import forms, probe_of
+from .checks_tasks import has_loss, passes, probe_of, untried
 from .measure import Measurement, failure
 from .oracle import RUNS, spec_model
 from .probes import IDS, Probe, make
@@ -81,9 +80,11 @@ def _runner(probes: Callable[[], list[Probe]]) -> Callable[[Candidate], Iterator
             raise Skipped("the backend does not declare that it trains")
         if candidate.dtype not in ("float32", "float64"):
             raise Skipped("gradients are held to float32's and float64's bounds only")
-        for probe in probes():
-            for inputs in _inputs(probe):
-                yield from _slopes_of(candidate, probe, inputs)
+        tried = [(probe, inputs) for probe in probes() for inputs in _inputs(probe)]
+        if not tried:
+            raise Skipped(untried(probes()[0]))
+        for probe, inputs in tried:
+            yield from _slopes_of(candidate, probe, inputs)
 
     return run
 
@@ -98,14 +99,13 @@ def _inputs(probe: Probe) -> list[dict[str, Any]]:
         return [padded | {"labels": np.where(ignored, -100, ids)}]
     plain: dict[str, Any] = {"input_ids": IDS[:2, :LENGTH]}
     inputs = padded if probe.task.outputs_per == "row" else plain
-    if not probe.task.labels:
+    if not has_loss(probe):
         return [inputs]
+    if list(probe.task.examples(probe.config)):
+        return list(passes(probe))
     found: dict[Any, dict[str, Any]] = {}
-    for labels in forms(probe, plain["input_ids"]):
-        try:
-            spec_model(probe).forward(ForwardArguments.of(probe.task, **plain, **labels))
-        except PolyllamaError:  # not a form of labels this task wants
-            continue
+    for given in passes(probe, plain["input_ids"]):
+        labels = {name: value for name, value in given.items() if name in probe.task.labels}
         found.setdefault(tuple(value.dtype.kind for value in labels.values()), inputs | labels)
     if probe.config.num_labels == 1:  # the number of the only label says nothing: values alone
         return [given for kinds, given in found.items() if set(kinds) == {"f"}]

@@ -126,6 +126,15 @@ def foreign(candidate: Candidate) -> Iterator[Measurement]:
         yield compare(candidate.run(p, ROWS)["logits"], candidate.oracle(p, ROWS)["logits"], f"{name}: logits")
 
 
+@check("node.adapted", "LoRA beside embeddings, linear layers and a head, and DoRA: what the layer and its adapter add")
+def adapted(candidate: Candidate) -> Iterator[Measurement]:
+    p = probe("adapted")
+    inputs = {"input_ids": ROWS, "output_hidden_states": True}
+    found, wanted = candidate.run(p, **inputs), candidate.oracle(p, **inputs)
+    yield compare(found["hidden_states"][0], wanted["hidden_states"][0], "hidden_states[0]")
+    yield compare(found["logits"], wanted["logits"], "logits")
+
+
 def _activation(index: int) -> Callable[[Candidate], Measurement]:
     return lambda candidate: _layer(candidate, probe("activations"), index)
 

@@ -121,6 +121,9 @@ def positions_packed(candidate: Candidate) -> Iterator[Measurement]:
     for index, row in enumerate(ROWS):
         yield compare(found[index, :cut], candidate.oracle.logits(p, row[:cut]), f"the first text, logits[{index}]")
         yield compare(found[index, cut:], candidate.oracle.logits(p, row[cut:]), f"the second text, logits[{index}]")
+    given = {"position_ids": positions, "attention_mask": np.ones(ROWS.shape, np.int64)}
+    beside = candidate.run(p, ROWS, **given)["logits"]
+    yield compare(beside, candidate.oracle(p, ROWS, **given)["logits"], "logits beside a mask of ones, of one text")
 
 
 def _padded(candidate: Candidate, starts: list[int]) -> Iterator[Measurement]:

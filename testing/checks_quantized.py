@@ -126,6 +126,12 @@ def quantized_cached(candidate: Candidate) -> Iterator[Measurement]:
     return cached(candidate, probe("quantized.int4"), (7, 8, 30))
 
 
+@check("quantized.adapted", "LoRA and DoRA beside packed weights, the embedding's and the head's too")
+def quantized_adapted(candidate: Candidate) -> Measurement:
+    p = probe("quantized.adapted")
+    return compare(candidate.run(p, ONE)["logits"], candidate.oracle(p, ONE)["logits"], "logits")
+
+
 @check("quantized.state", "packed weights come back bit for bit, as 32-bit words", each_dtype=False)
 def quantized_state(candidate: Candidate) -> Iterator[Measurement]:
     p = probe("quantized.mixed")

@@ -1,4 +1,8 @@
-"""Every installed task head, whoever's it is: each output field, and its loss for each usual form of labels."""
+"""Every installed task head, whoever's it is: each output field, and its loss.
+
+A loss is tried on the task's own examples, or where it gives none, on each usual form of labels that it takes. Where it
+takes none of these, whoever's task it is has to say what it takes: the check is skipped, and says so.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import PolyllamaError
+from ..core.errors import InputError, PolyllamaError
 from ..core.forward.arguments import ForwardArguments
 from ..core.plugin_system.hookspecs import describe_exception
+from ..core.tasks.task import Task
 from .candidate import Candidate
-from .checks import Check
+from .checks import Check, Skipped
 from .checks_models import left_padded
 from .checks_passes import compare_loss
 from .measure import Measurement, compare, failure
@@ -48,11 +53,17 @@ def _runner(name: str, load: Callable[[], Any]) -> Callable[[Candidate], Iterato
         except PolyllamaError as error:  # the task's fault, not the backend's, but nothing has been checked
             yield failure(f"the task cannot be made: {describe_exception(error)}")
             return
-        yield from _fields(candidate, p)
-        yield from _losses(candidate, p)
+        outputs = list(_fields(candidate, p))
+        yield from outputs
         single = probe_of(name, load, 1)
-        if single.graph != p.graph:  # a head with one output per label: with one alone, scores are the labels
-            yield from _losses(candidate, single)
+        # A head with one output per label: with one alone, scores are the labels.
+        tried = [
+            (probe, given) for probe in ([p] if single.graph == p.graph else [p, single]) for given in passes(probe)
+        ]
+        if has_loss(p) and not tried and all(measurement.passed for measurement in outputs):
+            raise Skipped(f"its outputs are right; {untried(p)}")
+        for probe, given in tried:
+            yield _loss(candidate, probe, given)
 
     return run
 
@@ -98,18 +109,78 @@ def forms(p: Probe, ids: Any = IDS) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, form, strict=True))
 
 
-def _losses(candidate: Candidate, p: Probe) -> Iterator[Measurement]:
-    """The loss for each form of labels that the task takes; a task may have none."""
-    for labels in forms(p) if p.task.labels else ():
-        try:
-            spec_model(p).forward(ForwardArguments.of(p.task, IDS, **labels))
-        except PolyllamaError:  # not a form of labels this task wants
-            continue
-        wanted = candidate.oracle(p, IDS, **labels)["loss"]
-        found = candidate.run(p, IDS, **labels).get("loss")
-        size = sum(np.asarray(value).size for value in labels.values())
-        form = " and ".join(f"{name} {list(np.shape(value))}" for name, value in labels.items())
-        if found is None:
-            yield failure(f"no loss came out for {form}")
-        else:
-            yield compare_loss(found, wanted, candidate, size * p.config.vocab_size, f"loss for {form}")
+def has_loss(p: Probe) -> bool:
+    """Whether the task says how its labels make a loss."""
+    return bool(p.task.labels) and type(p.task).loss is not Task.loss
+
+
+def untried(p: Probe) -> str:
+    """Why a loss is not tried, and what would change that."""
+    names = " and ".join(p.task.labels)
+    return f"its loss is not tried: {names} of no usual form are taken, and the task gives no examples"
+
+
+def passes(p: Probe, ids: Any = IDS) -> Iterator[dict[str, Any]]:
+    """Arguments of forward, labels included, that the task makes a loss of: its own examples, or usual ones.
+
+    Args:
+        ids: what the usual ones are made of. One form is tried on padded rows too, where they are all of :data:`IDS`.
+
+    Raises:
+        InputError: an example of the task's own that it makes no loss of.
+    """
+    if not has_loss(p):
+        return
+    examples = [{name: np.asarray(value) for name, value in given.items()} for given in p.task.examples(p.config)]
+    for number, given in enumerate(examples):
+        found = _try(p, given)
+        if found is not None:
+            raise InputError(f"example {number} of task {p.task.name!r}: {found}")
+        yield given
+    if examples:
+        return
+    for labels in forms(p, ids):
+        given = {"input_ids": ids, **labels}
+        if _try(p, given) is None:
+            yield given
+    if ids is not IDS:
+        return
+    for padded, mask in (left_padded(ROWS, LENGTH), right_padded(ROWS, LENGTH)):  # a span may begin on the left
+        for labels in forms(p, padded):
+            # What stands at a padding has no label.
+            kept = {n: np.where(mask == 1, v, -100) if v.shape == mask.shape else v for n, v in labels.items()}
+            given = {"input_ids": padded, "attention_mask": mask, **kept}
+            if _try(p, given) is None:
+                yield given
+                return
+
+
+def _try(p: Probe, given: dict[str, Any]) -> str | None:
+    """What is wrong with a pass; ``None`` where a loss comes out. A stranger's task may raise whatever it likes."""
+    try:
+        found = spec_model(p).forward(ForwardArguments.of(p.task, **given)).loss
+    except Exception as error:
+        return describe_exception(error)
+    if np.shape(found) != () or not np.isfinite(found):
+        return f"its loss is {found}, wanted a number"
+    return None
+
+
+def right_padded(rows: Any, length: int) -> tuple[Any, Any]:
+    """Rows of ids ``[B, length]`` with padding after them, and their mask."""
+    ids, mask = (np.zeros((len(rows), length), np.int64) for _ in range(2))
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], mask[index, : len(row)] = row, 1
+    return ids, mask
+
+
+def _loss(candidate: Candidate, p: Probe, given: dict[str, Any]) -> Measurement:
+    labels = {name: value for name, value in given.items() if name in p.task.labels}
+    form = " and ".join(f"{name} {list(np.shape(value))}" for name, value in labels.items())
+    form += ", padded" if "attention_mask" in given else ""
+    wanted = candidate.oracle(p, **given)["loss"]
+    found = candidate.run(p, **given).get("loss")
+    if found is None:
+        return failure(f"no loss came out for {form}")
+    size = sum(np.asarray(value).size for value in labels.values())
+    return compare_loss(found, wanted, candidate, size * p.config.vocab_size, f"loss for {form}")

@@ -11,7 +11,6 @@ more by the hidden states of a pass that nobody watches.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import InputError, PolyllamaWarning
+from ..core.dtypes import meant_dtype
+from ..core.errors import InputError, warn
 from ..core.forward.arguments import ForwardArguments
 from ..core.forward.forward import Engine
 from ..core.forward.spec_model import SpecModel
@@ -283,7 +283,7 @@ def _ids(described: Described, prompt: str | None, token_ids: Sequence[int] | No
 def _record(described: Described, name: str, dtype: str, ids: Any) -> Run:
     from ..core.backend.choice import choose_backend
     from ..core.backend.protocol import RealizeOptions
-    from ..core.loading.weights import weights_for
+    from ..core.loading.read_weights import weights_for
 
     choice = choose_backend(name, described.plugins.backends())
     weights = weights_for(described, described.settings)
@@ -316,19 +316,16 @@ def _check_dtype(described: Described, backends: Sequence[str], dtype: str) -> N
         getattr(choose_backend(name, described.plugins.backends()).backend, "dtypes", (dtype,)) for name in backends
     ]
     if dtype != "auto" and not any(dtype in names for names in known):
-        every = ", ".join(dict.fromkeys(name for names in known for name in names))
-        raise InputError(f"neither backend computes in {dtype!r}", hint=f"they have {every}")
+        every = list(dict.fromkeys(name for names in known for name in names))
+        hint = meant_dtype(dtype, every, f"they have {', '.join(every)}")
+        raise InputError(f"neither backend computes in {dtype!r}", hint=hint)
 
 
 def _dtype_for(backend: Backend, dtype: str) -> str:
     declared = getattr(backend, "dtypes", None)
     if dtype == "auto" or declared is None or dtype in declared:
         return dtype
-    warnings.warn(
-        f"backend {backend.name!r} does not compute in {dtype}: it runs in its default dtype",
-        PolyllamaWarning,
-        stacklevel=4,
-    )
+    warn(f"backend {backend.name!r} does not compute in {dtype}: it runs in its default dtype")
     return "auto"
 
 

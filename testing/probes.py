@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.checkpoint.base import TensorInfo
+from ..core.checkpoint.protocol import TensorInfo
 from ..core.checkpoint.weights import Weights
 from ..core.config.keys import ACTIVATION_NAMES
 from ..core.config.schema import LlamaConfig
 from ..core.dtypes import numpy_dtype
+from ..core.graph.adapted import LoraEmbedding, LoraLinear
 from ..core.graph.from_config import build_graph
 from ..core.graph.graph import Graph
 from ..core.graph.node import Node, Parameter
-from ..core.graph.nodes import Attention, DecoderLayer, GatedMLP, Linear
+from ..core.graph.nodes import Attention, DecoderLayer, Embedding, GatedMLP, Linear
 from ..core.loading.tasks import find_task
 from ..core.plugin_system.manager import plugin_manager
 from ..core.quantization.affine import choose, nearest
 from ..core.quantization.packing import pack
-from ..core.quantization.settings import ModuleQuantization, Quantization
+from ..core.quantization.scheme import ModuleQuantization, Quantization
 from ..core.tasks.outputs import CausalLMOutput
 from ..core.tasks.task import Task
+from ..core.transforms.adapters.graph_changes import map_nodes
 from ..core.transforms.quantize_graph import quantize_graph
 from ..core.transforms.quantize_weights import quantized_modules
 
@@ -248,6 +250,32 @@ def _foreign_in_the_trunk(graph: Graph) -> Graph:
     return dataclasses.replace(graph, decoder=decoder)
 
 
+def adapted(plain: Probe, name: str) -> Probe:
+    """A probe with adapters: LoRA beside the embedding, a projection and the head, DoRA in the last layer's MLP."""
+    last = len(plain.graph.decoder.layers) - 1
+    modules = {"model.embed_tokens", "model.layers.0.self_attn.q_proj", "lm_head"}
+    dora = f"model.layers.{last}.mlp.down_proj"
+
+    def beside(node: Any) -> Any:
+        if node.path not in modules | {dora}:
+            return node
+        path = f"{node.path}_adapter"
+        if isinstance(node, Embedding):
+            table = Embedding(f"{path}.lora_A", node.num_embeddings, 4)
+            return LoraEmbedding(path, node, table, Linear(f"{path}.lora_B", 4, node.dim, role="adapter"), 0.5)
+        down = Linear(f"{path}.lora_A", node.in_features, 4, role="adapter")
+        up = Linear(f"{path}.lora_B", 4, node.out_features, role="adapter")
+        return LoraLinear(path, node, down, up, 1.5, magnitude=node.path == dora)
+
+    graph = map_nodes(plain.graph, beside)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    weights = dict(plain.weights)
+    for parameter in graph.parameters():
+        if parameter.name not in weights:
+            weights[parameter.name] = _values(parameter, rng, {}, unit_norms=False)
+    return Probe(name, plain.config, graph, plain.task, weights)
+
+
 def _one_activation_per_layer(graph: Graph) -> Graph:
     layers = []
     for layer, activation in zip(graph.decoder.layers, [*ACTIVATION_NAMES, "silu"], strict=True):
@@ -340,6 +368,8 @@ _SPECIAL: Mapping[str, Callable[[], Probe]] = {
         },
         attention_bias=True,
     ),
+    "adapted": lambda: adapted(make("adapted"), "adapted"),
+    "quantized.adapted": lambda: adapted(make_quantized("quantized.adapted", 8), "quantized.adapted"),
     "foreign.head": lambda: make("foreign.head", ForeignHead()),
     "foreign.trunk": lambda: make("foreign.trunk", edit=_foreign_in_the_trunk),
 }

@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("polyllama.core", "polyllama.backends", "polyllama.cli", "polyllama.plugins", "polyllama.testing")
+PARTS = (
+    *("polyllama.core", "polyllama.backends", "polyllama.cli", "polyllama.plugins", "polyllama.testing"),
+    *("polyllama.utils", "polyllama.integrations"),
+)
 MODULES = ("polyllama", "polyllama.__main__", "polyllama.extend")
 
 

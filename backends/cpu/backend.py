@@ -90,7 +90,7 @@ class CpuBackend:
             CheckpointError: no checkpoint, or a folder that cannot be written.
         """
         instruction_set()
-        from ...core.loading.weights import described_weights
+        from ...core.loading.read_weights import described_weights
         from .model import own_dtype
         from .packed_file import write
 

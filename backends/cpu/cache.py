@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...core.dtypes import numpy_dtype
-from ...core.graph.cache import Cache
+from ...core.graph.cache import Cache, CachedRows
 from . import _kernels
 
 KEYS = 16
@@ -21,12 +21,17 @@ STEP = 64
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What a model's caches hold: attentions by name with their place, key/value heads and their size."""
+    """What a model's caches hold: attentions by name with their place, key/value heads and their size.
+
+    Attributes:
+        order: all of the model's attentions, also those that run by their own definition.
+    """
 
     layers: Mapping[str, int]
     heads: int
     head_dim: int
     element: str = "float32"
+    order: tuple[str, ...] = ()
 
     @property
     def key_stride(self) -> int:
@@ -48,6 +53,8 @@ class CpuCache(Cache):
     ``[capacity / 2, D, 2]`` (D up to 16): see native/formats.h. In int8 every key and value has a scale of its own,
     ``[layers, B, G, capacity]``.
     """
+
+    joins = True
 
     def __init__(self, batch: int | None = None, capacity: int | None = None, shape: CacheShape | None = None) -> None:
         super().__init__(batch, capacity)
@@ -114,10 +121,10 @@ class CpuCache(Cache):
             found.append(self._read(layer, 2 + place, by_slot[:, :, :stop, : new.shape[3]]))
         return found[0], found[1]
 
-    def _views(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """A layer's keys and values with their axes in the order of slots and components."""
+    def _views(self, layer: int, rows: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """A layer's keys and values, of all rows or some, with their axes in the order of slots and components."""
         assert self.shape is not None
-        keys, values = self.parts[0][layer], self.parts[1][layer]
+        keys, values = self.parts[0][layer][rows], self.parts[1][layer][rows]
         if self.shape.element != "bfloat16":
             return keys.transpose(0, 1, 2, 4, 3), values
         batch, heads, blocks, width, _ = keys.shape
@@ -144,12 +151,92 @@ class CpuCache(Cache):
         floats: np.ndarray = np.ascontiguousarray(stored).view(numpy_dtype(self.shape.element)).astype(np.float32)
         return floats
 
+    def names(self) -> tuple[str, ...]:
+        known = () if self.shape is None else self.shape.order
+        held = {*self.others, *(self.shape.layers if self.shape is not None and self.parts else ())}
+        return (*(name for name in known if name in held), *(name for name in self.others if name not in known))
+
+    def read(self, name: str, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        if name in self.others:
+            keys, values = self.others[name]
+            return keys[:, :, start : self.length], values[:, :, start : self.length]
+        assert self.shape is not None
+        layer, found = self.shape.layers[name], []
+        for place, view in enumerate(self._views(layer)):
+            by_slot = np.array(view).reshape(*view.shape[:2], self.slots, -1)
+            used = by_slot[:, :, : self.length, : self.shape.head_dim]
+            found.append(self._read(layer, 2 + place, used)[:, :, start:])
+        return found[0], found[1]
+
     def reset(self) -> None:
         self.length, self.mask = 0, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_native": None}
 
     def _take(self, array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         taken: np.ndarray = array[np.asarray(rows)]
         return taken
+
+    def _assemble(self, parts: Sequence[CachedRows]) -> None:
+        first = parts[0].cache
+        assert isinstance(first, CpuCache)
+        self.shape = first.shape
+        super()._assemble(parts)
+        for name in first.others:
+            keys, values = (
+                self._laid([(part.cache.others[name][which], part) for part in parts], axis=2)  # type: ignore[attr-defined]
+                for which in range(2)
+            )
+            self.others[name] = keys, values
+        if not first.parts:
+            return
+        self._allocate(-(-max(self.length, self.capacity or 0) // STEP) * STEP)
+        place = 0
+        for part in parts:
+            self._lay_rows(part, slice(place, place + len(part.rows)))
+            place += len(part.rows)
+
+    def _lay_rows(self, part: CachedRows, into: slice) -> None:
+        """Put a part's keys and values into rows of the storage: whole blocks, where they come to lie on whole ones."""
+        source, rows = part.cache, np.asarray(part.rows)
+        assert isinstance(source, CpuCache)
+        run, start = part.run, self.length - len(part.slots)
+        if run is not None and run.start % KEYS == 0 and start % KEYS == 0:
+            # Slots beyond the length are written before they are read.
+            blocks = -(-len(part.slots) // KEYS)
+            for index, (new, old) in enumerate(zip(self.parts, source.parts, strict=True)):
+                unit = 1 if index == 0 else KEYS
+                taken = slice(run.start // KEYS * unit, (run.start // KEYS + blocks) * unit)
+                here = slice(start // KEYS * unit, (start // KEYS + blocks) * unit)
+                for place, row in enumerate(rows, into.start):  # much faster than an array of rows
+                    new[:, place, :, here] = old[:, row, :, taken]
+            return
+        slots = slice(start, self.length)
+        for layer in range(len(self.parts[0])):
+            for view, old in zip(self._views(layer, into), source._views(layer, rows), strict=True):
+                by_slot = np.array(view).reshape(*view.shape[:2], self.slots, -1)
+                found = np.array(old).reshape(*old.shape[:2], source.slots, -1)
+                by_slot[:, :, slots] = found[:, :, part.slots]
+                view[...] = by_slot.reshape(view.shape)
+            for new, old in zip(self.parts[2:], source.parts[2:], strict=True):
+                new[layer, into, :, slots] = old[layer][rows][:, :, part.slots]
+
+    def _mask_of(self, part: CachedRows) -> np.ndarray:
+        known: np.ndarray | None = part.cache.mask
+        return np.ones((part.cache.batch or 1, part.cache.length), bool) if known is None else known
+
+    def _laid(self, arrays: Sequence[tuple[np.ndarray, CachedRows]], axis: int, room: int = 0) -> np.ndarray:
+        first = arrays[0][0]
+        shape = [sum(len(part.rows) for _, part in arrays), *first.shape[1:]]
+        shape[axis] = self.length + room
+        laid, place = np.zeros(shape, first.dtype), 0
+        for array, part in arrays:
+            here = [slice(place, place + len(part.rows)), *[slice(None)] * (first.ndim - 1)]
+            here[axis] = slice(self.length - len(part.slots), self.length)
+            laid[tuple(here)] = np.take(self._take(array, part.rows), part.slots, axis=axis)
+            place += len(part.rows)
+        return laid
 
     def _select(self, source: Self, rows: Sequence[int]) -> None:
         self.shape = source.shape

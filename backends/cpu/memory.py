@@ -14,7 +14,7 @@ from ...core.config.keys import ACTIVATION_NAMES
 from ...core.dtypes import itemsize
 from ...core.errors import BackendError
 from ...core.graph.graph import Graph
-from ...core.graph.nodes import Attention, GatedMLP, Linear
+from ...core.graph.nodes import Attention, Embedding, GatedMLP, Linear
 from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
 from ...core.memory.estimate import MemoryEstimate, Workload, load_peak
 from .sizes import CHUNK, DTYPES, matrices, nearest_dtype
@@ -60,7 +60,8 @@ def _module(name: str) -> str:
 
 def _held(workload: Workload, matrices: Mapping[str, Any], dtype: str) -> dict[str, int]:
     """Name -> bytes in the backend; a packed matrix's are all counted with its weight."""
-    embed = workload.graph.decoder.embed
+    graph = workload.graph
+    embed = next((node for node in graph.decoder.embed.walk() if isinstance(node, Embedding)), graph.decoder.embed)
     held = {}
     for parameter in workload.parameters:
         module, _, kind = parameter.name.rpartition(".")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 import numpy as np
 
 from ...core.backend.protocol import RealizeOptions
-from ...core.checkpoint.base import TensorInfo
-from ...core.errors import BackendError, InputError, PolyllamaWarning, SettingsError
+from ...core.checkpoint.protocol import TensorInfo
+from ...core.errors import BackendError, InputError, SettingsError, warn
 from ...core.forward.forward import Engine
 from ...core.forward.spec_model import SpecModel
 from ...core.graph.cache import Cache
@@ -72,6 +72,16 @@ class CpuModel(SpecModel):
         """Whose kernels run."""
         return self.lowered.program.isa
 
+    @property
+    def cache_element(self) -> str:
+        """What keys and values are held in."""
+        return self.lowered.cache.element
+
+    @property
+    def arrays(self) -> str:
+        """See :class:`polyllama.extend.Model`."""
+        return "numpy"
+
     def new_cache(self, batch: int | None = None, capacity: int | None = None) -> CpuCache:
         """An empty cache with room for `capacity` tokens."""
         return CpuCache(batch, capacity, self.lowered.cache)
@@ -92,15 +102,17 @@ class CpuModel(SpecModel):
 
     def _overrides(self) -> Mapping[type, Callable[[Any, Any, Context], Any]]:
         return {
-            Decoder: self._run_decoder,
-            DecoderLayer: self._run_layer,
-            Linear: self._run_linear,
-            QuantizedLinear: self._run_linear,
-            Embedding: self._run_embedding,
-            QuantizedEmbedding: self._run_embedding,
+            Decoder: _weakly(self._run_decoder),
+            DecoderLayer: _weakly(self._run_layer),
+            Linear: _weakly(self._run_linear),
+            QuantizedLinear: _weakly(self._run_linear),
+            Embedding: _weakly(self._run_embedding),
+            QuantizedEmbedding: _weakly(self._run_embedding),
         }
 
     def _run_embedding(self, node: Embedding, ids: np.ndarray, ctx: Context) -> np.ndarray:
+        if node is not self.lowered.table:  # an adapter's small table beside the one that the kernels look up
+            return np.asarray(node.apply(ctx.xp, ctx.weights, ids, ctx))
         flat = np.ascontiguousarray(ids, np.int64).reshape(1, -1)
         out = np.empty((1, flat.size, node.dim), np.float32)
         frequencies = [np.zeros((1, f.shape[1]), np.float32) for f in self._frequencies]
@@ -179,6 +191,17 @@ class CpuModel(SpecModel):
         return out
 
 
+def _weakly(method: Callable[..., Any]) -> Callable[[Any, Any, Context], Any]:
+    """A method that its own object holds without being kept alive by it; whoever runs a pass holds the model."""
+    found = WeakMethod(method)
+
+    def run(node: Any, x: Any, ctx: Context) -> Any:
+        bound: Any = found()
+        return bound(node, x, ctx)
+
+    return run
+
+
 def _same(array: Any) -> Any:
     return array
 
@@ -201,11 +224,9 @@ def realize(
         hint = f"it is fastest with one for each core, here {physical_cores()}"
         raise SettingsError(f"threads: the cpu backend takes at most {THREADS}, not {threads}", hint=hint)
     if options.threads and threads > (usable := processors()):
-        warnings.warn(
+        warn(
             f"threads: {threads} are more than the {usable} that can run here at one time, and will wait for one "
-            f"another; leave the setting out, or take at most {physical_cores()}",
-            PolyllamaWarning,
-            stacklevel=5,
+            f"another; leave the setting out, or take at most {physical_cores()}"
         )
     lowered = lower(graph, packed, isa=isa, threads=threads, dtype=dtype, cache=cache)
     return CpuModel(graph, config, task, packed, lowered, dtype)
@@ -225,5 +246,5 @@ def own_dtype(graph: Graph, weights: Mapping[str, np.ndarray], asked: str, confi
     own: str = config.dtype or getattr(weights, "dtype", None) or "float32"
     if own == "float64":
         message = "the model is in float64, which the cpu backend does not compute in: it runs in float32"
-        warnings.warn(message, PolyllamaWarning, stacklevel=2)
+        warn(message)
     return nearest_dtype(own)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.checkpoint.huggingface.safetensors import SafetensorsFile
-from ...core.errors import CheckpointError, PolyllamaWarning
+from ...core.errors import CheckpointError, warn
 from .sizes import matrices
 from .weights import Layout, Packed, pack_matrix
 
@@ -181,11 +180,9 @@ def find(graph: Graph, weights: Mapping[str, np.ndarray], dtype: str) -> Mapping
         return _read(file, graph, files)
     except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
         reason = error.message if isinstance(error, CheckpointError) else str(error)  # its hint is for weights
-        warnings.warn(
+        warn(
             f"{path} is not used ({reason.removeprefix(f'{path}: ')}): weights are packed anew; "
-            "make it again with `polyllama pack` and its folder, or remove it",
-            PolyllamaWarning,
-            stacklevel=4,
+            "make it again with `polyllama pack` and its folder, or remove it"
         )
         return None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...core.config.keys import ACTIVATION_NAMES
-from ...core.graph.graph import Graph
+from ...core.graph.graph import Graph, nodes_of_type
 from ...core.graph.node import Node
 from ...core.graph.nodes import Attention, DecoderLayer, Embedding, GatedMLP, Linear, RMSNorm
 from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
@@ -49,6 +49,7 @@ class Lowered:
         head: the head's range; ``None`` where there is none or it runs by its own definition.
         hidden: the buffer that the final norm writes.
         ropes: the ropes in the order in which a pass takes their frequencies.
+        table: the embedding whose rows the program looks up; ``None`` where a node that it does not know embeds.
     """
 
     program: _kernels.Program
@@ -58,6 +59,14 @@ class Lowered:
     hidden: int
     ropes: tuple[Rope, ...]
     cache: CacheShape
+    table: Embedding | None
+
+
+def looked_up(graph: Graph) -> Embedding | None:
+    """The embedding that the kernels look up: the trunk's own, or that which an adapter lies beside."""
+    kinds = (Embedding, QuantizedEmbedding)
+    nodes = graph.decoder.embed.walk()
+    return next((node for node in nodes if isinstance(node, Embedding) and type(node) in kinds), None)
 
 
 def lower(graph: Graph, weights: CpuWeights, *, isa: str, threads: int, dtype: str, cache: str) -> Lowered:
@@ -85,7 +94,9 @@ class _Lowering:
     def run(self) -> Lowered:
         program, decoder = self.program, self.graph.decoder
         hidden = program.buffer(self.width)
-        self._table(decoder.embed)
+        table = looked_up(self.graph)
+        if table is not None:
+            self._table(table)
         ranges = []
         start = program.operations
         for layer in decoder.layers:
@@ -101,13 +112,12 @@ class _Lowering:
             first = program.head(hidden, self._matrix(self.graph.head))
             head = (first, first + 1)
         heads, head_dim = self.heads or (1, 1)
-        shape = CacheShape(dict(self.attentions), heads, head_dim, self.element)
+        order = tuple(node.name for node in nodes_of_type(self.graph, Attention))
+        shape = CacheShape(dict(self.attentions), heads, head_dim, self.element, order)
         ropes = tuple(rope for _, rope in self.ropes.values())
-        return Lowered(program, tuple(ranges), whole, head, hidden, ropes, shape)
+        return Lowered(program, tuple(ranges), whole, head, hidden, ropes, shape, table)
 
     def _table(self, embed: Embedding) -> None:
-        if type(embed) not in (Embedding, QuantizedEmbedding):
-            return
         rows = embedding_rows(embed, self.weights)
         if isinstance(rows, tuple) and len(rows) > 2:
             self.program.packed_table(*rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.checkpoint.base import TensorInfo
+from ...core.checkpoint.protocol import TensorInfo
 from ...core.checkpoint.weights import release
 from ...core.dtypes import dtype_name, numpy_dtype
 from ...core.errors import BackendError
@@ -205,7 +205,8 @@ def pack(
         ready: modules that a file holds in panels already.
     """
     result, by_name = CpuWeights(graph, dtype), matrices(graph)
-    embed = graph.decoder.embed.name
+    # The first is looked up by the kernels; another, an adapter's, by its definition, which reads float32.
+    tables = [node.name for node in graph.walk() if isinstance(node, Embedding)]
     for parameter in graph.parameters():
         module, _, kind = parameter.name.rpartition(".")
         if module in by_name and kind != "bias":
@@ -217,8 +218,8 @@ def pack(
         array = np.asarray(weights[parameter.name])
         if parameter.bits is None and array.dtype.kind not in "fV":
             raise BackendError(f"{parameter.name} holds {array.dtype}, wanted floating-point weights")
-        if parameter.bits is None and (module == embed or array.dtype.itemsize == 8) and kind == "weight":
-            wanted = dtype if module == embed else "float32"
+        if parameter.bits is None and (module in tables or array.dtype.itemsize == 8) and kind == "weight":
+            wanted = dtype if module in tables[:1] else "float32"
             array = array.astype(numpy_dtype(wanted), copy=False)
         result.arrays[parameter.name] = array
     return result

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.errors import BackendError, BackendUnavailableError
+from ...core.errors import BackendError, BackendUnavailableError, InputError
 from ...core.messages import mention
 
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -56,6 +56,20 @@ def device_name(device: jax.Device) -> str:
 def is_traced(*values: Any) -> bool:
     """Whether any value (or any leaf of a pytree) is being traced, so that it has a shape and no content yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(values))
+
+
+def in_32_bits(array: np.ndarray, name: str) -> np.ndarray:
+    """Integers and floats in 32 bits, as JAX has them.
+
+    Raises:
+        InputError: an integer that does not fit.
+    """
+    if array.dtype.kind not in "iu":
+        return array.astype(np.float32) if array.dtype.kind == "f" else array
+    wrong = array[(array < -(2**31)) | (array >= 2**31)]
+    if wrong.size:
+        raise InputError(f"{name} holds {int(wrong[0])}, more than JAX holds in 32 bits", hint="use another backend")
+    return array.astype(np.int32)
 
 
 def as_float32(array: Any) -> np.ndarray:

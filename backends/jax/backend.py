@@ -52,7 +52,7 @@ class JaxBackend:
         task: Task,
     ) -> JaxModel:
         """Put the weights on the device as a pytree; what runs them is compiled when it is first needed."""
-        from .model import realize
+        from .realize import realize
 
         return realize(graph, weights, options, config=config, task=task)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.errors import InputError, PolyllamaWarning
+from ...core.errors import InputError, warn
 from ...core.forward.inputs import (
     as_integers,
     as_mask,
@@ -26,8 +25,9 @@ from ...core.forward.inputs import (
 )
 from ...core.graph.graph import nodes_of_type
 from ...core.graph.nodes import Attention, Dropout
-from ...core.graph.text_tokens import check_text
-from .arrays import as_float32, is_traced
+from ...core.graph.text_tokens import check_text, text_by_padding
+from ...core.tasks.labels import as_labels
+from .arrays import as_float32, in_32_bits, is_traced
 from .nodes import Checkpoint
 from .params import check_params
 from .traced import Inputs, Params, Static, TracedPass, causal_mask, same_sequence
@@ -72,8 +72,8 @@ def apply(
         fields = pass_.finish(ctx, hidden, inputs, static)
         loss = None
         if arguments.labels:
-            arrays = {name: jnp.asarray(value) for name, value in arguments.labels.items()}
-            loss = pass_.task.loss(jnp, fields, **arrays, config=config, **loss_options)
+            arrays = {name: _label(value, name) for name, value in arguments.labels.items()}
+            loss = pass_.task.loss(jnp, fields, **arrays, config=config, attended=inputs.attended, **loss_options)
     output = pass_.task.output_type(
         loss=loss,
         hidden_states=None if ctx.hidden_states is None else tuple(ctx.hidden_states),
@@ -115,7 +115,7 @@ def _read(
         frequencies=_frequencies(pass_, position_ids, key_mask, batch, new),
         kept=None if isinstance(keep, int) else jnp.asarray(keep, jnp.int32),
         dropout_rng=dropout_rng,
-        attended=None if key_mask is None else jnp.asarray(key_mask),
+        attended=_attended(pass_, config, tokens, key_mask),
     )
     if mask is not None and mask.ndim == 4:
         allowed = jnp.asarray(mask) | jnp.eye(new, dtype=bool)  # a query always sees itself
@@ -126,6 +126,20 @@ def _read(
     return inputs, allowed, keep
 
 
+def _label(value: Any, name: str) -> Array:
+    if is_traced(value):
+        return jnp.asarray(value)
+    return jnp.asarray(value if isinstance(value, jax.Array) else in_32_bits(as_labels(value, name), name))
+
+
+def _attended(pass_: TracedPass, config: LlamaConfig, tokens: Any, key_mask: Any) -> Array | None:
+    """What a head is told of padding: by the mask, or for one result a row by the config's padding id as it is now."""
+    if key_mask is not None:
+        return jnp.asarray(key_mask)
+    by_row = pass_.task.outputs_per == "row" and tokens.ndim == 2
+    return text_by_padding(jnp.asarray(tokens), config.pad_token_id) if by_row else None
+
+
 def dropout_key(graph: Graph, train: bool, dropout_rng: Any) -> Any:
     """The random key of dropout, ``None`` where there is none.
 
@@ -134,7 +148,7 @@ def dropout_key(graph: Graph, train: bool, dropout_rng: Any) -> Any:
     """
     if not train:
         if dropout_rng is not None:
-            warnings.warn("dropout_rng does nothing without train=True", PolyllamaWarning, stacklevel=4)
+            warn("dropout_rng does nothing without train=True")
         return None
     if dropout_rng is None:
         found = {"attention_dropout": [node.dropout for node in nodes_of_type(graph, Attention)]}
@@ -189,7 +203,7 @@ def _mask(attention_mask: Any, batch: int, new: int) -> Any:
         check_mask(given, batch, new, 0)
         return given.astype(bool)
     mask = _array(attention_mask)
-    if mask.dtype.kind == "f":
+    if jnp.issubdtype(mask.dtype, jnp.floating):
         check_additive(mask.ndim)
         mask = mask == 0
     elif mask.dtype.kind not in "biu":
@@ -207,8 +221,9 @@ def _positions(position_ids: Any, key_mask: Any, batch: int, new: int) -> Array:
             raise InputError(f"position_ids has shape {list(given.shape)}, wanted [{batch}, {new}]")
         if given.dtype.kind not in "iu":
             raise InputError(f"position_ids holds {given.dtype}, wanted integers")
-        given = jnp.asarray(given, jnp.int32)
-        return jnp.broadcast_to(given, (batch, new))
+        if not is_traced(given):
+            given = in_32_bits(np.asarray(given), "position_ids")
+        return jnp.broadcast_to(jnp.asarray(given, jnp.int32), (batch, new))
     if key_mask is None:
         return jnp.broadcast_to(jnp.arange(new, dtype=jnp.int32), (batch, new))
     return jnp.maximum(jnp.cumsum(jnp.asarray(key_mask).astype(jnp.int32), axis=1) - 1, 0)

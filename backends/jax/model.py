@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -11,18 +13,21 @@ import jax.numpy as jnp
 import numpy as host
 import numpy as np
 
-from ...core.backend.protocol import RealizeOptions
+from ...core.array_kinds import as_numpy
 from ...core.backend.training import Measure, read_checkpointing
-from ...core.checkpoint.base import TensorInfo
-from ...core.checkpoint.weights import release
-from ...core.errors import BackendError, InputError
+from ...core.checkpoint.protocol import TensorInfo
+from ...core.errors import InputError, UnsupportedError
 from ...core.forward.arguments import ForwardArguments
-from ...core.forward.forward import attended_tokens, length_ropes
+from ...core.forward.forward import length_ropes
 from ...core.forward.inputs import HostInputs, read_inputs
-from ...core.forward.layout import Layout, lay_out
-from .arrays import as_float32, device_name, dtype_of, find_device
+from ...core.forward.layout import Layout, seen_so_far
+from ...core.graph.text_tokens import text_by_padding
+from ...core.same_arrays import SameArrays
+from .arrays import DTYPES, as_float32, device_name, in_32_bits
 from .cache import JaxCache
+from .compiled import Count, loss_of, traced
 from .functional import apply, dropout_key, register_output
+from .layouts import attended_of, key_mask_of, layout_of, mask_of, padded, widened
 from .lengths import SMALLEST_PREFILL, padded_length
 from .nodes import Checkpoint
 from .params import check_params
@@ -45,16 +50,27 @@ class JaxModel:
     Attributes:
         forward_options: arguments of :meth:`forward` that the other backends do not have.
         params: the weights as a pytree, a dict by checkpoint name; put others there, trained or sharded, as you like.
-        traces: how often a pass was traced.
+            Empty for a model that is given them in every call, and of which `device` says where it is to run.
     """
 
+    arrays = "jax"
+    compiles_rows = True
     forward_options = ("params", "train", "dropout_rng")
 
-    def __init__(self, graph: Graph, config: LlamaConfig, task: Task, params: dict[str, Array], dtype: str) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        config: LlamaConfig,
+        task: Task,
+        params: dict[str, Array],
+        dtype: str,
+        device: jax.Device | None = None,
+    ) -> None:
         self.graph, self.config, self.task = graph, config, task
         self.params = params
+        self._place = device
         self.dtype = dtype
-        self.traces = 0
+        self._traces = Count()
         self._checkpoint: Checkpoint | None = None
         # A pass may be padded where each token has its own output, and where a mask tells a head of whole rows which
         # tokens are text; other heads see exact lengths.
@@ -64,19 +80,65 @@ class JaxModel:
 
     def _prepare(self) -> None:
         """What runs the graph; compiled anew when it is needed."""
-        platform = next(iter(self._embedding.devices())).platform
+        platform = self.jax_device.platform
         self.pass_ = TracedPass(self.graph, self.task, tuple(length_ropes(self.graph)), self.dtype, platform)
-        self._compiled = jax.jit(self._trace, static_argnames="static", donate_argnames="buffers")
-        self._compiled_loss = jax.jit(self._loss)
+        # Neither knows this object: one that held it would keep it, and its weights, until Python looks for cycles.
+        trace = traced(self.pass_, self._traces)
+        self._compiled = jax.jit(trace, static_argnames="static", donate_argnames="buffers")
+        self._compiled_loss = jax.jit(loss_of(self.pass_, self.task, self.config), static_argnames="config_now")
+
+    @property
+    def traces(self) -> int:
+        """How often a pass was traced."""
+        return self._traces.value
 
     @property
     def device(self) -> str:
         """Where the embedding is, as JAX writes it."""
-        return device_name(min(self._embedding.devices(), key=lambda device: int(device.id)))
+        return device_name(self.jax_device)
 
     @property
-    def _embedding(self) -> Array:
-        return self.params[f"{self.graph.decoder.embed.name}.weight"]
+    def jax_device(self) -> jax.Device:
+        """:attr:`device` itself; the one that was asked for where there are no parameters yet."""
+        if not self.params:
+            return self._place or jax.devices()[0]
+        devices = self._embedding_of(self.params).devices()
+        found: jax.Device = min(devices, key=lambda device: int(device.id))
+        return found
+
+    def _embedding_of(self, params: Params) -> Array:
+        return params[self.graph.decoder.embed.float_name]
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every parameter, as :attr:`params` hold them where nobody put others there."""
+        float_type = DTYPES[self.dtype]
+        return {
+            p.name: jax.ShapeDtypeStruct(p.shape, jnp.uint32 if p.bits else float_type)  # type: ignore[no-untyped-call]
+            for p in self.graph.parameters()
+        }
+
+    def with_params(self, params: Params) -> JaxModel:
+        """The same model with other weights, which shares what is compiled.
+
+        Raises:
+            InputError: they are not this graph's.
+        """
+        check_params(self.graph, params)
+        other = copy.copy(self)
+        other.params = dict(self._here(params))
+        return other
+
+    def weights_state(self) -> Hashable:
+        """See :class:`polyllama.extend.Model`: other weights are other arrays."""
+        return SameArrays(self.params)
+
+    def _here(self, params: Params) -> Params:
+        """Parameters as arrays of JAX's: those that are stay where they are, others go to the model's device."""
+        return {
+            name: array if isinstance(array, jax.Array) else jax.device_put(as_numpy(array, name), self.jax_device)
+            for name, array in params.items()
+        }
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
         """See :class:`polyllama.extend.Model`. It is compiled, and not differentiated: :meth:`apply` is.
@@ -88,13 +150,16 @@ class JaxModel:
         dropout_rng = dropout_key(self.graph, own.get("train", False), own.get("dropout_rng"))
         cache = arguments.cache(self.new_cache)
         given = read_inputs(self.config, self.task, cache, arguments)
+        if given.attended is None and self.task.outputs_per == "row":
+            given = replace(given, attended=text_by_padding(given.input_ids, self.config.pad_token_id))
         if cache is not None and not isinstance(cache, JaxCache):
             raise InputError(f"past_key_values is a {type(cache).__name__} of another backend")
         weights = own.get("params")
         if weights is None or weights is self.params:
             weights = self.params
-        else:
+        if weights is not self.params or not self.params:
             check_params(self.graph, weights)
+            weights = self._here(weights)
         result, past, new = self._run(weights, given, cache, dropout_rng, arguments)
         return self._output(result, given, cache, past, new)
 
@@ -119,6 +184,25 @@ class JaxModel:
             self.params[name] = jax.device_put(array.astype(old.dtype), old.sharding)
         self.graph, self.config = graph, config
         self._prepare()
+
+    def modes(self) -> dict[str, Any]:
+        """Types of parameters and the checkpointing of gradients, for a copy.
+
+        Raises:
+            UnsupportedError: the parameters are spread over several devices.
+        """
+        spread = [name for name, array in self.params.items() if len(getattr(array, "devices", tuple)()) > 1]
+        if spread:
+            raise UnsupportedError(
+                f"{spread[0]} is spread over several devices, and a copy is not", hint="save the model and load it"
+            )
+        dtypes = {name: str(array.dtype) for name, array in self.params.items()}
+        return {"dtypes": dtypes, "checkpoint": self._checkpoint}
+
+    def take_modes(self, modes: Mapping[str, Any]) -> None:
+        """Be as :meth:`modes` said of the original."""
+        self._checkpoint = modes["checkpoint"]
+        self.params = {name: self.params[name].astype(dtype) for name, dtype in modes["dtypes"].items()}
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -155,32 +239,27 @@ class JaxModel:
             cache.claim(self, batch)
         past = 0 if cache is None else cache.length
         length = self._length(given, new, arguments.observe is not None or dropout_rng is not None)
-        layout = lay_out(
-            host,
-            new=new,
-            past=past,
-            attention_mask=given.attention_mask,
-            past_mask=None if cache is None else cache.mask,
-            position_ids=given.position_ids,
-        )
-        slots = length if cache is None else cache.reserve(self._buffer_shapes, past + length, self._sharding)
+        layout = layout_of(given, cache, new, past)
+        layout = replace(layout, positions=in_32_bits(layout.positions, "position_ids"))
+        slots = length if cache is None else cache.reserve(self._buffer_shapes, past + length, self._sharding(params))
         rows = self._rows_so_far(given, cache, layout, batch, new)
         restart = _restarts(rows, cache)
         restart_slots = min(padded_length(past + length, SMALLEST_PREFILL), slots) if restart else 0
         positions = rows.positions if restart else layout.positions
-        mask = _mask(given, layout, past, positions if restart else None)
+        seen = None if cache is None or not self.pass_.ropes else cache.seen
+        mask = mask_of(layout, seen, past, new, restart)
         keep = given.logits_to_keep
         inputs = Inputs(
-            tokens=_pad(tokens if tokens.ndim == 3 else tokens.astype(np.int32), length),
-            positions=_pad(np.broadcast_to(positions, (batch, positions.shape[1])), restart_slots or length, np.int32),
-            key_mask=_key_mask(layout, batch, past + new, slots),
+            tokens=padded(tokens if tokens.ndim == 3 else tokens.astype(np.int32), length),
+            positions=padded(np.broadcast_to(positions, (batch, positions.shape[1])), restart_slots or length),
+            key_mask=key_mask_of(layout, batch, past + new, slots),
             start=np.int32(past),
             new=np.int32(new),
-            mask=None if mask is None else _widened(mask, restart_slots or length, slots),
+            mask=None if mask is None else widened(mask, restart_slots or length, slots),
             frequencies=rows.frequencies,
             kept=None if isinstance(keep, int) else keep.astype(np.int32),
             dropout_rng=dropout_rng,
-            attended=_attended(given, layout, past, length),
+            attended=attended_of(given, layout, past, length),
         )
         flags = arguments.output_hidden_states, arguments.output_attentions
         static = Static(keep if isinstance(keep, int) else 0, restart_slots, *flags)
@@ -188,6 +267,7 @@ class JaxModel:
         if cache is not None:  # only now: a pass that failed leaves the cache as it was
             if self.pass_.ropes:
                 cache.positions, cache.regime = rows.positions, rows.regime
+                cache.seen = seen_so_far(host, layout, seen, new=new, past=past)
             cache.advance(new, layout.key_mask)
         return result, past, new
 
@@ -241,8 +321,10 @@ class JaxModel:
             fields = {name: _first(value, new) for name, value in fields.items()}
         loss = None
         if given.labels:
-            labels = {name: _narrowed(array) for name, array in given.labels.items()}
-            loss = self._compiled_loss(fields, labels, dict(given.loss_options))
+            labels = {name: in_32_bits(array, name) for name, array in given.labels.items()}
+            loss = self._compiled_loss(
+                fields, labels, given.attended, dict(given.loss_options), config_now=self.config.model_copy()
+            )
         output = self.task.output_type(
             loss=loss,
             past_key_values=cache,
@@ -253,22 +335,13 @@ class JaxModel:
         output.to_numpy = as_float32
         return output
 
-    def _trace(self, params: Params, inputs: Inputs, buffers: Any, static: Static) -> tuple[Result, Any]:
-        self.traces += 1  # runs while tracing only
-        return self.pass_(params, inputs, buffers, static)
-
-    def _loss(self, fields: Mapping[str, Array], labels: Mapping[str, Array], options: Mapping[str, Any]) -> Array:
-        with self.pass_.precision():
-            return self.task.loss(jnp, fields, **labels, config=self.config, **options)
-
     @functools.cached_property
     def _buffer_shapes(self) -> Mapping[str, tuple[jax.ShapeDtypeStruct, ...]]:
-        return self.pass_.buffer_shapes(self.params)
+        return self.pass_.buffer_shapes(self.shapes)
 
-    @property
-    def _sharding(self) -> Any:
+    def _sharding(self, params: Params) -> Any:
         """Where caches are made: on the parameters' device, on every one of them where they are spread over several."""
-        sharding = self._embedding.sharding
+        sharding = getattr(self._embedding_of(params), "sharding", None)  # NumPy's arrays have none
         if isinstance(sharding, jax.sharding.NamedSharding):
             return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())  # type: ignore[no-untyped-call]
         return sharding
@@ -276,6 +349,15 @@ class JaxModel:
     def new_cache(self, batch: int | None = None, capacity: int | None = None) -> JaxCache:
         """An empty cache with room for `capacity` tokens, rounded up to few sizes."""
         return JaxCache(batch, capacity)
+
+    def cache_of(self, entries: Mapping[str, Sequence[Any]], batch: int, length: int) -> JaxCache:
+        """See :class:`polyllama.extend.Model`."""
+        cache = self.new_cache(batch, length)
+        cache.reserve(self._buffer_shapes, length, self._sharding(self.params))
+        for name, parts in entries.items():
+            cache.put(name, *parts)
+        cache.advance(length, None)
+        return cache
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """A JAX array as float32 NumPy."""
@@ -303,90 +385,5 @@ def _restarts(rows: _RowsSoFar, cache: JaxCache | None) -> bool:
     return before is not None and rows.regime is not None and not np.array_equal(rows.regime, before)
 
 
-def _mask(given: HostInputs, layout: Layout, past: int, restarted: np.ndarray | None) -> np.ndarray | None:
-    """The mask that takes the causal one's place, if any does; `restarted`: positions of a pass over everything."""
-    if restarted is not None:
-        return None if layout.key_mask is not None else _packed(restarted)
-    return layout.mask if _needs_mask(given, past) else None
-
-
-def _needs_mask(given: HostInputs, past: int) -> bool:
-    """Whether the mask says more than "causal, without padded keys", which the traced pass works out by itself."""
-    if given.attention_mask is not None:
-        return bool(given.attention_mask.ndim == 4)
-    return given.position_ids is not None and past == 0 and _packed(given.position_ids) is not None
-
-
-def _packed(positions: np.ndarray) -> np.ndarray | None:
-    """The mask of several sequences packed into a row, told by positions that do not rise; ``None`` where all do."""
-    if bool((positions[:, 1:] > positions[:, :-1]).all()):
-        return None
-    length = positions.shape[1]
-    layout = lay_out(host, new=length, past=0, attention_mask=None, past_mask=None, position_ids=positions)
-    return np.asarray(layout.mask)
-
-
-def _pad(array: np.ndarray, length: int, dtype: Any = None) -> np.ndarray:
-    """`array` ``[B, n, ...]`` with its last entry along the second axis repeated up to `length`."""
-    array = array if dtype is None else array.astype(dtype)
-    more = length - array.shape[1]
-    return array if more <= 0 else np.concatenate([array, np.repeat(array[:, -1:], more, axis=1)], axis=1)
-
-
-def _key_mask(layout: Layout, batch: int, used: int, slots: int) -> np.ndarray:
-    """``[B, slots]``: the slots in use, without padding."""
-    mask = np.zeros((batch, slots), bool)
-    mask[:, :used] = True if layout.key_mask is None else layout.key_mask
-    return mask
-
-
-def _attended(given: HostInputs, layout: Layout, past: int, length: int) -> np.ndarray | None:
-    """``[B, length]`` booleans for heads; what a pass is padded with is no text."""
-    attended = attended_tokens(given.attended, given.attention_mask, layout, past)
-    if attended is None:
-        return None
-    return np.pad(np.asarray(attended), [(0, 0), (0, length - attended.shape[1])])
-
-
-def _narrowed(labels: np.ndarray) -> np.ndarray:
-    """Labels in 32 bits, as JAX has them."""
-    return labels.astype({"i": np.int32, "f": np.float32}.get(labels.dtype.kind, labels.dtype))
-
-
-def _widened(mask: np.ndarray, length: int, slots: int) -> np.ndarray:
-    """A mask ``[B or 1, 1, S, K]`` for a padded pass and all slots."""
-    whole = np.zeros((mask.shape[0], 1, length, slots), bool)
-    whole[:, :, : mask.shape[2], : mask.shape[3]] = mask
-    whole[:, :, mask.shape[2] :, :1] = True  # what only pads looks at something, so that nothing is NaN
-    return whole
-
-
 def _first(array: Array, count: int) -> Array:
     return array if array.shape[1] == count else array[:, :count]
-
-
-def realize(
-    graph: Graph,
-    weights: Mapping[str, np.ndarray],
-    options: RealizeOptions,
-    *,
-    config: LlamaConfig,
-    task: Task,
-) -> JaxModel:
-    """Put each weight on the device in the asked dtype, one at a time."""
-    device = find_device(options.device)
-    name = options.dtype
-    if name == "auto":
-        name = config.dtype or getattr(weights, "dtype", None) or "float32"
-    dtype = np.dtype(dtype_of(name))
-    params: dict[str, Any] = {}
-    for parameter in graph.parameters():
-        array = np.asarray(weights[parameter.name])
-        if array.dtype.kind not in "fV" and not parameter.bits:
-            raise BackendError(f"{parameter.name} holds {array.dtype}, wanted floating-point weights")
-        held = np.uint32 if parameter.bits else dtype  # packed words stay what they are
-        made = jax.device_put(array.astype(held, copy=False), device)
-        made.block_until_ready()  # copied in the background, the file's pages would come back
-        release(weights, parameter.name)
-        params[parameter.name] = made
-    return JaxModel(graph, config, task, params, name)

@@ -35,3 +35,16 @@ def check_params(graph: Graph, params: Any, dtype: str | None = None) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(f"params do not fit this model: {'; '.join(wrong[:3])}{more}")
+
+
+def check_held(params: Mapping[str, Any]) -> None:
+    """Refuse weights of a dtype that no model is held in; floats of several dtypes may stand beside each other.
+
+    Raises:
+        InputError: names the first.
+    """
+    from .arrays import DTYPES
+
+    for name, array in params.items():
+        if str(array.dtype) not in (*DTYPES, "uint32"):
+            raise InputError(f"params: {name} is {array.dtype}, wanted one of {', '.join(DTYPES)}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ...core.errors import BackendError, PolyllamaWarning
+from ...core.errors import BackendError, warn
 from ...core.graph.graph import Graph
 from ...core.graph.nodes import Linear
 from ...core.graph.quantized import QuantizedLinear
@@ -54,11 +53,7 @@ def shard(params: Mapping[str, Any], graph: Graph, mesh: Mesh, axis: str = "mode
             spec = _spec()
         laid_out[name] = jax.device_put(params[name], NamedSharding(mesh, spec))
     if whole:
-        warnings.warn(
-            f"not split over {count} devices, because its extent is no multiple: {', '.join(whole)}",
-            PolyllamaWarning,
-            stacklevel=2,
-        )
+        warn(f"not split over {count} devices, because its extent is no multiple: {', '.join(whole)}")
     return laid_out
 
 

@@ -151,7 +151,7 @@ class TracedPass:
 
         return JaxContext(
             jnp,
-            params,
+            computed_in(params, self.dtype),
             inputs.positions,
             frequencies,
             mask=mask,
@@ -202,6 +202,17 @@ class TracedPass:
         if self.ropes:
             shapes[INPUTS] = (shape_of(embedded),)
         return shapes
+
+
+def computed_in(params: Params, dtype: str) -> Params:
+    """The weights in the dtype that is computed in; they may be held in another, and packed words stay."""
+    wanted = DTYPES[dtype]
+    if all(array.dtype == wanted or not jnp.issubdtype(array.dtype, jnp.floating) for array in params.values()):
+        return params
+    return {
+        name: jnp.asarray(array).astype(wanted) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        for name, array in params.items()
+    }
 
 
 def causal_mask(start: Array, length: int, keys: int, key_mask: Array) -> Array:

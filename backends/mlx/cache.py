@@ -7,7 +7,7 @@ from typing import Self
 
 import mlx.core as mx
 
-from ...core.graph.cache import Cache
+from ...core.graph.cache import Cache, CachedRows
 
 STEP = 256
 """Slots that a buffer grows by."""
@@ -19,6 +19,8 @@ class MlxCache(Cache):
     MLX arrays are values: writing makes a new one, in the old one's memory where nothing else still reads that. So a
     cache of chosen rows, or an output that is still being computed, is never changed under somebody's hands.
     """
+
+    joins = True
 
     def __init__(self, batch: int | None = None, capacity: int | None = None) -> None:
         super().__init__(batch, capacity)
@@ -48,8 +50,42 @@ class MlxCache(Cache):
             grown.append(fresh if old is None else mx.concatenate([old[index][:, :, :used], fresh], axis=2))
         return grown[0], grown[1]
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.buffers)
+
+    def read(self, name: str, start: int = 0) -> tuple[mx.array, mx.array]:
+        keys, values = self.buffers[name]
+        return keys[:, :, start : self.length], values[:, :, start : self.length]
+
     def reset(self) -> None:
         self.length, self.mask = 0, None
+
+    def _assemble(self, parts: Sequence[CachedRows]) -> None:
+        super()._assemble(parts)
+        room = max(-(-self.length // STEP) * STEP, self.capacity or 0) - self.length
+        for name in parts[0].cache.names():
+            keys, values = (
+                self._laid([(part.cache.buffers[name][which], part) for part in parts], axis=2, room=room)  # type: ignore[attr-defined]
+                for which in range(2)
+            )
+            self.buffers[name] = keys, values
+        # Another thread may go on, which cannot compute what this one has only described.
+        held = [array for pair in self.buffers.values() for array in pair]
+        history = () if self.history is None else (self.history.embeds, self.history.positions)
+        mx.async_eval(*held, *history, *(() if self.mask is None else (self.mask,)))  # type: ignore[no-untyped-call]
+
+    def _mask_of(self, part: CachedRows) -> mx.array:
+        known: mx.array | None = part.cache.mask
+        return mx.ones((part.cache.batch or 1, part.cache.length), mx.bool_) if known is None else known
+
+    def _laid(self, arrays: Sequence[tuple[mx.array, CachedRows]], axis: int, room: int = 0) -> mx.array:
+        laid = []
+        for array, part in arrays:
+            taken = mx.take(self._take(array, part.rows), mx.array(part.slots), axis=axis)
+            sizes = [(0, 0)] * taken.ndim
+            sizes[axis] = (self.length - len(part.slots), room)
+            laid.append(mx.pad(taken, sizes))
+        return mx.concatenate(laid, axis=0)
 
     def _take(self, array: mx.array, rows: Sequence[int]) -> mx.array:
         return array[mx.array(list(rows))]

@@ -29,7 +29,7 @@ def read(config: LlamaConfig, task: Task, cache: Cache | None, arguments: Forwar
         InputError: what does not fit; of traced inputs, their shapes.
     """
     inputs, labels = {name: getattr(arguments, name) for name in _ARRAYS}, arguments.labels
-    if not any(_is_traced(value) for value in (*inputs.values(), *labels.values())):
+    if not any_traced(arguments):
         return read_inputs(config, task, cache, arguments)
     if cache is not None:
         raise InputError("a cache cannot go through mx.compile", hint="leave use_cache and past_key_values out")
@@ -68,6 +68,12 @@ def native(array: Any) -> mx.array:
 
 def _array(value: Any) -> Any:
     return value if isinstance(value, mx.array) else from_numpy(np.asarray(value))
+
+
+def any_traced(arguments: ForwardArguments) -> bool:
+    """Whether ``mx.compile`` traces any of the arrays of a pass."""
+    given = (*(getattr(arguments, name) for name in _ARRAYS), *arguments.labels.values())
+    return any(_is_traced(value) for value in given)
 
 
 def _is_traced(value: Any) -> bool:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import mlx.core as mx
 import numpy as np
-from mlx.nn.layers.base import Module
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
 from ...core.backend.protocol import RealizeOptions
 from ...core.backend.training import Measure, read_checkpointing, refuse_cache
-from ...core.checkpoint.base import TensorInfo
+from ...core.checkpoint.protocol import TensorInfo
 from ...core.checkpoint.weights import release
-from ...core.errors import BackendUnavailableError, PolyllamaWarning
+from ...core.errors import BackendUnavailableError, warn
 from ...core.forward.arguments import ForwardArguments
 from ...core.forward.forward import Engine, Request, forward, length_ropes
 from ...core.forward.inputs import check_embeds_shape
-from ...core.graph.cache import Cache
+from ...core.graph.cache import Cache, filled
 from ...core.graph.nodes import Linear
 from ...core.messages import mention
+from ...core.same_arrays import SameArrays
 from .arrays import as_float32, dtype_name, dtype_of, from_numpy, to_numpy
 from .cache import MlxCache
-from .inputs import native, read
+from .inputs import any_traced, native, read
 from .modules import Composite, MlxContext, attach, layers_between_starts
 from .namespace import MlxNamespace
 from .tree import TypedModule, find, put
@@ -53,23 +53,31 @@ class LlamaModule(TypedModule):
         for node in (graph.decoder, graph.head):
             if node is not None:
                 attach(self, node, widen=_plain_cpu(device))
-        # Past nn.Module, for which the model would be a part of the module.
-        object.__setattr__(self, "model_of", MlxModel(self, graph, config, task, device))
+        # Past nn.Module, for which these would be parts of the module.
+        object.__setattr__(self, "_known", MlxModel(self, graph, config, task, device).__dict__)
+
+    @property
+    def model_of(self) -> MlxModel:
+        """The model around this module, which holds it; made when it is asked for, so that neither keeps the other."""
+        model = MlxModel.__new__(MlxModel)
+        model.module, model.__dict__ = self, self._known
+        return model
 
     def __call__(self, input_ids: Any = None, *, return_dict: bool = True, **arguments: Any) -> Any:
         """One pass; arguments as :meth:`polyllama.Llama.forward`."""
-        output = self.model_of.forward(ForwardArguments.of(self.model_of.task, input_ids, **arguments))
+        model = self.model_of
+        output = model.forward(ForwardArguments.of(model.task, input_ids, **arguments))
         return output if return_dict else output.to_tuple()
 
 
 class _ParametersByName(Mapping[str, mx.array]):
     """A module's parameters by checkpoint name, looked up when asked for, so that whatever replaces them later runs."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: ReferenceType[Any]) -> None:
         self._module = module
 
     def __getitem__(self, name: str) -> mx.array:
-        array = find(self._module, name)
+        array = find(self._module(), name)
         if not isinstance(array, mx.array):
             raise KeyError(name)
         return array
@@ -81,7 +89,8 @@ class _ParametersByName(Mapping[str, mx.array]):
         return len(self._names())
 
     def _names(self) -> list[str]:
-        parameters = self._module.parameters()  # type: ignore[no-untyped-call]
+        module: Any = self._module()
+        parameters = module.parameters()
         return [str(entry[0]) for entry in tree_flatten(parameters)]
 
 
@@ -91,7 +100,13 @@ class MlxModel:
     Outside training, a pass hands its outputs to MLX to compute (``mx.async_eval``) and returns without waiting.
     """
 
+    # Beside the dictionary of the other attributes, which the module keeps.
+    __slots__ = ("__dict__", "__weakref__", "module")
+
     asynchronous = True
+    arrays = "mlx"
+    handed_out = False
+    """Whether somebody was given the module."""
 
     def __init__(self, module: LlamaModule, graph: Graph, config: LlamaConfig, task: Task, device: str) -> None:
         self.module, self.graph, self.config, self.task, self.device = module, graph, config, task, device
@@ -99,13 +114,26 @@ class MlxModel:
         self._where = mx.Device(mx.gpu if device == "gpu" else mx.cpu)
         self._checkpointing = False
         self._stride = layers_between_starts(graph.decoder)
+        held = ref(module)  # whoever runs a pass holds it
+
+        def context(*given: Any, **named: Any) -> MlxContext:
+            module: Any = held()
+            return module.model_of._context(*given, **named)  # type: ignore[no-any-return]
+
         self._engine = Engine(
             MlxNamespace(),
-            _ParametersByName(module),
+            _ParametersByName(held),
             as_frequencies=from_numpy,
             to_host=to_numpy,
-            context=self._context,
+            context=context,
         )
+
+    def weights_state(self) -> Hashable | None:
+        """See :class:`polyllama.extend.Model`: who was given the module may change its weights at any time."""
+        if self.handed_out:
+            return None
+        parameters: Any = self.module.parameters()  # type: ignore[no-untyped-call]
+        return SameArrays(dict(tree_flatten(parameters)))
 
     def _context(self, *args: Any, **kwargs: Any) -> MlxContext:
         return MlxContext(
@@ -142,7 +170,7 @@ class MlxModel:
 
     def _pass(self, arguments: ForwardArguments) -> ModelOutput:
         """:meth:`forward`, of which nothing is computed before somebody asks."""
-        cache = arguments.cache(self.new_cache)
+        cache = None if arguments.cache_unasked and any_traced(arguments) else arguments.cache(self.new_cache)
         refuse_cache(cache, self._checkpointing and self.module.training)
         embeds = arguments.inputs_embeds
         if isinstance(embeds, mx.array):
@@ -200,9 +228,29 @@ class MlxModel:
         self.graph, self.config, self._ropes = graph, config, length_ropes(graph)
         self._engine.move_to(self._engine.device)  # frequencies are known by the ropes of the old graph
 
+    def modes(self) -> dict[str, Any]:
+        """Which modules train and which parameters are frozen, for a copy."""
+        modules = {name: (module._training, set(module._no_grad)) for name, module in self._modules()}
+        return {"checkpointing": self._checkpointing, "modules": modules}
+
+    def take_modes(self, modes: Mapping[str, Any]) -> None:
+        """Be as :meth:`modes` said of the original."""
+        self._checkpointing = modes["checkpointing"]
+        for name, module in self._modules():
+            module._training, module._no_grad = modes["modules"][name]
+
+    def _modules(self) -> Iterator[tuple[str, Any]]:
+        yield from self.module.named_modules()  # type: ignore[no-untyped-call]
+
     def new_cache(self, batch: int | None = None, capacity: int | None = None) -> MlxCache:
         """An empty cache with room for `capacity` tokens."""
         return MlxCache(batch, capacity)
+
+    def cache_of(self, entries: Mapping[str, Sequence[Any]], batch: int, length: int) -> MlxCache:
+        """See :class:`polyllama.extend.Model`."""
+        dtype = self._embedding.dtype
+        with mx.stream(self._where):
+            return filled(self.new_cache(batch, length), entries, length, lambda array: native(array).astype(dtype))
 
     def to_numpy(self, array: mx.array) -> np.ndarray:
         """An MLX array as float32 NumPy."""
@@ -228,6 +276,8 @@ def _arrays(output: ModelOutput, cache: Cache | None) -> Iterator[mx.array]:
             yield cache.mask
         if cache.history is not None:
             yield from (cache.history.embeds, cache.history.positions)
+            if cache.history.seen is not None:
+                yield cache.history.seen
 
 
 def realize(
@@ -272,7 +322,7 @@ def _own_dtype(config: LlamaConfig, weights: Mapping[str, np.ndarray]) -> str:
     name: str = config.dtype or getattr(weights, "dtype", None) or "float32"
     if name == "float64":
         message = "the model is in float64, which MLX does not compute in: it runs in float32"
-        warnings.warn(message, PolyllamaWarning, stacklevel=2)
+        warn(message)
         return "float32"
     return name
 

@@ -32,6 +32,7 @@ class TorchBackend:
     name = "torch"
     dtypes = ("float32", "bfloat16", "float16", "float64")
     trains = True
+    attn_implementations = ("sdpa", "eager")
 
     def availability(self) -> Availability:
         """From the installed version and the drivers present; torch itself is not imported."""
@@ -53,14 +54,14 @@ class TorchBackend:
         task: Task,
     ) -> TorchModel:
         """Build the module and hand it the weights, without copying where dtype and device allow."""
-        from .model import realize
+        from .realize import realize
 
         return realize(graph, weights, options, config=config, task=task)
 
 
 def build_module(config: LlamaConfig, task: str | Task = "causal-lm", *, dtype: Any = "float32", seed: int = 0) -> Any:
-    """A freshly initialized ``nn.Module`` to train; see :func:`polyllama.backends.torch.module.build_module`."""
-    from .module import build_module as build
+    """A freshly initialized ``nn.Module`` to train; see :func:`polyllama.backends.torch.realize.build_module`."""
+    from .realize import build_module as build
 
     if isinstance(task, str):
         from ...core.loading.tasks import find_task

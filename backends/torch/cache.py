@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ...core.graph.cache import Cache
+from ...core.graph.cache import Cache, CachedRows
 
 SMALLEST_BUFFER = 64
 """Slots of a first buffer when nobody said how many will be needed."""
@@ -16,6 +16,8 @@ SMALLEST_BUFFER = 64
 
 class TorchCache(Cache):
     """Per attention two buffers ``[B, G, capacity, D]``; what comes back are views of their used part."""
+
+    joins = True
 
     def __init__(self, batch: int | None = None, capacity: int | None = None) -> None:
         super().__init__(batch, capacity)
@@ -55,8 +57,50 @@ class TorchCache(Cache):
             grown.append(buffer)
         return grown[0], grown[1]
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.buffers)
+
+    def read(self, name: str, start: int = 0) -> tuple[Tensor, Tensor]:
+        keys, values = self.buffers[name]
+        return keys[:, :, start : self.length], values[:, :, start : self.length]
+
     def reset(self) -> None:
         self.length, self.mask = 0, None
+
+    def _assemble(self, parts: Sequence[CachedRows]) -> None:
+        super()._assemble(parts)
+        room = max(self.length, self.capacity or 0, SMALLEST_BUFFER) - self.length
+        for name in parts[0].cache.names():
+            keys, values = (
+                self._laid([(part.cache.buffers[name][which], part) for part in parts], axis=2, room=room)  # type: ignore[attr-defined]
+                for which in range(2)
+            )
+            self.buffers[name] = keys, values
+
+    def _mask_of(self, part: CachedRows) -> Tensor:
+        cache = part.cache
+        assert isinstance(cache, TorchCache)
+        known: Tensor | None = cache.mask
+        if known is not None:
+            return known
+        device = next(iter(cache.buffers.values()))[0].device
+        return torch.ones((cache.batch or 1, cache.length), dtype=torch.bool, device=device)
+
+    def _laid(self, arrays: Sequence[tuple[Tensor, CachedRows]], axis: int, room: int = 0) -> Tensor:
+        first = arrays[0][0]
+        shape = [sum(len(part.rows) for _, part in arrays), *first.shape[1:]]
+        shape[axis] = self.length + room
+        laid, place = first.new_zeros(shape), 0
+        for array, part in arrays:
+            run = part.run
+            if run is not None:
+                found = array.narrow(axis, run.start, len(part.slots))
+            else:
+                found = array.index_select(axis, torch.from_numpy(part.slots).to(array.device))
+            here = laid.narrow(0, place, len(part.rows)).narrow(axis, self.length - len(part.slots), len(part.slots))
+            here.copy_(found if list(part.rows) == list(range(len(found))) else self._take(found, part.rows))
+            place += len(part.rows)
+        return laid
 
     def _take(self, array: Tensor, rows: Sequence[int]) -> Tensor:
         return array[torch.tensor(rows, device=array.device)]

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...core.backend.protocol import RealizeOptions
-from ...core.checkpoint.base import TensorInfo
-from ...core.checkpoint.weights import release
-from ...core.errors import BackendUnavailableError, CheckpointError
+from ...core.checkpoint.protocol import TensorInfo
+from ...core.errors import CheckpointError
 from ...core.forward.arguments import ForwardArguments
-from ...core.forward.inputs import (
-    as_embeds,
-    as_integers,
-    as_mask,
-)
-from ...core.messages import mention
-from ...core.tasks.labels import as_labels
+from ...core.graph.cache import Cache
+from ...core.same_arrays import SameArrays
 from .cache import TorchCache
+from .inputs import as_tensors
 from .module import LlamaModule, as_float32
-from .tensors import dtype_name, dtype_of, from_numpy, to_numpy
+from .tensors import dtype_name, to_numpy
 from .training import TrainsModule
 
 if TYPE_CHECKING:
-    from ...core.config.schema import LlamaConfig
-    from ...core.graph.graph import Graph
+    from ...core.api.llama import Llama
     from ...core.tasks.outputs import ModelOutput
-    from ...core.tasks.task import Task
 
 
 class TorchModel(TrainsModule):
@@ -40,9 +33,20 @@ class TorchModel(TrainsModule):
     Gradients are recorded while ``module.train()`` is on, or where an input asks for them.
     """
 
+    arrays = "torch"
+    copies_whole = True
+    handed_out = False
+    """Whether somebody was given the module."""
+
+    _given: Mapping[str, Tensor] | None = None
+
     def __init__(self, module: LlamaModule) -> None:
         self.module = module
-        self.config, self.graph, self.task = module.config, module.graph, module.task
+        self.config, self.graph, self.task = module.config, module.graph, module.task_head
+
+    def belongs_to(self, llama: Llama) -> None:
+        """Tell the module which facade is around it."""
+        self.module._belongs_to(llama)
 
     @property
     def dtype(self) -> str:
@@ -54,42 +58,42 @@ class TorchModel(TrainsModule):
         """Where it runs, as torch writes it."""
         return str(self.module.device)
 
+    @torch.no_grad()
+    def forward_alone(self, arguments: ForwardArguments) -> ModelOutput:
+        """A pass of generation: without gradients, while training too."""
+        return self.forward(arguments)
+
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
         """See :class:`polyllama.extend.Model`."""
-        keep = arguments.logits_to_keep
-        if not isinstance(keep, (int, slice, Tensor)):
-            keep = as_integers(keep, "logits_to_keep")
-        tensors = {
-            "input_ids": self._tensor(arguments.input_ids, lambda v: as_integers(v, "input_ids")),
-            "inputs_embeds": self._tensor(arguments.inputs_embeds, as_embeds),
-            "attention_mask": self._tensor(arguments.attention_mask, as_mask),
-            "position_ids": self._tensor(arguments.position_ids, lambda v: as_integers(v, "position_ids")),
-            **{
-                name: self._tensor(value, functools.partial(as_labels, name=name))
-                for name, value in arguments.labels.items()
-            },
-            "logits_to_keep": keep if isinstance(keep, (int, slice)) else self._tensor(keep, lambda v: v),
-        }
+        arguments = as_tensors(arguments, self.module.device, move=True)
+        past = arguments.past_key_values
+        names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "logits_to_keep")
+        tensors = {name: getattr(arguments, name) for name in names} | dict(arguments.labels)
         gradients = self.module.training or self._differentiating
         gradients = gradients or any(isinstance(v, Tensor) and v.requires_grad for v in tensors.values())
         observe = {} if arguments.observe is None else {"observe": arguments.observe}
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
+            if self.module.runs_as_it_is and (past is None or isinstance(past, Cache)):
+                return self.module.run(arguments)
             output: ModelOutput = self.module(
                 **tensors,
                 past_key_values=arguments.past_key_values,
-                use_cache=arguments.use_cache,
+                use_cache=None if arguments.cache_unasked else arguments.use_cache,
                 output_hidden_states=arguments.output_hidden_states,
                 output_attentions=arguments.output_attentions,
+                return_dict=True,
                 **arguments.loss_options,
                 **observe,
             )
         return output
 
-    def _tensor(self, value: Any, read: Callable[[Any], np.ndarray]) -> Tensor | None:
-        """A tensor on the module's device; what is none yet is read as an array first."""
-        if value is None:
-            return None
-        return (value if isinstance(value, Tensor) else from_numpy(read(value))).to(self.module.device)
+    def weights_state(self) -> Hashable | None:
+        """See :class:`polyllama.extend.Model`: who was given the module may change its weights at any time."""
+        return None if self.handed_out else SameArrays(dict(self.module.named_parameters()))
+
+    def cache_of(self, entries: Mapping[str, Sequence[Any]], batch: int, length: int) -> TorchCache:
+        """See :class:`polyllama.extend.Model`."""
+        return self.module.cache_of(entries, batch, length)
 
     def new_cache(self, batch: int | None = None, capacity: int | None = None) -> TorchCache:
         """An empty cache with room for `capacity` tokens."""
@@ -99,79 +103,40 @@ class TorchModel(TrainsModule):
         """A tensor as float32 NumPy."""
         return as_float32(array)
 
+    @contextlib.contextmanager
+    def holding(self, state_dict: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Have :meth:`state` give these tensors instead of the module's parameters; ``None`` for the parameters."""
+        self._given = state_dict
+        try:
+            yield
+        finally:
+            self._given = None
+
     def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
         """Every parameter as it is now, in the module's dtype.
 
         Raises:
             CheckpointError: the module holds other parameters than the graph, such as adapters.
         """
-        self._check_complete()
+        held = dict(self.module.named_parameters() if self._given is None else self._given)
+        if self._given is not None:
+            for name in self.module.tied_names():
+                held.pop(name, None)
+        self._check_complete({name: tuple(tensor.shape) for name, tensor in held.items()})
         for parameter in self.graph.parameters():
-            tensor = self.module.get_parameter(parameter.name)
+            tensor = held[parameter.name]
             info = TensorInfo(parameter.name, dtype_name(tensor.dtype), tuple(tensor.shape))
             yield info, functools.partial(to_numpy, tensor)
 
-    def _check_complete(self) -> None:
-        held = {name: tuple(p.shape) for name, p in self.module.named_parameters()}
+    def _check_complete(self, held: Mapping[str, tuple[int, ...]]) -> None:
         wanted = {p.name: p.shape for p in self.graph.parameters()}
         extra, missing = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
         other = [name for name in wanted if name in held and held[name] != wanted[name]]
         if extra or missing or other:
             differing = extra + missing + other
             raise CheckpointError(
-                f"the module's parameters are not its graph's any more: {len(differing)} differ, "
+                f"{'the module' if self._given is None else 'state_dict'} holds other parameters than its graph: "
+                f"{len(differing)} differ, "
                 f"such as {', '.join(differing[:3])}",
                 hint="merge adapters and undo replaced layers before saving, or save module.state_dict() yourself",
             )
-
-
-def realize(
-    graph: Graph,
-    weights: Mapping[str, np.ndarray],
-    options: RealizeOptions,
-    *,
-    config: LlamaConfig,
-    task: Task,
-) -> TorchModel:
-    """Build the module on no device at all, then hand it each tensor where and as it is wanted."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)  # the process's, as torch has no other
-    device = torch.device(options.device or _best_device())
-    _check_device(device)
-    dtype = None if options.dtype == "auto" else dtype_of(options.dtype)
-    if dtype is None:
-        stored = getattr(weights, "dtype", None) or "float32"
-        dtype = dtype_of(config.dtype or stored)
-    with torch.device("meta"):
-        module = LlamaModule(graph, config, task)
-    for parameter in graph.parameters():
-        # Packed words stay what they are; torch knows no uint32 by the name the graph has for it.
-        held = None if parameter.bits is not None else dtype
-        read = from_numpy(weights[parameter.name])
-        tensor = read.to(device=device, dtype=held)
-        if tensor is not read:  # else it is the mapped file itself
-            release(weights, parameter.name)
-        trained = parameter.bits is None and parameter.purpose != "quantization"
-        path, _, leaf = parameter.name.rpartition(".")
-        setattr(module.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=trained))
-    module._tie()
-    return TorchModel(module.eval())
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _check_device(device: torch.device) -> None:
-    """What the cheap look before importing torch could not know."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError(
-            f"torch {torch.__version__} sees no CUDA device",
-            hint="use " + mention("device", "cpu") + ", or install a CUDA build and driver",
-        )
-    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        raise BackendUnavailableError(f"there is no {device}: torch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise BackendUnavailableError("torch sees no MPS device", hint="use " + mention("device", "cpu"))

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import array_api_compat.torch as xp
-import numpy as np
 import torch
+import torch.nn.modules.module as everywhere
 from torch import Tensor, nn
 
 from ...core.backend.training import refuse_cache
-from ...core.dtypes import name_of
-from ...core.errors import BackendError, InputError
+from ...core.errors import BackendError, InputError, UnsupportedError
 from ...core.forward.arguments import ForwardArguments
+from ...core.forward.call import Reader
 from ...core.forward.forward import Engine, Request, forward, length_ropes
-from ...core.forward.inputs import HostInputs, check_additive, check_cache, read_inputs, read_num_items
-from ...core.graph.from_config import build_graph
+from ...core.forward.in_kind import InKind
+from ...core.forward.inputs import check_cache_position
+from ...core.forward.past import Past
+from ...core.generation.options import option_names
+from ...core.graph.cache import filled
+from ...core.graph.graph import Graph
+from ...core.loading.tasks import find_task
+from ...core.plugin_system.manager import plugin_manager
+from ...core.settings.schema import load_settings
 from .cache import TorchCache
 from .checkpointing import Checkpointing
-from .modules import TorchContext, attach_node
-from .tensors import dtype_of, to_numpy
+from .inputs import as_tensors, read_tensors
+from .manner import Seat
+from .modules import TorchContext, attach_node, hang
+from .outputs import register_output
+from .row_kernels import row_kernels
+from .tensors import from_numpy, to_numpy
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ...core.api.llama import Llama
     from ...core.config.schema import LlamaConfig
-    from ...core.graph.graph import Graph
     from ...core.tasks.outputs import ModelOutput
     from ...core.tasks.task import Task
+    from .manner import Manner
 
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+
+_BEFORE_LABELS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
+
+_UNSAID: Mapping[str, Any] = {
+    **dict.fromkeys((*_BEFORE_LABELS, "labels", "use_cache", "output_attentions", "output_hidden_states")),
+    **{"return_dict": None, "cache_position": None, "logits_to_keep": 0},
+}
+"""The named arguments of forward, as they are where nobody gives them."""
 
 
 class LlamaModule(Checkpointing):
@@ -46,21 +68,49 @@ class LlamaModule(Checkpointing):
         attn_implementation: ``"sdpa"`` (torch's fused kernels; eager where attentions are asked for) or ``"eager"``.
     """
 
+    arrays = "torch"
+
+    _trunk_of: tuple[Graph, Task] | None = None
+
     def __init__(self, graph: Graph, config: LlamaConfig, task: Task, attn_implementation: str = "sdpa") -> None:
         super().__init__()
+        self.graph, self.config, self.task_head = graph, config, task
+        self._manner.config = config
+        register_output(task.output_type)
+        attach_node(self, graph.decoder)
+        self._lead_trunk_here()
+        if graph.head is not None:
+            attach_node(self, graph.head)
+        self._tie()
+        self._ropes = length_ropes(graph)
+        self._set_attention(attn_implementation)
+        self._engine = self._build_engine()
+
+    def _set_attention(self, attn_implementation: str) -> None:
         if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
             raise BackendError(
                 f"attn_implementation {attn_implementation!r} is not known",
                 hint=f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}",
             )
-        self.graph, self.config, self.task = graph, config, task
-        attach_node(self, graph.decoder)
-        if graph.head is not None:
-            attach_node(self, graph.head)
-        self._tie()
-        self._ropes = length_ropes(graph)
-        self.attn_implementation = attn_implementation
-        self._engine = self._build_engine()
+        self._manner.attention = attn_implementation
+
+    def _lead_trunk_here(self) -> None:
+        """Tell the trunk inside this module who runs it when somebody calls it by itself."""
+        if self.graph.decoder.name:
+            trunk: Any = self.get_submodule(self.graph.decoder.name)
+            trunk.lead_to(self, functools.partial(trunk_alone, self._manner))
+
+    @property
+    def attn_implementation(self) -> str:
+        """How attention is computed: ``"sdpa"`` or ``"eager"``."""
+        return self._manner.attention
+
+    @attn_implementation.setter
+    def attn_implementation(self, value: str) -> None:
+        self._set_attention(value)
+
+    def _belongs_to(self, llama: Llama) -> None:
+        """The facade around this module is this one; a plain module has no use for it."""
 
     def _tie(self) -> None:
         for node in self.graph.walk():
@@ -70,15 +120,36 @@ class LlamaModule(Checkpointing):
                 for name, parameter in source.named_parameters(recurse=False):
                     setattr(module, name, parameter)
 
+    def tied_names(self) -> dict[str, str]:
+        """Names of the parameters that are others under a second name, and theirs."""
+        return {
+            f"{node.path}.{leaf}": f"{node.shares_with}.{leaf}"
+            for node in self.graph.walk()
+            if node.shares_with is not None
+            for leaf, _ in self.get_submodule(node.path).named_parameters(recurse=False)
+        }
+
     def _build_engine(self) -> Engine:
-        """Reads parameters through the module, so that whatever replaces them later is what runs."""
-        return Engine(
+        """Reads parameters through the module, so that whatever replaces them later is what runs.
+
+        It holds the module weakly: a module is freed when the last who uses it lets it go, not when Python looks for
+        cycles.
+        """
+        manner, seat = self._manner, self._manner.seat
+        seat.module = ref(self)
+
+        def context(*given: Any, **named: Any) -> TorchContext:
+            module = seat.taken_by()
+            return TorchContext(*given, root=module, attn_implementation=module.attn_implementation, **named)
+
+        manner.engine = Engine(
             xp,
-            _ParametersByName(self),
-            as_frequencies=self._frequencies,
+            _ParametersByName(seat),
+            as_frequencies=lambda array: seat.taken_by()._frequencies(array),
             to_host=to_numpy,
-            context=functools.partial(TorchContext, root=self, attn_implementation=self.attn_implementation),
+            context=context,
         )
+        return manner.engine
 
     def __getstate__(self) -> dict[str, Any]:
         # The engine points at this very module: a copy makes its own.
@@ -87,12 +158,18 @@ class LlamaModule(Checkpointing):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._tie()
+        self._lead_trunk_here()
         self._engine = self._build_engine()
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding is, and so the inputs must be."""
-        return self._embedding.device
+        """Where the embedding is, and so the inputs must be; where accelerate will bring it, if it has it offloaded."""
+        found = self._embedding.device
+        if found.type != "meta":
+            return found
+        hooks = (getattr(module, "_hf_hook", None) for module in (self.get_input_embeddings(), self))
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return next((torch.device(device) for device in devices if device is not None), found)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,7 +178,15 @@ class LlamaModule(Checkpointing):
 
     @property
     def _embedding(self) -> Tensor:
-        return self.get_parameter(self.graph.decoder.embed.float_name)
+        path, _, leaf = self.graph.decoder.embed.float_name.rpartition(".")
+        found: Tensor = getattr(self.get_submodule(path), leaf)  # no parameter in a replica of DataParallel's
+        return found
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._manner = replace(self._manner, seat=Seat())
+        replica._engine = replica._build_engine()
+        return replica
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -113,206 +198,194 @@ class LlamaModule(Checkpointing):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: TorchCache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        *more: Any,
+        labels: Any = None,
         use_cache: bool | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        cache_position: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **loss_options: Any,
+        cache_position: Any = None,
+        logits_to_keep: Any = 0,
+        **options: Any,
     ) -> ModelOutput | tuple[Any, ...]:
-        """One pass over tensors on this module's device.
+        """One pass over tensors on this module's device; nested lists and other frameworks' arrays are brought there.
 
         Args:
             input_ids: ``[B, S]`` token ids; or `inputs_embeds` ``[B, S, hidden_size]``, exactly one of them.
             attention_mask: ``[B, past + S]``, 1 where attended, padding on either side; or
                 ``[B or 1, 1, S, past + S]``.
             position_ids: ``[B or 1, S]``; by default the count of attended tokens before each.
-            past_key_values: the cache of an earlier output.
+            past_key_values: the cache of an earlier output; ``(keys, values)`` of each layer; or a cache of
+                transformers', which is written to and comes out again.
+            more: by position, the task's labels and then `use_cache`, `output_attentions`, `output_hidden_states`,
+                `return_dict` and `cache_position`.
             labels: what the task's loss is to be against, e.g. ``[B, S]`` token ids, -100 ignored; a task may have
                 other names for them.
-            use_cache: whether a cache comes out; by default as ``config.use_cache`` says, but not while training.
-            return_dict: ``False`` gives a plain tuple.
+            use_cache, output_attentions, output_hidden_states, return_dict: as of :meth:`polyllama.Llama.forward`;
+                by default as the configuration says, and no cache while training.
             cache_position: accepted as the documentation has it, and checked: the cache knows its own length.
             logits_to_keep: logits for only the last so many positions, or for the given ones; 0 for all.
-            loss_options: ``num_items_in_batch``; the task's labels under other names (``start_positions``).
+            options: ``num_items_in_batch``; the task's labels under other names (``start_positions``).
 
         Returns:
-            The task's output, e.g. :class:`~polyllama.extend.CausalLMOutput`.
+            The task's output, e.g. :class:`~polyllama.extend.CausalLMOutput`. NumPy's, JAX's and MLX's arrays give
+            arrays of the same kind, without gradients, but tensors while training.
         """
-        arguments = ForwardArguments.of(
-            self.task,
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            labels=labels,
-            use_cache=self.config.use_cache and not self.training if use_cache is None else use_cache,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            logits_to_keep=logits_to_keep,
-            **loss_options,
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": return_dict,
+            "cache_position": cache_position,
+            "logits_to_keep": logits_to_keep,
+        }
+        return self._called(self.graph, self.task_head, more, given, options)
+
+    def forward_trunk(self, *more: Any, **named: Any) -> ModelOutput | tuple[Any, ...]:
+        """The trunk alone, without the head: arguments as of :meth:`forward`, but labels.
+
+        Returns:
+            :class:`~polyllama.extend.BaseModelOutput`, or a plain tuple.
+        """
+        given: dict[str, Any] = dict(_UNSAID)
+        by_position = list(zip(_BEFORE_LABELS, more, strict=False))
+        for name, value in [*by_position, *((name, named.pop(name)) for name in _UNSAID if name in named)]:
+            if given[name] is not _UNSAID[name]:
+                raise InputError(f"forward is given {name!r} twice", hint="give it once, by position or by name")
+            given[name] = value
+        graph, task = self._trunk()
+        return self._called(graph, task, more[len(_BEFORE_LABELS) :], given, named)
+
+    def _trunk(self) -> tuple[Graph, Task]:
+        """The graph without its head, and the task that it has then; found once for each graph of the module."""
+        known = self._trunk_of
+        if known is None or known[0].decoder is not self.graph.decoder:
+            task = find_task(plugin_manager(load_settings()), "base", self.config)
+            known = self._trunk_of = Graph(self.graph.decoder, None, task.name), task
+        return known
+
+    @property
+    def runs_as_it_is(self) -> bool:
+        """Whether a call is nothing but a pass: no class of somebody's own, no hook and no compiler has to see it."""
+        return (
+            type(self).forward in _PLAIN_CALLS
+            and "forward" not in self.__dict__
+            and self._compiled_call_impl is None
+            and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
+            and not (everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+            and not (everywhere._global_backward_hooks or everywhere._global_backward_pre_hooks)
         )
+
+    def run(self, arguments: ForwardArguments) -> ModelOutput:
+        """A pass of arguments that were read before, with a cache of ours."""
+        return self._pass(self.graph, self.task_head, arguments, None)
+
+    def _called(
+        self, graph: Graph, task: Task, more: tuple[Any, ...], given: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> ModelOutput | tuple[Any, ...]:
+        """A pass of `graph`, which has this module's nodes, as somebody called it."""
+        reader = Reader(task, self.config, self.training, elsewhere=option_names)
+        arguments, as_output, position = reader.read(more, given, options)
+        kind = None
+        if not torch.compiler.is_compiling():
+            if torch._C._get_tracing_state() is not None:
+                raise UnsupportedError(
+                    "torch.jit.trace would keep this call's lengths for every other", hint="use torch.compile(model)"
+                )
+            kind = InKind.of(arguments, self.arrays, position, training=self.training)
+            arguments = as_tensors(arguments, self.device, move=False)
+        past = Past.of(self, arguments.past_key_values)
+        output = self._pass(graph, task, past.take(arguments), position)
+        past.hand_back(self, output)
+        if kind is not None and kind.kind != "torch":
+            output = kind.give(output)
+        return output if as_output else output.to_tuple()
+
+    def _pass(self, graph: Graph, task: Task, arguments: ForwardArguments, cache_position: Any) -> ModelOutput:
+        """:meth:`forward` on tensors, with a cache of ours."""
         cache = arguments.cache(TorchCache)
         refuse_cache(cache, self.checkpointing_now() is not None)
-        given = read_tensors(self, cache, arguments)
+        given = read_tensors(self.config, task, cache, arguments)
+        tokens = arguments.input_ids if arguments.input_ids is not None else arguments.inputs_embeds
         if not torch.compiler.is_compiling():
-            check_cache_position(cache, cache_position)
+            check_cache_position(cache, cache_position, tokens.shape[1])
         engine = self._engine
         if engine.device != self.device:
             engine.move_to(self.device)
-        embeds = None if inputs_embeds is None else inputs_embeds.to(self.dtype)
+        embeds = None if arguments.inputs_embeds is None else arguments.inputs_embeds.to(self.dtype)
         request = Request.of(arguments, given, self.config, _as_it_is, embeds)
-        with row_kernels(input_ids if input_ids is not None else inputs_embeds):
-            output = forward(engine, self.graph, self.task, request, cache, self._ropes)
+        with row_kernels(tokens):
+            output = forward(engine, graph, task, request, cache, self._ropes)
         output.to_numpy = as_float32
-        return output.to_tuple() if return_dict is False else output
+        return output
+
+    def cache_of(self, entries: Mapping[str, Sequence[Any]], batch: int, length: int) -> TorchCache:
+        """See :class:`polyllama.extend.Model`; gradients reach what is given."""
+
+        def native(array: Any) -> Tensor:
+            return (array if isinstance(array, Tensor) else from_numpy(array)).to(self.device, self.dtype)
+
+        return filled(TorchCache(batch, length), entries, length, native)
 
 
-def read_tensors(module: LlamaModule, cache: Any, arguments: ForwardArguments) -> HostInputs:
-    """The tensors of a pass, checked: all on the CPU; elsewhere, where a look would wait for the device, the types."""
-    loss_options = arguments.loss_options
-    if not torch.compiler.is_compiling():
-        loss_options = read_num_items(loss_options)
-        check_tensors(module, cache, arguments)
-    positions, mask = arguments.position_ids, arguments.attention_mask
-    if positions is not None and positions.ndim == 1:
-        positions = positions[None]
-    if mask is not None and mask.is_floating_point():
-        check_additive(mask.ndim)
-        mask = mask == 0  # additive: 0 where allowed
-    tokens = arguments.input_ids if arguments.input_ids is not None else arguments.inputs_embeds
-    keep = arguments.logits_to_keep
-    if isinstance(keep, int) and tokens is not None:
-        keep = min(keep, tokens.shape[1])
-    labels = arguments.labels
-    # No `attended`: the mask itself is there, whatever it masks.
-    return HostInputs(arguments.input_ids, arguments.inputs_embeds, mask, positions, labels, keep, None, loss_options)
+_PLAIN_CALLS: set[Any] = {LlamaModule.forward}
 
 
-def check_tensors(module: LlamaModule, cache: Any, arguments: ForwardArguments) -> None:
-    """Check what can be checked of the tensors of a pass where they lie."""
-    named = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
-    tensors = {name: getattr(arguments, name) for name in named} | dict(arguments.labels)
-    for name, value in tensors.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise InputError(
-                f"{name} is a {type(value).__name__}, wanted a tensor", hint="llm.forward takes lists and NumPy too"
-            )
-    if cache is not None and not isinstance(cache, TorchCache):
-        check_cache(cache)
-        raise InputError(f"past_key_values is a {type(cache).__name__}, of another backend")
-    keep, embeds = arguments.logits_to_keep, arguments.inputs_embeds
-    if isinstance(keep, slice):
-        raise InputError("logits_to_keep is a slice", hint="give a count or a tensor of positions")
-    held = [value for value in (*tensors.values(), keep) if isinstance(value, Tensor)]
-    if any(value.device.type != "cpu" for value in held):
-        return
-    if embeds is not None and not embeds.is_floating_point():
-        raise InputError(f"inputs_embeds holds {embeds.dtype}, wanted floats")
-    on_host: dict[str, Any] = {name: _host(getattr(arguments, name)) for name in named}
-    if embeds is not None:
-        on_host["inputs_embeds"] = np.broadcast_to(np.float32(0), tuple(embeds.shape))  # the shape is what is checked
-    labels = {name: _host(value) for name, value in arguments.labels.items()}
-    keep = keep if isinstance(keep, int) else _host(keep)
-    read_inputs(module.config, module.task, cache, replace(arguments, labels=labels, logits_to_keep=keep, **on_host))
+def plain_call(forward: Any) -> Any:
+    """Mark a class's ``forward`` as one that does nothing beside a pass but naming the arguments."""
+    _PLAIN_CALLS.add(forward)
+    return forward
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _host(tensor: Tensor | None) -> np.ndarray | None:
-    """A CPU tensor as NumPy; half precision, which NumPy does not know, as float32."""
-    if tensor is None:
-        return None
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def check_cache_position(cache: TorchCache | None, cache_position: Tensor | None) -> None:
-    """``cache_position`` may only say what the cache knows: how many tokens it holds."""
-    if cache_position is None or not cache_position.numel():
-        return
-    past, first = cache.length if cache is not None else 0, int(cache_position.reshape(-1)[0])
-    if first != past:
-        raise InputError(
-            f"cache_position starts at {first}, the cache holds {past} tokens",
-            hint="leave it out: the cache knows its own length",
-        )
-
-
-@contextlib.contextmanager
-def row_kernels(inputs: Tensor | None) -> Iterator[None]:
-    """Let torch's own matrix-vector kernels run where a CPU decodes a single row, instead of oneDNN's.
-
-    For a single row in half precision oneDNN repacks each matrix on every call; torch's own kernels read it once, twice
-    as fast, with the same float32 sums. The switch is the process's, so it is held for one pass only.
-    """
-    single = inputs is not None and inputs.shape[0] * inputs.shape[1] == 1 and inputs.device.type == "cpu"
-    if not single or torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.backends.mkldnn.enabled:
-        yield
-        return
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(True)
+def trunk_alone(manner: Manner, trunk: Any) -> LlamaModule:
+    """A module without a head around a trunk that outlived its own, to run it as that did."""
+    whole = LlamaModule.__new__(LlamaModule)
+    Checkpointing.__init__(whole)
+    task = find_task(plugin_manager(load_settings()), "base", manner.config)
+    whole.graph, whole.config, whole.task_head = Graph(trunk.node, None, task.name), manner.config, task
+    whole._manner, whole._ropes = manner, length_ropes(whole.graph)
+    hang(whole, trunk.node.name, trunk)
+    manner.seat.module = ref(whole)
+    whole._engine = manner.engine or whole._build_engine()
+    whole.training = trunk.training
+    return whole
 
 
 class _ParametersByName(Mapping[str, Tensor]):
     """A module's parameters by checkpoint name, looked up when asked for."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._find = module.get_parameter
-        self._all = module.named_parameters
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
 
     def __getitem__(self, name: str) -> Tensor:
         try:
-            return self._find(name)
+            found: Tensor = self._seat.taken_by().get_parameter(name)
+            return found
         except AttributeError:
             raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self._all())
+        return (name for name, _ in self._seat.taken_by().named_parameters())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._all())
+        return sum(1 for _ in self._seat.taken_by().named_parameters())
 
 
 def as_float32(tensor: Tensor) -> np.ndarray:
     """A tensor as float32 NumPy."""
     return to_numpy(tensor.detach().float())
-
-
-def build_module(config: LlamaConfig, task: Task, *, dtype: Any = "float32", seed: int = 0) -> LlamaModule:
-    """A freshly initialized module to train: normal weights of ``config.initializer_range``, norms one, biases zero.
-
-    >>> from polyllama import LlamaConfig
-    >>> from polyllama.plugins.tasks.causal_lm import CausalLM
-    >>> config = LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
-    ...                      num_attention_heads=2)
-    >>> module = build_module(config, CausalLM())
-    >>> module(input_ids=torch.tensor([[1, 2, 3]])).logits.shape
-    torch.Size([1, 3, 32])
-    """
-    graph = build_graph(config, task)
-    module = LlamaModule(graph, config, task).to(dtype_of(name_of(dtype)))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for spec in graph.parameters():
-            parameter = module.get_parameter(spec.name)
-            if spec.purpose == "norm":
-                parameter.fill_(1.0)
-            elif spec.purpose == "bias":
-                parameter.zero_()
-            else:
-                parameter.normal_(0.0, config.initializer_range, generator=generator)
-    return module

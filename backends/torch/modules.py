@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,10 @@ from ...core.graph import nodes
 from ...core.graph.node import Context, Node
 from ...core.graph.quantized import QuantizedEmbedding, QuantizedLinear
 from ...core.graph.rope import Rope
-from ...core.messages import mention
 from .attention import attend
 from .checkpointing import Checkpointing, run_layer
+from .rotary import RotaryEmbedding, rotate
+from .trunk import TrunkAlone, WholeModule
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -88,16 +90,6 @@ class TorchContext(Context):
         return known
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE on ``[B, H, S, D]``; computed in the tables' precision, given back in `x`'s."""
-    rotary = cos.shape[-1]
-    turned = x if rotary == x.shape[-1] else x[..., :rotary]
-    swapped = torch.cat([turned[..., rotary // 2 :], turned[..., : rotary // 2]], dim=-1)
-    y = (turned * cos).addcmul_(swapped, sin) if not torch.is_grad_enabled() else turned * cos + swapped * sin
-    y = y.to(x.dtype)
-    return y if rotary == x.shape[-1] else torch.cat([y, x[..., rotary:]], dim=-1)
-
-
 def multiply(x: Tensor, y: Tensor) -> Tensor:
     """``x * y``, into the memory of `x` where no gradient needs it.
 
@@ -109,14 +101,23 @@ def multiply(x: Tensor, y: Tensor) -> Tensor:
 
 def child(module: nn.Module, path: str) -> nn.Module:
     """The submodule at `path`; a plain name, as nearly all are, is one look into a dictionary."""
-    return module._modules.get(path) or module.get_submodule(path)
+    found = module._modules.get(path)
+    if found is not None:
+        return found
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        raise UnsupportedError(
+            f"the model has no {path} any more, which its configuration says that it has",
+            hint="load it with another configuration, such as num_hidden_layers=..., instead of taking modules out",
+        ) from None
 
 
 class Composite(nn.Module):
     """A module that needs the pass's context: ``forward(x, ctx)``."""
 
 
-class RMSNorm(nn.Module):
+class LlamaRMSNorm(nn.Module):
     """RMSNorm by the spec's rule: float32 inside, cast back, then scaled."""
 
     def __init__(self, node: nodes.RMSNorm) -> None:
@@ -134,7 +135,7 @@ class RMSNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
-class Attention(Composite):
+class LlamaAttention(Composite):
     """Scaled dot product attention with torch's fused kernels; eager where the probabilities are asked for."""
 
     def __init__(self, node: nodes.Attention) -> None:
@@ -168,7 +169,7 @@ class Attention(Composite):
         return ctx.child(o_proj, node.o, y.transpose(1, 2).reshape(batch, length, num_heads * head_dim))
 
 
-class GatedMLP(Composite):
+class LlamaMLP(Composite):
     """``down(activation(gate(x)) * up(x))``."""
 
     def __init__(self, node: nodes.GatedMLP) -> None:
@@ -187,7 +188,7 @@ class GatedMLP(Composite):
         return ctx.child(down, node.down, product)
 
 
-class DecoderLayer(Composite):
+class LlamaDecoderLayer(Composite):
     """Attention and MLP, each on a normed input and added back."""
 
     def __init__(self, node: nodes.DecoderLayer) -> None:
@@ -205,30 +206,58 @@ class DecoderLayer(Composite):
 
 
 class Decoder(Composite):
-    """The trunk inside a module with a head."""
+    """The trunk inside a module with a head.
+
+    Called with ids, as users call ``model.model(ids)``, it is a model without a head: the whole module runs it, which
+    knows the configuration and the weights' names. Inside a pass it is called with what the pass carries.
+    """
 
     def __init__(self, node: nodes.Decoder) -> None:
         super().__init__()
         self.node = node
+        self._alone: TrunkAlone | None = None
+        self._whole: ReferenceType[WholeModule] | None = None
 
-    def forward(self, x: Tensor | None = None, ctx: TorchContext | None = None, **arguments: Any) -> Tensor:
-        """``[B, S, E] -> [B, S, E]``, run by the module it belongs to."""
-        if x is None or ctx is None:
-            raise UnsupportedError(
-                "the trunk inside a module is not called by itself",
-                hint="call the whole module with output_hidden_states=True, or load the trunk alone with "
-                + mention("task", "base"),
-            )
-        return run_decoder(self, self.node, x, ctx)
+    def lead_to(self, whole: WholeModule, alone: TrunkAlone) -> None:
+        """Have calls by itself run by `whole`, which it does not keep alive, and by what `alone` makes of it after."""
+        self._whole, self._alone = ref(whole), alone
+
+    @property
+    def rotary_emb(self) -> RotaryEmbedding:
+        """Cosines and sines of positions: ``model.model.rotary_emb(x, position_ids)``."""
+        return RotaryEmbedding(self.node)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is led by the copy of the whole module, or runs alone.
+        return {**super().__getstate__(), "_whole": None}  # type: ignore[no-untyped-call]
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._whole = None
+        return replica
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """``[B, S, E] -> [B, S, E]`` within a pass; by itself, arguments and output of a model without a head."""
+        if len(given) == 2 and isinstance(given[1], TorchContext):
+            return run_decoder(self, self.node, *given)
+        whole = None if self._whole is None else self._whole()
+        if whole is None:
+            if self._alone is None:
+                raise UnsupportedError("this trunk has never been a part of a model", hint="call the model")
+            whole = self._alone(self)
+        return whole.forward_trunk(*given, **named)
 
 
 def run_decoder(container: nn.Module, node: nodes.Decoder, x: Tensor, ctx: TorchContext) -> Tensor:
     """The trunk whose modules are in `container`: ``[B, S, E] -> [B, S, E]``."""
-    for layer in node.layers:
+    checkpoints = ctx.checkpointing
+    for index, layer in enumerate(node.layers):
         ctx.keep_hidden(x)
         module = child(container, _relative(node, layer))
-        options = ctx.checkpointing
-        x = ctx.child(module, layer, x) if options is None else run_layer(module, layer, x, ctx, options)
+        if checkpoints is not None and checkpoints.covers(index):
+            x = run_layer(module, layer, x, ctx, checkpoints.options)
+        else:
+            x = ctx.child(module, layer, x)
     x = ctx.child(child(container, _relative(node, node.norm)), node.norm, x)
     ctx.keep_hidden(x)
     return x
@@ -320,10 +349,10 @@ MODULES: Mapping[type[Node], Callable[[Any], nn.Module]] = {
     QuantizedEmbedding: _quantized_embedding,
     nodes.Embedding: _embedding,
     nodes.Linear: _linear,
-    nodes.RMSNorm: RMSNorm,
-    nodes.Attention: Attention,
-    nodes.GatedMLP: GatedMLP,
-    nodes.DecoderLayer: DecoderLayer,
+    nodes.RMSNorm: LlamaRMSNorm,
+    nodes.Attention: LlamaAttention,
+    nodes.GatedMLP: LlamaMLP,
+    nodes.DecoderLayer: LlamaDecoderLayer,
     nodes.Decoder: Decoder,
 }
 """What is native here; every other node type becomes a :class:`SpecModule`."""
@@ -336,12 +365,12 @@ def attach_node(root: nn.Module, node: Node) -> None:
     """
     name = node.path
     if name:
-        _hang(root, name, MODULES.get(type(node), SpecModule)(node))
+        hang(root, name, MODULES.get(type(node), SpecModule)(node))
     for _, below in node.children():
         attach_node(root, below)
 
 
-def _hang(container: nn.Module, path: str, module: nn.Module) -> None:
+def hang(container: nn.Module, path: str, module: nn.Module) -> None:
     """Register `module` under a dotted path, with a ``ModuleList`` wherever a part is a number."""
     parts = path.split(".")
     for part, following in pairwise(parts):

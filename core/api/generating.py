@@ -2,79 +2,179 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, PolyllamaWarning, TokenizerError, UnsupportedError
+from ..arguments import checked_methods, meant, unknown_argument
+from ..errors import GenerationError, InputError, TokenizerError, UnsupportedError, about_model, warn
 from ..messages import mention
+from .prompts import is_array, one_of, read_prompts, refuse_outputs
+from .scheduling import Scheduling
 
 if TYPE_CHECKING:
-    from ..backend.protocol import Model
-    from ..config.schema import LlamaConfig
     from ..generation.calls import TextStream
-    from ..generation.defaults import GenerationDefaults
     from ..generation.options import GenerationOptions
-    from ..loading.load import Loaded
-    from ..tokenizer.base import Tokenizer
+    from ..generation.request import GenerationTokenizer
+    from ..tokenizer.tokenizer import Tokenizer
+
+CHAT_OPTIONS = (
+    "tools",
+    "documents",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "template_variables",
+)
+"""What ``chat`` takes beside options of generation and the template's variables."""
+
+_ARGUMENTS = ("prompts", "inputs", "input_ids", "attention_mask", "inputs_embeds")
 
 
-class Generating:
-    """Generation by a loaded model; the model, its tokenizer and its defaults are the facade's own."""
+@checked_methods
+class Generating(Scheduling):
+    """Generation by a loaded model; the model and its tokenizer are the facade's own."""
 
-    _loaded: Loaded
-    _defaults: GenerationDefaults | None
-    _defaults_read: bool
+    _two_bos_said = False
 
     if TYPE_CHECKING:
 
         @property
-        def config(self) -> LlamaConfig: ...
-        @property
-        def model(self) -> Model: ...
-        @property
         def task(self) -> str: ...
         @property
         def tokenizer(self) -> Tokenizer: ...
-        def _tokenizer_or_none(self) -> Tokenizer | None: ...
 
     def generate(
-        self, prompts: Any = None, *, input_ids: Any = None, attention_mask: Any = None, **options: Any
+        self,
+        prompts: Any = None,
+        generation_config: Any = None,
+        *,
+        inputs: Any = None,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        tokenizer: Any = None,
+        streamer: Any = None,
+        **options: Any,
     ) -> Any:
-        """Generate from a prompt, or from each of a list of prompts.
+        """Generate from a prompt, from each of a list of prompts, or from an array of them.
 
         Args:
-            prompts: text, token ids, or a list of either; ``""`` is the beginning-of-sequence token alone.
-            input_ids: prompts as a padded ``[B, S]`` array, as tokenizers give them.
-            attention_mask: ``[B, S]``, which of `input_ids` are real.
+            prompts: text, token ids, or a list of either; ``""`` is the beginning-of-sequence token alone. Or an array
+                of ids ``[rows, width]`` of torch, NumPy, JAX or MLX, which may be called `inputs` or `input_ids` too.
+            generation_config: options as a :class:`~polyllama.GenerationConfig`, transformers' or a dictionary; those
+                given one by one hold over it, and it over :attr:`generation_config`.
+            input_ids: prompts as a padded array, as tokenizers give them, or as lists.
+            attention_mask: ``[rows, width]``, which of `input_ids` are real. Without one, ids of an array that are
+                `pad_token_id` are padding, unless that ends a text.
+            inputs_embeds: an array ``[rows, length, hidden_size]``, run in the place of ids; `input_ids` may go with
+                it.
+            tokenizer: another than the model's own, for stop strings.
+            streamer: an object with ``put`` and ``end``, such as a :class:`~polyllama.TextStreamer`.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, ``seed``,
                 ``stop``, ``repetition_penalty``, ``num_return_sequences``, ``logprobs`` ...: see
-                :class:`~polyllama.core.generation.options.GenerationOptions`.
+                :class:`~polyllama.core.generation.options.GenerationOptions`. Where arrays go in, tokens are drawn
+                only with ``do_sample=True``, as documented; elsewhere a temperature says it too.
 
         Returns:
-            A :class:`~polyllama.Generation` for one prompt, a list for a list; with
-            ``num_return_sequences`` above 1, a list for each prompt.
+            A :class:`~polyllama.Generation` for one prompt, a list for a list; with ``num_return_sequences`` above 1, a
+            list for each prompt. For an array one array of its kind, element type and device,
+            ``[rows * num_return_sequences, width + new]``: the prompt as it came, padding in place, then the new ids,
+            filled with `pad_token_id` where a row has ended. For embeddings alone the new ids. With
+            ``return_dict_in_generate=True`` a :class:`~polyllama.GenerateDecoderOnlyOutput` of such arrays.
 
+        >>> import numpy as np
         >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", backend="reference")
         >>> first, second = llm.generate(["Once", "One day"], max_new_tokens=4)
         >>> len(first.token_ids), second.finish_reason
         (4, 'length')
+        >>> llm.generate(np.array([[1, 400, 401]]), max_new_tokens=4).shape
+        (1, 7)
         """
         from ..generation.calls import generate
         from ..generation.outputs import by_prompt
 
-        single, ids = self._prompts(prompts, input_ids, attention_mask)
-        resolved = self._options(options)
-        results = by_prompt(
-            generate(self.model, self._tokenizer_for_text(), ids, resolved), resolved.num_return_sequences
-        )
+        given = one_of(prompts=prompts, inputs=inputs)
+        call = {**options, "generation_config": generation_config}
+        with about_model(self._name):
+            self._check_streamer(streamer)
+            if is_array(given) or is_array(input_ids) or inputs_embeds is not None:
+                ids = one_of(prompts=given, input_ids=input_ids)
+                return self._generate_array(ids, attention_mask, inputs_embeds, tokenizer, streamer, call)
+            resolved = self._resolved(call, "generate", _ARGUMENTS)
+            refuse_outputs(options)
+            single, ids = self._prompts(given, input_ids, attention_mask)
+            found = generate(
+                self.model, self._given_tokenizer(tokenizer), ids, resolved, streamer=streamer, scheduler=self.scheduler
+            )
+        results = by_prompt(found, resolved.num_return_sequences)
         return results[0] if single else results
 
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> TextStream:
+    def _generate_array(
+        self, ids: Any, mask: Any, embeds: Any, tokenizer: Any, streamer: Any, call: Mapping[str, Any]
+    ) -> Any:
+        """Generate from arrays, into one."""
+        from ..generation.array_prompts import read_array_prompts
+        from ..generation.arrays import generate_array
+
+        resolved = self._resolved(call, "generate", _ARGUMENTS, documented=True)
+        given = read_array_prompts(
+            ids,
+            mask,
+            embeds,
+            vocab_size=self.config.vocab_size,
+            hidden_size=self.config.hidden_size,
+            pad_token_id=resolved.pad_token_id,
+            eos_token_id=resolved.eos_token_id,
+        )
+        known = self._tokenizer_or_none() if tokenizer is None else self._given_tokenizer(tokenizer)
+        return generate_array(self.model, known, given, resolved, streamer=streamer, scheduler=self.scheduler)
+
+    def generate_each(self, prompts: Sequence[Any], **options: Any) -> Iterator[Any]:
+        """Generate from each of many prompts and hand over each result as soon as it is whole, in their order.
+
+        Args:
+            prompts: texts, or lists of token ids.
+            options: as for :meth:`generate`; ``batch_size`` says how many run together, so after how many the first
+                results come. By default all do.
+
+        Returns:
+            An iterator of what :meth:`generate` lists. What is wrong with a prompt or an option is said at once.
+
+        >>> from polyllama import Llama
+        >>> llm = Llama.load("tiny", backend="reference")
+        >>> each = llm.generate_each(["Once", "One day", "The"], batch_size=1, max_new_tokens=4)
+        >>> len(next(each).token_ids), len(list(each))
+        (4, 2)
+        """
+        from ..generation.calls import generate_each
+
+        with about_model(self._name):
+            resolved = self._resolved(options, "generate_each", ("prompts",))
+            single, ids = self._prompts(prompts, None, None)
+            if single:
+                raise InputError("generate_each takes a list of prompts", hint="use generate or stream for one")
+            found = generate_each(self.model, self._tokenizer_for_text(), ids, resolved, scheduler=self.scheduler)
+        return (results[0] if resolved.num_return_sequences == 1 else results for results in found)
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        open_end: bool = False,
+        after: TextStream | None = None,
+        **options: Any,
+    ) -> TextStream:
         """Generate from one prompt, piece by piece; the pieces concatenate to exactly the generated text.
 
         The iterator's ``result`` is the whole :class:`~polyllama.Generation` once it is exhausted.
+
+        Args:
+            prompt: text, or token ids.
+            open_end: at the last of ``max_new_tokens`` keep back what may be the beginning of a character or of a stop
+                string: it is in the stream that comes `after` this one, or in ``rest()`` where none does.
+            after: a stream with an open end. Its tokens are at the end of this prompt, and its text goes on here.
+            options: as for :meth:`generate`.
 
         >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", backend="reference")
@@ -84,42 +184,151 @@ class Generating:
         """
         from ..generation.calls import stream
 
-        single, ids = self._prompts(prompt, None, None)
-        if not single:
-            raise InputError("stream takes one prompt", hint="use generate for several")
-        return stream(self.model, self.tokenizer, ids[0], self._options(options))
+        with about_model(self._name):
+            resolved = self._resolved(options, "stream", ("prompt",))
+            single, ids = self._prompts(prompt, None, None)
+            if not single:
+                raise InputError("stream takes one prompt", hint="use generate for several")
+            how: dict[str, Any] = {"open_end": open_end, "after": after, "scheduler": self.scheduler}
+            return stream(self.model, self.tokenizer, ids[0], resolved, **how)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Answer a conversation by the checkpoint's own chat template.
+        """Answer a conversation by the checkpoint's own chat template, or by another.
 
         Args:
             messages: ``[{"role": "user", "content": "Hi"}, ...]``.
-            options: as for :meth:`generate`.
+            options: as for :meth:`generate`, ``streamer`` too; as for :meth:`chat_prompt`; and variables of the
+                template, such as ``date_string="1 May 2025"``.
 
         Returns:
-            A :class:`~polyllama.Generation`; a list of them with ``num_return_sequences`` above 1.
+            A :class:`~polyllama.Generation`; a list of them with ``num_return_sequences`` above 1. With
+            ``continue_final_message`` its text is what follows the last message.
 
         Raises:
             TokenizerError: the checkpoint has no chat template.
+            GenerationError: an option that neither generation nor the template knows.
+
+        >>> from polyllama import Llama
+        >>> llm = Llama.load("tiny", backend="reference")
+        >>> template = "{% for m in messages %}{{ m.content }}{% endfor %}, {{ ending }}"
+        >>> chat = {"messages": [{"role": "user", "content": "Once"}], "chat_template": template, "ending": "there"}
+        >>> llm.tokenizer.decode(llm.chat_prompt(**chat)), len(llm.chat(**chat, max_new_tokens=4).token_ids)
+        ('Once, there', 4)
         """
         from ..generation.calls import generate
         from ..generation.outputs import by_prompt
 
-        resolved = self._options(options)
-        results = generate(self.model, self.tokenizer, [self.chat_prompt(messages)], resolved)
+        options = dict(options)
+        streamer, tokenizer = options.pop("streamer", None), options.pop("tokenizer", None)
+        with about_model(self._name):
+            self._check_streamer(streamer)
+            refuse_outputs(options)
+            ids, resolved = self._chat_request(messages, options)
+            known = self.tokenizer if tokenizer is None else self._given_tokenizer(tokenizer)
+            results = generate(self.model, known, [ids], resolved, streamer=streamer, scheduler=self.scheduler)
         return by_prompt(results, resolved.num_return_sequences)[0]
 
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
         """:meth:`chat`, piece by piece."""
         from ..generation.calls import stream
 
-        return stream(self.model, self.tokenizer, self.chat_prompt(messages), self._options(options))
+        with about_model(self._name):
+            ids, resolved = self._chat_request(messages, options)
+            return stream(self.model, self.tokenizer, ids, resolved, scheduler=self.scheduler)
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The token ids that a conversation becomes by the checkpoint's chat template."""
+    def chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        template_variables: Mapping[str, Any] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """The token ids that a conversation becomes by the checkpoint's chat template.
+
+        Args:
+            messages: ``[{"role": "user", "content": "Hi"}, ...]``.
+            tools: what the model may call: JSON schemas, or functions with type hints and a docstring.
+            documents: what the model may read: mappings such as ``{"title": ..., "text": ...}``.
+            chat_template: another template, or the name of one of the checkpoint's.
+            add_generation_prompt: end where the assistant is to speak; true unless `continue_final_message`.
+            continue_final_message: end where the last message ends, so that the model goes on with it.
+            template_variables: variables of the template whose names are options too.
+            variables: further variables of the template.
+
+        Raises:
+            TokenizerError: there is no template, or it refuses or fails; a variable that is a misspelt option, or an
+                option of ``apply_chat_template`` alone.
+            InputError: several conversations.
+
+        Warns:
+            PolyllamaWarning: a variable, tools or documents that the template does not read.
+        """
         self._require_generation()
-        ids = self.tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+        if isinstance(messages, Sequence) and messages and isinstance(messages[0], list | tuple):
+            raise InputError("a chat is one conversation, got a list of them", hint="call it with each")
+        from ..tokenizer.chat.variables import merged_variables
+
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        # None of the variables may become an option of it: `tokenize` would change what this returns.
+        ids = self.tokenizer.apply_chat_template(
+            messages,
+            tools,
+            documents,
+            chat_template,
+            add_generation_prompt,
+            continue_final_message,
+            template_variables=merged_variables(variables, template_variables),
+        )
         return list(ids)
+
+    def _chat_request(
+        self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationOptions]:
+        """The prompt and the options of a chat."""
+        self._require_generation()
+        generation, prompt = self.split_chat_options(options)
+        resolved = self.generation_options(**generation)
+        return self.chat_prompt(messages, **prompt), resolved
+
+    def split_chat_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Those of :meth:`chat`'s options that are about generation, and those that are about the prompt.
+
+        Raises:
+            GenerationError: an option that neither generation nor the chat template knows (with the likely one).
+        """
+        from ..generation.option_rules import is_option, unknown_option_hint
+
+        generation = {name: value for name, value in options.items() if is_option(name)}
+        prompt = {name: value for name, value in options.items() if name not in generation}
+        unknown = [name for name in prompt if name not in CHAT_OPTIONS]
+        if not unknown:
+            return generation, prompt
+        read = self.read_by_template(options)
+        for name in unknown:
+            if name not in read:
+                raise GenerationError(
+                    f"generation has no option {name!r}" + (", and the chat template does not read it" if read else ""),
+                    hint=unknown_option_hint(name, [*CHAT_OPTIONS, *sorted(read)] if read else ()),
+                )
+        return generation, prompt
+
+    def read_by_template(self, options: Mapping[str, Any]) -> Collection[str]:
+        """The variables that the template reads which :meth:`chat` would take; none where there is no template."""
+        template, tokenizer = options.get("chat_template"), self._tokenizer_or_none()
+        if tokenizer is None or not (template or tokenizer.chat_template):
+            return ()
+        return tokenizer.chat_template_variables(template, options.get("tools"))
+
+    @property
+    def _name(self) -> str | None:
+        """What warnings call the model."""
+        return self._loaded.name if self._loaded.folder is not None else None
 
     def _require_generation(self) -> None:
         if not self._loaded.task.generates:
@@ -127,29 +336,51 @@ class Generating:
                 f"task {self.task!r} does not generate text", hint="load with " + mention("task", "causal-lm")
             )
 
-    def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
-        from ..generation.defaults import GenerationDefaults
-        from ..generation.options import GenerationOptions
+    def _resolved(
+        self, options: Mapping[str, Any], function: str, arguments: Sequence[str], *, documented: bool = False
+    ) -> GenerationOptions:
+        """The options of a call; one that was meant to be another argument of the function is said to be."""
+        from ..generation.option_rules import OPTION_RULES, is_option
 
-        if not self._defaults_read and self._loaded.folder is not None:
-            self._defaults = GenerationDefaults.from_pretrained(self._loaded.folder)
-        self._defaults_read = True
-        if options.get("seed") is None and self._loaded.settings.seed is not None:
-            options = {**options, "seed": self._loaded.settings.seed}
-        tokenizer = None if self.config.eos_token_ids else self._tokenizer_or_none()
-        return GenerationOptions.resolve(options, defaults=self._defaults, config=self.config, tokenizer=tokenizer)
+        self._require_generation()
+        for name in options:
+            if not is_option(name) and meant(name, [*arguments, *OPTION_RULES]) in arguments:
+                raise unknown_argument(name, function, arguments, "")
+        return self._options(options, documented=documented)
+
+    def _check_streamer(self, streamer: Any) -> None:
+        if streamer is not None:
+            from ..generation.streamers import check_streamer
+
+            check_streamer(streamer)
+
+    def _given_tokenizer(self, tokenizer: Any) -> GenerationTokenizer | None:
+        """The tokenizer that a call brings, else the model's own."""
+        if tokenizer is None:
+            return self._tokenizer_for_text()
+        from ..generation.foreign_tokenizer import as_generation_tokenizer
+
+        return as_generation_tokenizer(tokenizer)
 
     def _tokenizer_for_text(self) -> Tokenizer | None:
         """The tokenizer that turns generated ids into text; without one texts are empty, which is said."""
         try:
             return self.tokenizer
         except TokenizerError as error:
-            warnings.warn(f"generated texts stay empty: {error.message}", PolyllamaWarning, stacklevel=3)
+            warn(f"generated texts stay empty: {error.message}")
             return None
 
     def _prompts(self, prompts: Any, input_ids: Any, attention_mask: Any) -> tuple[bool, list[list[int]]]:
         """Whether it is one prompt, and every prompt as ids."""
-        from .prompts import read_prompts
-
         self._require_generation()
-        return read_prompts(prompts, input_ids, attention_mask, lambda text: self.tokenizer.encode(text))
+        return read_prompts(prompts, input_ids, attention_mask, self._encoded)
+
+    def _encoded(self, text: str) -> list[int]:
+        """A prompt's ids. A bos token that the text itself begins with, beside the one that is added, is said once."""
+        from ..tokenizer.two_bos import begins_with_two_bos, warn_of_two_bos
+
+        ids: list[int] = self.tokenizer.encode(text)
+        if not self._two_bos_said and begins_with_two_bos(self.tokenizer, ids):
+            self._two_bos_said = True
+            warn_of_two_bos(self.tokenizer, "a prompt", "the prompt")
+        return ids

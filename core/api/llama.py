@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from ..arguments import checked_methods
 from ..dtypes import name_of
 from ..errors import InputError, TokenizerError, UnsupportedError
-from ..forward.arguments import ForwardArguments
-from ..loading.describe import tokenizer_of
+from ..forward.call import Reader
+from ..forward.in_kind import InKind
+from ..forward.inputs import check_cache_position
+from ..forward.past import Past
+from ..forward.row_length import ContextWatch
 from ..loading.load import Loaded, load
 from ..messages import mention
 from ..public import public
+from ..sources.access import HubAccess
+from .copying import Copying
 from .generating import Generating
+from .module_parts import ModuleParts
+from .planning import Planning
 from .predicting import Predicting
+from .pretrained import Pretrained
+from .saving import Saving
+from .scoring import Scoring
 from .training import Training
 
 if TYPE_CHECKING:
@@ -21,16 +33,16 @@ if TYPE_CHECKING:
     from ..backend.choice import Choice
     from ..backend.protocol import Model
     from ..config.schema import LlamaConfig
-    from ..generation.defaults import GenerationDefaults
     from ..graph.graph import Graph
-    from ..planning.result import Plan
+    from ..quantization.torchao import TorchAoConfig
     from ..tasks.outputs import ModelOutput
     from ..tasks.task import Task
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
 
 @public
-class Llama(Generating, Predicting, Training):
+@checked_methods
+class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Planning, Copying, ModuleParts):
     """A loaded model. Get one from :meth:`load`; given a :class:`LlamaConfig` it has random weights.
 
     Attributes:
@@ -41,7 +53,11 @@ class Llama(Generating, Predicting, Training):
         model: the backend's own realization.
     """
 
+    # Beside the dictionary of the other attributes, which torch's module shares: that holds no model.
+    __slots__ = ("_loaded", "_scheduler")
+
     _task: ClassVar[str | None] = None
+    _prefers: ClassVar[str | None] = None
 
     def __init__(self, loaded: Loaded | LlamaConfig, **options: Any) -> None:
         if not isinstance(loaded, Loaded):
@@ -52,10 +68,17 @@ class Llama(Generating, Predicting, Training):
                     hint=f"{type(self).__name__}.load(...) loads a model by name or path",
                 )
             loaded = type(self).load(loaded, load_format="dummy", **options)._loaded
-        self._loaded: Loaded = loaded
+        self._loaded = loaded
         self._tokenizer: Tokenizer | None = None
-        self._defaults: GenerationDefaults | None = None
-        self._defaults_read = False
+        self._context = ContextWatch(loaded.name, loaded.config)
+        self._begin_generation()
+        self._tell_model()
+
+    def _tell_model(self) -> None:
+        """Tell the model which facade is around it, where it wants to know."""
+        belongs_to = getattr(self._loaded.model, "belongs_to", None)
+        if belongs_to is not None:
+            belongs_to(self)
 
     @classmethod
     def load(
@@ -66,7 +89,7 @@ class Llama(Generating, Predicting, Training):
         task: str | None = None,
         dtype: Any = "auto",
         device: Any = None,
-        quantize: str | None = None,
+        quantize: str | TorchAoConfig | None = None,
         revision: str | None = None,
         load_format: str = "auto",
         offline: bool | None = None,
@@ -74,6 +97,11 @@ class Llama(Generating, Predicting, Training):
         fresh_head: bool = False,
         adapter: str | Path | None = None,
         merge_adapter: bool = False,
+        ignore: str | Sequence[str] | None = None,
+        attn_implementation: str | None = None,
+        config: LlamaConfig | None = None,
+        ignore_mismatched_sizes: bool = False,
+        draft: Any = None,
         **config_overrides: Any,
     ) -> Self:
         """Load a model by registry name, Hub repository id or local path.
@@ -89,8 +117,8 @@ class Llama(Generating, Predicting, Training):
             dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``, or a framework's own.
             device: a device of the backend.
             quantize: ``"int4"`` or ``"int8"`` (groups of 64 weights; 32 where 64 does not divide), ``"int4-g32"``,
-                ``"int4-g128"`` ...: quantize the weights while loading. A checkpoint that is stored quantized needs
-                nothing.
+                ``"int4-g128"`` ...: quantize the weights while loading; or a :class:`TorchAoConfig`. A checkpoint that
+                is stored quantized needs nothing.
             revision: branch, tag or commit of a Hub repository.
             load_format: ``"auto"``, a checkpoint format, or ``"dummy"`` for seeded random weights from a config alone.
             offline: use only what is on this machine.
@@ -98,10 +126,18 @@ class Llama(Generating, Predicting, Training):
                 normal with standard deviation ``config.initializer_range``, biases 0. By default the settings' seed,
                 else 0.
             fresh_head: start a new head though the checkpoint has one, e.g. for another number of labels.
-            adapter: the folder of a LoRA adapter that PEFT saved; it runs beside the weights, quantized ones too.
+            adapter: the folder of a LoRA adapter that PEFT or mlx-lm saved; it runs beside the weights, quantized too.
             merge_adapter: add it into the weights instead, which then are as fast as without.
+            ignore: names of stored tensors to leave out, ``*`` for anything: ``["*.cos_cached"]``. Without it, a tensor
+                that the model has no place for is an error; rotary tables that older code stored are none of these.
+            attn_implementation: on torch ``"sdpa"`` or ``"eager"``; other backends have one attention of their own.
+            config: a configuration instead of the checkpoint's.
+            ignore_mismatched_sizes: start a head anew whose stored shape is another.
+            draft: a smaller model of the same vocabulary, loaded or by name, which guesses tokens: see :attr:`draft`.
             config_overrides: fields of :class:`LlamaConfig` to change, e.g. ``num_labels=3``; options of the `task`,
-                e.g. ``pooling="last"`` of ``"embedding"``.
+                e.g. ``pooling="last"`` of ``"embedding"``. Beside them, ``cache_dir``, ``token`` and
+                ``force_download`` for the Hub, and ``subfolder`` and ``gguf_file``: the folder, and the one file, in
+                the repository or folder that hold the model.
 
         Raises:
             PolyllamaError: one line that says what is wrong and what to do.
@@ -126,79 +162,15 @@ class Llama(Generating, Predicting, Training):
                 fresh_head=fresh_head,
                 adapter=adapter,
                 merge_adapter=merge_adapter,
+                ignore=ignore,
+                prefers=cls._prefers,
+                attn_implementation=attn_implementation,
+                config=config,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                access=HubAccess.taken_from(config_overrides),
                 config_overrides=config_overrides,
             )
-        )
-
-    @classmethod
-    def plan(
-        cls,
-        source: str | Path | LlamaConfig,
-        *,
-        backend: str | None = None,
-        context: int | None = None,
-        batch: int = 1,
-        quantize: str | None = None,
-        dtype: Any = "auto",
-        device: Any = None,
-        prompt: int | None = None,
-        prefill_chunk_size: int | None = None,
-        task: str | None = None,
-        revision: str | None = None,
-        offline: bool | None = None,
-        **config_overrides: Any,
-    ) -> Plan:
-        """What a model would take on each backend here, and whether it would load; reads headers and metadata only.
-
-        Args:
-            source: as for :meth:`load`. A Hub repository is not downloaded: its configuration and the headers of its
-                files are asked for, or offline what the registry knows.
-            backend: look at this one only; by default at all that can run here.
-            context: tokens of a row, prompt and generated text together; by default the model's, at most 4096.
-            batch: rows that go through together.
-            quantize, dtype, device: as for :meth:`load`; by default several are looked at.
-            prompt: tokens of the prompt; by default the whole context, which takes most.
-            prefill_chunk_size: run a prompt so many tokens at a time, as the generation option of that name.
-            task, revision, offline, config_overrides: as for :meth:`load`.
-
-        Returns:
-            A :class:`~polyllama.core.planning.result.Plan`: tensors that do not fit and likely causes, memory by
-            backend, dtype and quantization, what fits, which backend would be taken and why, and what to change where
-            it does not fit.
-
-        Raises:
-            PolyllamaError: nothing is known under that name, or an argument is wrong.
-
-        >>> plan = Llama.plan("tiny", backend="reference", context=64)
-        >>> plan.fit.ok, plan.chosen.memory.weights == 8 * plan.parameters
-        (True, True)
-        """
-        from ..planning.plan import plan
-
-        return plan(
-            source,
-            backend=backend,
-            device=None if device is None else str(device),
-            dtype=name_of(dtype),
-            quantize=quantize,
-            batch=batch,
-            context=context,
-            prompt=prompt,
-            prefill_chunk_size=prefill_chunk_size,
-            task=cls._task if task is None else task,
-            revision=revision,
-            offline=offline,
-            config_overrides=config_overrides,
-        )
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
-        """:meth:`load` by the name the reference documentation uses; ``torch_dtype`` is read as ``dtype``."""
-        if "torch_dtype" in options:
-            if "dtype" in options:
-                raise InputError(mention("dtype") + " and torch_dtype are both given", hint="give dtype")
-            options["dtype"] = options.pop("torch_dtype")
-        return cls.load(source, **options)
+        )._drafted_by(draft)
 
     @property
     def config(self) -> LlamaConfig:
@@ -248,8 +220,11 @@ class Llama(Generating, Predicting, Training):
     @property
     def module(self) -> Any:
         """The framework's own trainable object, where the backend has one (torch: an ``nn.Module``)."""
-        module = getattr(self.model, "module", None)
-        if module is None:
+        model: Any = self.model
+        module = getattr(model, "module", None)
+        if module is not None:
+            model.handed_out = True
+        else:
             raise UnsupportedError(
                 f"backend {self.backend!r} has no module to train",
                 hint="load with " + mention("backend", "torch") + " or 'mlx'; on jax, llm.model.apply is a function",
@@ -264,73 +239,96 @@ class Llama(Generating, Predicting, Training):
             TokenizerError: the checkpoint has none.
         """
         if self._tokenizer is None:
-            if self._loaded.folder is None:
-                raise TokenizerError("a model made from a config alone has no tokenizer", hint="give token ids")
-            self._tokenizer = tokenizer_of(self._loaded.folder, self._loaded.checkpoint)
+            self._tokenizer = self._loaded.load_tokenizer()
         return self._tokenizer
 
     def forward(
         self,
         input_ids: Any = None,
-        *,
         attention_mask: Any = None,
         position_ids: Any = None,
-        inputs_embeds: Any = None,
         past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        *more: Any,
         labels: Any = None,
-        use_cache: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Any = None,
         logits_to_keep: Any = 0,
-        return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        """Run the model once. Nested lists, NumPy or the backend's own arrays in; the backend's own arrays out.
+        """Run the model once. Arrays of torch, NumPy, JAX or MLX give arrays of the same kind, on the same device.
+
+        So it is on every backend; nested lists give the backend's own arrays. While training
+        (:meth:`polyllama.Llama.train`) the backend's own come out whatever comes in: only these can be differentiated.
 
         Args:
             input_ids: ``[B, S]`` token ids.
             attention_mask: ``[B, past + S]`` of 1 (attended) and 0 (padding, on either side); or ``[B, S]``, and the
                 cache remembers the rest; or ``[B or 1, 1, S, past + S]``, who may look at whom.
             position_ids: ``[B or 1, S]``; by default each token's count of attended tokens before it.
+            past_key_values: the cache of an earlier output, and only the new tokens are given then; or ``(keys,
+                values)`` of each layer, each ``[B, kv heads, past, head_dim]``; or a cache of transformers', which is
+                written to and comes out again. Arrays cannot go on where RoPE depends on how long a row is.
             inputs_embeds: ``[B, S, hidden_size]`` instead of `input_ids`.
-            past_key_values: the cache of an earlier output; only the new tokens are given then.
+            more: by position, the task's labels and then `use_cache`, `output_attentions`, `output_hidden_states`,
+                `return_dict` and `cache_position`, as the reference documentation has them.
             labels: what the task's loss is to be against: for a language model ``[B, S]`` token ids, -100 ignored,
                 shifted inside. Question answering has ``start_positions`` and ``end_positions`` instead.
-            use_cache: give a cache back as ``past_key_values``.
-            output_hidden_states: give the embeddings and every layer's output, the last after the final norm.
+            use_cache: give a cache back as ``past_key_values``. ``None``, here and in the next three, is what the
+                configuration says: ``config.use_cache``, by itself true, gives one for language models, the bare trunk
+                and classifiers of texts, outside training.
             output_attentions: give every layer's probabilities ``[B, heads, S, past + S]``.
-            logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
+            output_hidden_states: give the embeddings and every layer's output, the last after the final norm.
             return_dict: ``False`` gives a plain tuple.
+            cache_position: ``[S]``, checked against the cache, which knows how many tokens it holds.
+            logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
             options: the task's labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and
-                ``dropout_rng``.
+                ``dropout_rng``. What other libraries pass along and a Llama has no use for is said and left out.
 
         Returns:
             The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.
 
         Raises:
-            InputError: an argument of the wrong shape, type or range.
+            InputError: an argument of the wrong shape, type or range; arrays of several frameworks.
+            UnsupportedError: a keyword of another library that would change the result.
 
         >>> llm = Llama.load("tiny", backend="reference")
         >>> llm.forward([[1, 5, 9]]).numpy()["logits"].shape
         (1, 3, 1792)
         """
-        arguments = ForwardArguments.of(
-            self._loaded.task,
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            labels=labels,
-            use_cache=use_cache,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            logits_to_keep=logits_to_keep,
-            options=getattr(self.model, "forward_options", ()),
-            **options,
-        )
-        output: ModelOutput = self.model.forward(arguments)
-        return output if return_dict else output.to_tuple()
+        if not isinstance(self, Llama):
+            raise InputError("forward is called on a model, not on its class", hint="load one: Llama.load(...)")
+        model = self.model
+        training = self.training or bool(options.get("train"))
+        own = getattr(model, "forward_options", ())
+        reader = Reader(self._loaded.task, self._loaded.config, training, own, _generation_options)
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": return_dict,
+            "cache_position": cache_position,
+            "logits_to_keep": logits_to_keep,
+        }
+        arguments, as_output, position = reader.read(more, given, options)
+        kind = InKind.of(arguments, getattr(model, "arrays", None), position, training=training)
+        past = Past.of(model, arguments.past_key_values)
+        arguments = past.take(kind.take(arguments))
+        check_cache_position(past.cache, position, arguments.new_tokens)
+        self._context.look_at(arguments)
+        output: ModelOutput = model.forward(arguments)
+        past.hand_back(model, output, kind.device if kind.kind == "torch" else None)
+        output = kind.give(output)
+        return output if as_output else output.to_tuple()
 
     __call__ = forward
 
@@ -360,29 +358,11 @@ class Llama(Generating, Predicting, Training):
         )
         return build_picture(source, texts, **options)
 
-    def save(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> Path:
-        """Write the model as a Hugging Face folder: config, weights, tokenizer, generation defaults.
-
-        Weights are written one at a time; files appear under their final name only when whole.
-
-        Returns:
-            The folder.
-        """
-        from ..export.saving import save
-
-        return save(self._loaded, folder, self._tokenizer_or_none(), max_shard_size=max_shard_size)
-
-    def save_pretrained(
-        self, folder: str | Path, *, max_shard_size: int | str = "5GB", safe_serialization: bool = True
-    ) -> Path:
-        """:meth:`save` by the name the reference documentation uses; weights are always safetensors."""
-        if not safe_serialization:
-            raise UnsupportedError("safe_serialization=False would write a pickle", hint="leave it out")
-        return self.save(folder, max_shard_size=max_shard_size)
-
-    def num_parameters(self) -> int:
-        """Number of weights; tied ones count once."""
-        return self.graph.num_parameters()
+    def __dir__(self) -> list[str]:
+        """The names that give something: no ``module`` where the backend has none, no ``tokenizer`` without one."""
+        none = [] if hasattr(self.model, "module") else ["module"]
+        none += [] if self._tokenizer_or_none() is not None else ["tokenizer"]
+        return [name for name in super().__dir__() if name not in none]
 
     def __repr__(self) -> str:
         return (
@@ -395,3 +375,20 @@ class Llama(Generating, Predicting, Training):
             return self.tokenizer
         except TokenizerError:
             return None
+
+
+def facade_of(model: Any) -> Llama | None:
+    """The facade of a model of ours, whichever side of it is at hand; ``None`` for what is none.
+
+    >>> llm = Llama.load("tiny", backend="reference")
+    >>> facade_of(llm) is llm, facade_of("tiny")
+    (True, None)
+    """
+    found = model if isinstance(model, Llama) else getattr(model, "llama", None)
+    return found if isinstance(found, Llama) else None
+
+
+def _generation_options() -> frozenset[str]:
+    from ..generation.options import option_names
+
+    return option_names()

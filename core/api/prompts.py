@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from ..errors import InputError
+from ..array_kinds import kind_of
+from ..errors import GenerationError, InputError
+from ..messages import mention, subject
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of a framework, so that an array is to come out."""
+    return kind_of(value) is not None
+
+
+def one_of(**given: Any) -> Any:
+    """The one of several names for the same argument that was given; ``None`` where none was.
+
+    Raises:
+        InputError: several were.
+
+    >>> one_of(prompts=None, inputs=3)
+    3
+    """
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) > 1:
+        raise InputError(f"{' and '.join(found)} are both given, and are the same", hint="give one of them")
+    return next(iter(found.values()), None)
+
+
+def refuse_outputs(options: Mapping[str, Any]) -> None:
+    """Refuse what only an array of prompts is answered with.
+
+    Raises:
+        GenerationError: ``return_dict_in_generate`` or an output of steps.
+    """
+    names = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    for name in names:
+        if options.get(name):
+            raise GenerationError(
+                mention(name, options[name])
+                + " goes with an array of prompts: texts and lists give Generation objects",
+                hint="give input_ids as an array; " + mention("logprobs") + " tells how likely each token was",
+            )
 
 
 def read_prompts(
@@ -58,3 +96,18 @@ def _unpadded(input_ids: Any, attention_mask: Any) -> list[list[int]]:
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}")
     return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+
+def read_pad_token(token: Any, vocab_size: int) -> int:
+    """A padding token's id, as Python's or an array library's integer.
+
+    Raises:
+        InputError: it is none of the vocabulary's.
+
+    >>> read_pad_token(3, 32)
+    3
+    """
+    if isinstance(token, bool) or not hasattr(token, "__index__") or not 0 <= int(token) < vocab_size:
+        text = f" is {token!r:.80}, wanted one of the {vocab_size} ids of the vocabulary"
+        raise InputError(subject("pad_token_id", token) + text)
+    return int(token)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from ..arguments import checked_methods
 from ..errors import UnsupportedError
 
 if TYPE_CHECKING:
     from ..loading.load import Loaded
 
 
+@checked_methods
 class Training:
     """The part of :class:`~polyllama.Llama` that training needs; the weights and the backend are its own."""
 
@@ -23,16 +25,23 @@ class Training:
 
     if TYPE_CHECKING:
 
+        def _tell_model(self) -> None: ...
+
         @property
         def module(self) -> Any: ...
 
     def train(self, mode: bool = True) -> Self:
         """Put the framework's module into training mode, where dropout acts and gradients are recorded.
 
+        Args:
+            mode: ``False`` is :meth:`eval`.
+
         Raises:
             UnsupportedError: the backend has no module to train; on jax, ``llm.model.apply`` takes ``train=True``.
         """
-        self.module.train(mode)
+        if not mode:
+            return self.eval()
+        self.module.train()
         return self
 
     def eval(self) -> Self:
@@ -121,4 +130,5 @@ class Training:
         from ..loading.resize import resize
 
         self._loaded = resize(self._loaded, new_num_tokens, pad_to_multiple_of, mean_resizing=mean_resizing, seed=seed)
+        self._tell_model()
         return self._loaded.config.vocab_size

@@ -8,21 +8,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import checked_methods
 from ..attention_mask.build import MaskSource, build_picture
 from ..attention_mask.picture import AttentionMask
 from ..errors import CheckpointError, InputError
+from ..messages import mention
 from ..public import public
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
     from ..loading.describe import Described
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
     from .llama import Llama
 
 _DESCRIBING = ("task", "revision")
 
 
 @public
+@checked_methods
 class AttentionMaskVisualizer:
     """Shows which token may look at which; named and called as in the reference documentation.
 
@@ -61,8 +64,21 @@ class AttentionMaskVisualizer:
             self._described = described = _describe(source, options)
             self.name, self.config, self._task = described.name, described.config, described.task
 
-    def __call__(self, texts: Any, **options: Any) -> None:
-        """Print the picture, as wide as the terminal, in colour where it is one; options as for :meth:`picture`."""
+    def __call__(self, texts: Any = None, suffix: str = "", *, input_sentence: Any = None, **options: Any) -> None:
+        """Print the picture, as wide as the terminal, in colour where it is one; options as for :meth:`picture`.
+
+        Args:
+            texts: as there; ``input_sentence`` is its documented name.
+            suffix: taken empty, as documented: it is for models of images.
+
+        Raises:
+            InputError: a suffix, or texts given twice.
+        """
+        if suffix:
+            raise InputError(mention("suffix", suffix) + " is for models of images", hint="put it behind the text")
+        if input_sentence is not None and texts is not None:
+            raise InputError("the text is given twice", hint="by position or by name")
+        texts = input_sentence if texts is None else texts
         terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         width = shutil.get_terminal_size().columns if terminal else None
         more = "picture(...).window(start, stop) gives others, picture(...).save('mask.svg') all"
@@ -130,7 +146,7 @@ class AttentionMaskVisualizer:
             return None
         from ..loading.describe import tokenizer_of
         from ..sources.locate import locate
-        from ..tokenizer.llama import load_tokenizer
+        from ..tokenizer.llama_tokenizer import load_tokenizer
 
         settings, revision = self._described.settings, self._options.get("revision")
         path = locate(self._source, revision=revision, files="tokenizer", settings=settings).path  # type: ignore[arg-type]
@@ -144,7 +160,7 @@ def _describe(source: Any, options: dict[str, Any]) -> Described:
     from ..loading.describe import DUMMY, describe
     from ..settings.schema import load_settings
 
-    loading = ("backend", "device", "dtype", "quantize", "load_format", "offline")
+    loading = ("backend", "device", "dtype", "quantize", "load_format", "offline", "ignore")
     return describe(
         source,
         load_format=DUMMY,  # the only one that reads no weights

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InputError, TokenizerError, UnsupportedError
+from ..errors import InputError, TokenizerError, UnknownArgumentError, UnsupportedError
 from ..forward.arguments import ForwardArguments
 from ..forward.inputs import read_inputs
 from ..forward.layout import lay_out
 from ..graph.node import causal_mask
-from ..messages import mention, subject
+from ..messages import counted, did_you_mean, mention, subject
+from ..tasks.loaded_model import FIELDS_ALONE
+from ..tasks.outputs import as_float32
 from .layers_and_heads import heads_of, layers_of
 from .picture import AttentionMask
 from .rows import Heat, Row
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..config.schema import LlamaConfig
     from ..tasks.task import Task
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
 SIDES = ("left", "right")
 MAX_CELLS = 1 << 25
@@ -98,7 +101,7 @@ def pack(rows: list[list[int]]) -> Batch:
     ids = np.array([[token for row in rows for token in row]], np.int64)
     positions = np.concatenate([np.arange(len(row)) for row in rows])[None]
     texts = np.repeat(np.arange(len(rows)), [len(row) for row in rows])[None]
-    return Batch(ids, None, positions, texts, (f"{len(rows)} texts packed into one row",))
+    return Batch(ids, None, positions, texts, (f"{counted(len(rows), 'text')} packed into one row",))
 
 
 def pad(rows: list[list[int]], side: str, pad_token_id: int) -> Batch:
@@ -150,6 +153,7 @@ def masked_rows(batch: Batch, config: LlamaConfig, task: Task, tokenizer: Tokeni
         attention_mask=given.attention_mask,
         past_mask=None,
         position_ids=given.position_ids,
+        masked=given.masked,
     )
     mask = layout.mask if layout.mask is not None else causal_mask(np, length, length, batch.input_ids)
     masks = np.broadcast_to(mask, (count, 1, length, length))[:, 0]
@@ -213,8 +217,13 @@ def build_picture(
     attention: bool = False,
     layer: int | str | None = None,
     head: int | str | None = None,
+    **unknown: Any,
 ) -> AttentionMask:
     """The masks that a model uses for these texts; see :meth:`polyllama.AttentionMaskVisualizer.picture`."""
+    for name in unknown:
+        options = list(inspect.signature(build_picture).parameters)[2:-1]
+        advice, known = did_you_mean(name, options), f"it takes {', '.join(options)}"
+        raise UnknownArgumentError(name, function="attention_mask", advice=advice, otherwise=known)
     if not attention and (layer is not None or head is not None):
         raise InputError(
             mention("layer") + " and head are of attention weights", hint="pass " + mention("attention", True) + " too"
@@ -256,14 +265,16 @@ def _with_heats(
     """The rows with attention weights of these layers and heads."""
     llm = source.loaded()
     keep: dict[str, Any] = {"logits_to_keep": 1} if source.task.generates else {}
-    given = getattr(llm.forward(output_attentions=True, **batch.arguments(), **keep), "attentions", None)
+    given = getattr(
+        llm.forward(**batch.arguments(), **keep, **{**FIELDS_ALONE, "output_attentions": True}), "attentions", None
+    )
     if given is None:
         raise UnsupportedError(
             f"backend {llm.backend!r} gives no attention weights", hint="take another, such as reference"
         )
     heats: list[list[Heat]] = [[] for _ in rows]
     for layer in layers:
-        weights = llm.model.to_numpy(given[layer])  # [B, H, S, S]
+        weights = as_float32(given[layer])  # [B, H, S, S]
         for index, own in enumerate(heats):
             of_row = weights[index]
             own += [Heat(layer, h, of_row.mean(axis=0) if isinstance(h, str) else of_row[h]) for h in heads]

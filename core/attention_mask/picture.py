@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import checked_methods
 from ..errors import InputError
 from .rows import MaskRows, row_data
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 IMAGE_KINDS = (".svg", ".png")
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False)
 class AttentionMask(MaskRows):
     """Who may look at whom in a model, for one text or several; ``str()`` draws it in plain text, all of it.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from ..arguments import checked_methods
+from ..messages import counted
 from .token_texts import SPACE_SIGN, printable
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Row:
         )
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False)
 class MaskRows:
     """The rows of one model's attention masks, and the panels in which they are drawn.
@@ -116,7 +119,7 @@ class MaskRows:
         name = printable(self.model).replace(SPACE_SIGN, " ")
         parts = [name, *([row.title] if row.title else []), *([heat.name] if heat else [])]
         if len(row) == row.total:
-            shown = f"{row.total} token{'' if row.total == 1 else 's'}"
+            shown = counted(row.total, "token")
         else:
             shown = f"tokens {row.start} to {row.start + len(row) - 1} of {row.total}"
         return f"{', '.join(parts)}: {shown}"

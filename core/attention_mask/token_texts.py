@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
 SPACE_SIGN = "▁"
 _NAMED = {" ": SPACE_SIGN, "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -44,7 +44,7 @@ def token_labels(tokenizer: Tokenizer | None, ids: Sequence[int]) -> list[str]:
     A token that is a part of a character shows its bytes, and the first of them the character that they make.
 
     >>> from polyllama.core.sources.locate import resolve_checkpoint_folder
-    >>> from polyllama.core.tokenizer.llama import load_tokenizer
+    >>> from polyllama.core.tokenizer.llama_tokenizer import load_tokenizer
     >>> tokenizer = load_tokenizer(resolve_checkpoint_folder("tiny"))
     >>> token_labels(tokenizer, tokenizer.encode("the\\né"))
     ['<s>', '▁the', '\\\\n', '<0xC3> é', '<0xA9>']

@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..errors import BackendError, BackendUnavailableError
+from ..errors import BackendError, BackendUnavailableError, warn
+from ..machine.devices import plain_device
+from ..messages import did_you_mean
 from .protocol import Backend
 
 
@@ -47,28 +49,49 @@ AUTO_ORDER = ("torch:cuda", "mlx", "cpu", "torch:cpu", "jax", "reference")
 """The order in which ``auto`` looks; MLX only on Apple silicon. Third-party backends are taken by name only."""
 
 
+_SPELLINGS = {"pytorch": "torch", "numpy": "reference", "gpu": "torch", "flax": "jax", "metal": "mlx"}
+"""What a backend's framework or device is called, for who types that."""
+
 ALIASES = {"cuda": "torch:cuda"}
 
+AUTO = "auto"
 
-def choose_backend(name: str | None, backends: Mapping[str, BackendSource], device: str | None = None) -> Choice:
+
+def choose_backend(
+    name: str | None, backends: Mapping[str, BackendSource], device: str | None = None, *, prefers: str | None = None
+) -> Choice:
     """Find the backend for `name`: ``"torch"``, ``"torch:cuda"``, ``"cuda"``, ``"auto"`` or ``None`` (auto).
+
+    Args:
+        prefers: the backend to take instead of ``"auto"``, where it can run at all; where it cannot, that is said.
 
     Raises:
         BackendError: no backend has this name, or name and `device` contradict.
         BackendUnavailableError: it is known but cannot run here; says why and what can.
     """
-    name = ALIASES.get(name or "auto", name or "auto")
-    if name == "auto":
+    name = ALIASES.get(name or AUTO, name or AUTO)
+    device = None if device is None else plain_device(device)
+    if name == AUTO and prefers is not None:
+        refusal = _cannot_run(prefers, backends)
+        if refusal is None:
+            found = choose_backend(prefers, backends, device)
+            reason = f"the classes that transformers documents are {prefers}'s, and no backend is asked for"
+            return replace(found, considered=(Considered(prefers, True, reason),))
+        warn(
+            f"the classes that transformers documents run on {prefers}, which cannot run here ({refusal}); "
+            "the best other backend is taken"
+        )
+    if name == AUTO:
         return _choose_automatically(backends, device)
     base, _, wanted = name.partition(":")
+    wanted = plain_device(wanted)
     if wanted and device and wanted != device:
         raise BackendError(f"backend {name!r} and device {device!r} contradict", hint="give one of the two")
     source = backends.get(base)
     if source is None:
-        raise BackendError(
-            f"no backend is called {base!r}",
-            hint=f"there are: {', '.join(sorted(backends))}; `polyllama plugins` shows what failed to load",
-        )
+        known = f"there are: {', '.join(sorted(backends))}; `polyllama plugins` shows what failed to load"
+        meant = did_you_mean(base, backends, spellings=_SPELLINGS)
+        raise BackendError(f"no backend is called {base!r}", hint=f"{meant} {known}" if meant else known)
     backend = load_backend(source)
     wanted = wanted or device or ""
     refusal = _refusal(backend, wanted or None)
@@ -78,6 +101,12 @@ def choose_backend(name: str | None, backends: Mapping[str, BackendSource], devi
         others = ", ".join([*_usable(backends, but=base), *devices]) or "none"
         raise BackendUnavailableError(f"backend {name!r} cannot run here: {refusal}", hint=f"usable here: {others}")
     return Choice(backend, wanted or None, (Considered(name, True, "asked for by name"),))
+
+
+def _cannot_run(name: str, backends: Mapping[str, BackendSource]) -> str | None:
+    """Why a backend cannot run here on any device, or ``None`` when it can."""
+    source = backends.get(name)
+    return "it is not installed" if source is None else _refusal(load_backend(source), None)
 
 
 def load_backend(source: BackendSource) -> Backend:

@@ -11,7 +11,7 @@ from ..public import for_plugins
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..checkpoint.base import TensorInfo
+    from ..checkpoint.protocol import TensorInfo
     from ..config.schema import LlamaConfig
     from ..dtypes import Array
     from ..forward.arguments import ForwardArguments
@@ -41,12 +41,15 @@ class RealizeOptions:
         device: one of the backend's devices, or ``None`` for its best.
         threads: how many a CPU backend may use, or ``None`` for its own choice.
         kv_cache: element type of keys and values, or ``"auto"``; only for backends that list it in ``kv_caches``.
+        attn_implementation: how attention is computed, ``None`` for the backend's choice; only for backends that list
+            it in ``attn_implementations``.
     """
 
     dtype: str = "auto"
     device: str | None = None
     threads: int | None = None
     kv_cache: str = "auto"
+    attn_implementation: str | None = None
 
 
 @for_plugins
@@ -57,12 +60,29 @@ class Model(Protocol):
     One whose ``forward`` returns before its outputs are computed may say so with an attribute ``asynchronous = True``:
     generation then starts each pass before it hands out the tokens of the one before. One that takes arguments of its
     own lists their names as ``forward_options``; they come in as ``arguments.own``.
+
+    One that says as ``arrays`` which framework it computes with (``"torch"``, ``"numpy"``, ``"jax"`` or ``"mlx"``) gets
+    arrays of others as NumPy; without it they come as the caller has them. One with a method
+    ``cache_of(entries, batch, length)`` goes on from keys and values ``[batch, kv heads, length, head_dim]``: it makes
+    a cache of them, given by attention as pairs of its own arrays or NumPy's, in whatever element type.
+
+    ``copy.deepcopy`` and ``pickle`` realize a model anew from :meth:`state`. One that can be copied and pickled itself
+    says ``copies_whole = True``; one that has more to it than weights, such as a mode of training, gives that as a
+    mapping by ``modes()`` and takes it by ``take_modes(modes)``.
+
+    What it has run for one prompt is used again for another that begins like it. ``weights_state()`` says for how long:
+    what it gives (anything hashable) is equal as long as the weights are the same; ``None``, or no such method, where
+    somebody may change them between requests, and then it is for as long as requests run. One that is compiled for each
+    number of rows says ``compiles_rows = True`` and is given few numbers of them.
     """
 
     config: LlamaConfig
     graph: Graph
-    dtype: str
-    device: str
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
         """Run one pass: native arrays (or nested lists, or NumPy) in, native arrays out."""

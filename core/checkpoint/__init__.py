@@ -6,6 +6,22 @@
     save_safetensors(folder, weights)
 
 Each format has a folder, ``gguf/``, ``huggingface/``, ``meta/``, ``pytorch/``, or a file, ``llama2c.py``. Changing
-weights on the way is in ``core/transforms/``, converting in ``core/export/``. Begin with ``base.py``, then
+weights on the way is in ``core/transforms/``, converting in ``core/export/``. Begin with ``protocol.py``, then
 ``opening.py`` and ``check.py``. Nothing here ever unpickles, and importing it loads no NumPy.
 """
+
+from ..lazy import fetched_when_used
+
+# The room's door: what one comes here for, without knowing its file.
+__getattr__ = fetched_when_used(
+    __name__,
+    {
+        "Checkpoint": "protocol",
+        "TensorInfo": "protocol",
+        "Weights": "weights",
+        "open_checkpoint": "opening",
+        "save_safetensors": "huggingface.save_safetensors",
+        "weights_from": "weights",
+    },
+    __name__,
+)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .base import ParameterLike, TensorInfo
-from .tensor_names import HEADS, TRUNK_PREFIXES, WRAPPERS, Renaming, find_renaming, head_of
+from ..messages import counted
+from .protocol import ParameterLike, TensorInfo
+from .tensor_names import HEADS, head_of, without_wrappers
 from .tensor_summary import ranges
 
 if TYPE_CHECKING:
@@ -51,11 +52,14 @@ _FUSED = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What does not fit, and what it was compared with."""
+    """What does not fit, and what it was compared with. Stored tensors go by their names in a bare model.
+
+    ``ignored``: names that the caller wanted left out. ``lost``: names in the index that no file holds -> the file in
+    which it places them.
+    """
 
     parameters: Sequence[ParameterLike]
     stored: Mapping[str, TensorInfo]
-    renaming: Renaming
     missing: Sequence[ParameterLike]
     unexpected: Sequence[TensorInfo]
     misshaped: Sequence[tuple[ParameterLike, TensorInfo]]
@@ -63,6 +67,8 @@ class Findings:
     not_packed: Sequence[TensorInfo] = ()
     config: LlamaConfig | None = None
     model_type: str | None = None
+    ignored: Collection[str] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def any(self) -> bool:
         """Whether anything is wrong at all."""
@@ -78,7 +84,9 @@ def likely_causes(findings: Findings) -> list[str]:
     foreign = [cause for rule in _FOREIGN for cause in rule(findings)]
     if not foreign and len(findings.missing) == len(findings.parameters):
         foreign = ["no tensor has a name that a Llama has: these are the weights of something else"]
-    causes = list(_other_model_type(findings)) + (foreign or [c for rule in _RULES for c in rule(findings)])
+    causes = [*_other_model_type(findings), *_ignored(findings), *_lost(findings)] + (
+        foreign or [c for rule in _RULES for c in rule(findings)]
+    )
     return list(dict.fromkeys(causes))
 
 
@@ -87,29 +95,30 @@ def _other_model_type(f: Findings) -> Iterator[str]:
         yield f"not a Llama: model_type is {f.model_type!r}"
 
 
+def _ignored(f: Findings) -> Iterator[str]:
+    needed = {p.name for p in f.missing} & {without_wrappers(name) for name in f.ignored}
+    if needed:
+        yield f"ignore leaves out {counted(len(needed), 'tensor')} that the model needs, such as {sorted(needed)[0]}"
+
+
+def _lost(f: Findings) -> Iterator[str]:
+    needed = {p.name.removeprefix("model.") for p in f.missing}
+    lost = {name: file for name, file in f.lost.items() if without_wrappers(name).removeprefix("model.") in needed}
+    for name, file in list(lost.items())[:1]:
+        yield (
+            f"the index names {counted(len(lost), 'tensor')} that no file holds, such as {name}, which should be in "
+            f"{file}: download or save the checkpoint again"
+        )
+
+
 def _adapter(f: Findings) -> Iterator[str]:
     if any(".lora_A." in i.name or ".lora_B." in i.name for i in f.unexpected):
         yield "a PEFT adapter (lora_A, lora_B), not a model: load the base model, or merge first with merge_and_unload"
 
 
-def _wrapper(f: Findings) -> Iterator[str]:
-    for prefix, remedy in WRAPPERS.items():
-        if not any(i.name.startswith(prefix) for i in f.unexpected):
-            continue
-        bare = {n.removeprefix(prefix) for n in f.stored}
-        renaming = find_renaming(f.parameters, bare)
-        found = sum(renaming.stored_name(p) in bare for p in f.parameters)
-        if found > len(f.parameters) // 2:
-            yield f"every name starts with {prefix!r}, {remedy}"
-
-
-def _doubled_prefix(f: Findings) -> Iterator[str]:
-    """A trunk prefix in front of everything, the head included, as trainers store a model they hold as self.model."""
-    for prefix in TRUNK_PREFIXES[1:]:
-        bare = {n.removeprefix(prefix) for n in f.stored if n.startswith(prefix)}
-        found = sum(p.name in bare for p in f.parameters)
-        if len(f.missing) > 0 and found > len(f.parameters) - len(f.missing):
-            yield f"every name starts with {prefix!r} once too often: remove it from the stored names"
+def _flat(f: Findings) -> Iterator[str]:
+    if any(i.name.endswith("_flat_param") for i in f.unexpected):
+        yield "FSDP's flattened parameters (_flat_param), which only its own ranks take apart: save a full state dict"
 
 
 def _meta(f: Findings) -> Iterator[str]:
@@ -174,7 +183,7 @@ def _number_of_layers(f: Findings) -> Iterator[str]:
         return
     if stored == set(range(len(stored))):
         yield (
-            f"the checkpoint has {len(stored)} layers, the config says num_hidden_layers={len(wanted)}: "
+            f"the checkpoint has {counted(len(stored), 'layer')}, the config says num_hidden_layers={len(wanted)}: "
             "this config belongs to another model"
         )
     elif wanted - stored:
@@ -224,7 +233,8 @@ def _kv_heads(rows: int, wanted: int, config: LlamaConfig | None) -> str:
 def _transposed(f: Findings) -> Iterator[str]:
     turned = [p for p, i in f.misshaped if len(i.shape) == 2 and i.shape[::-1] == tuple(p.shape)]
     if turned:
-        yield f"{len(turned)} matrices are stored transposed: a linear layer is stored as [out_features, in_features]"
+        count = counted(len(turned), "matrix is", "matrices are")
+        yield f"{count} stored transposed: a linear layer is stored as [out_features, in_features]"
 
 
 def _heads(f: Findings) -> Iterator[str]:
@@ -239,6 +249,13 @@ def _heads(f: Findings) -> Iterator[str]:
             "there is no lm_head: either the embedding is used as the head (tie_word_embeddings=True), "
             "or this is a base model without a head"
         )
+    stored = f.stored.get("lm_head.weight")
+    embedding = next((p for p in f.missing if p.role == "embedding"), None)
+    if embedding is not None and stored is not None and stored.shape == tuple(embedding.shape):
+        yield (
+            "there is no embedding, only an lm_head of its shape: the two are one, and the config does not say so: "
+            "override tie_word_embeddings=True"
+        )
     biases = [p.name for p in f.missing if p.name == "score.bias"] + [
         i.name for i in f.unexpected if i.name == "score.bias"
     ]
@@ -251,7 +268,8 @@ def _heads(f: Findings) -> Iterator[str]:
         head = head_of(parameter.name)
         if head not in (None, "lm_head") and len(info.shape) == 2 and info.shape[1:] == tuple(parameter.shape)[1:]:
             yield (
-                f"{head} was trained for {info.shape[0]} labels, the config says {parameter.shape[0]} (num_labels): "
+                f"{head} was trained for {counted(info.shape[0], 'label')}, "
+                f"the config says {parameter.shape[0]} (num_labels): "
                 "leave num_labels and id2label out to use it, or start a new head with fresh_head=True"
             )
 
@@ -265,5 +283,5 @@ def _biases(f: Findings) -> Iterator[str]:
 
 
 _Rule = Callable[[Findings], Iterator[str]]
-_FOREIGN: tuple[_Rule, ...] = (_adapter, _wrapper, _doubled_prefix, _meta, _other_architecture, _quantized, _fused)
+_FOREIGN: tuple[_Rule, ...] = (_adapter, _flat, _meta, _other_architecture, _quantized, _fused)
 _RULES: tuple[_Rule, ...] = (_packing, _number_of_layers, _sizes, _transposed, _heads, _biases)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..dtypes import is_float
-from ..errors import CheckpointError, PolyllamaWarning
-from .base import Checkpoint, ParameterLike, TensorInfo
+from ..errors import CheckpointError, warn
+from ..messages import counted, few
 from .causes import Findings, likely_causes
-from .tensor_names import HEADS, Renaming, find_renaming, head_of
+from .protocol import Checkpoint, ParameterLike, TensorInfo, same_bytes
+from .tensor_names import HEADS, find_renaming, head_of, is_buffer, plain_names, without_wrappers
 from .tensor_summary import grouped
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
 
-HARMLESS = ("*.rotary_emb.inv_freq",)
-"""Stored by old versions of transformers; computed from the config instead."""
-
 P = TypeVar("P", bound=ParameterLike)
-_COMPARED_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -60,10 +56,11 @@ def check(
 ) -> WeightMap:
     """Match stored tensors to a graph's parameters, or raise one ``CheckpointError`` that lists all that is wrong.
 
-    A trunk stored without the graph's prefix or with another one ("model.", "transformer.", none) is matched, as
-    transformers does between a base model and a model with a head. A task head that the checkpoint lacks altogether
-    starts fresh, and heads of other tasks stay unused; both are said in one ``PolyllamaWarning``. A missing causal-LM
-    head is an error, as such a model could not speak; so are integers where floats are wanted.
+    Names are taken as a bare model has them (``plain_names``), rotary tables are left out, and a tied embedding may be
+    stored as the head. A trunk stored without the graph's prefix or with another one ("model.", "transformer.", none)
+    is matched, as transformers does between a base model and one with a head. A task head that the checkpoint lacks
+    altogether starts fresh, and heads of other tasks stay unused; both are said in one ``PolyllamaWarning``. A
+    missing causal-LM head is an error, as such a model could not speak; so are integers where floats are wanted.
 
     Args:
         checkpoint: an open checkpoint, or its tensors alone.
@@ -92,9 +89,9 @@ def check(
     if comparison.serious.any():  # a head of another task explains what is missing, if anything is
         shown = comparison.all if comparison.all.missing else comparison.serious
         raise CheckpointError(_report(shown, path, len(parameters)))
-    _warn(comparison.fresh, stored, comparison.unused, path)
+    _warn(comparison, stored, path)
     if comparison.tied_copy is not None:
-        _check_tied_copy(opened, comparison.tied_copy, comparison.all, comparison.matched, path)
+        _check_tied_copy(opened, comparison, path)
     return WeightMap(comparison.matched, tuple(p.name for p in comparison.fresh), tuple(comparison.unused))
 
 
@@ -104,9 +101,13 @@ class Comparison:
 
     Attributes:
         matched: parameter name -> stored name.
-        fresh: parameters that may start from random values; `unused`: stored tensors of other tasks' heads.
+        fresh: parameters that may start from random values; `unused`: stored tensors of other tasks' heads;
+            `unused_heads`: which heads these are.
         all: everything that does not fit; `serious`: without what is merely unused.
-        tied_copy: a stored head that is tied to the embedding.
+        tied_copy: the stored name of a head that is tied to the embedding.
+        unlisted: stored tensors that the index omits and that nothing needs; `found_unlisted`: those that are used.
+        misplaced: tensors that are used -> the file in which the index places them, though another holds them.
+        lost: tensors that the index names, no file holds and nothing needs.
     """
 
     matched: Mapping[str, str]
@@ -114,7 +115,12 @@ class Comparison:
     unused: Sequence[str]
     all: Findings
     serious: Findings
-    tied_copy: TensorInfo | None
+    tied_copy: str | None
+    unlisted: Sequence[str] = ()
+    found_unlisted: Sequence[str] = ()
+    unused_heads: Sequence[str] = ()
+    misplaced: Mapping[str, str] = field(default_factory=dict)
+    lost: Sequence[str] = ()
 
 
 def compare(
@@ -129,63 +135,120 @@ def compare(
     opened: Checkpoint | None = None,
 ) -> Comparison:
     """What fits and what does not, by names, shapes and dtypes alone; arguments as for :func:`check`."""
-    patterns = (*HARMLESS, *ignore)
-    left = {name: info for name, info in stored.items() if not any(fnmatchcase(name, p) for p in patterns)}
-    renaming = find_renaming(parameters, left)
-    matched, missing = _match(parameters, left, renaming)
-    fresh_parameters = _may_start_fresh(missing, left, fresh)
-    missing = [p for p in missing if p not in fresh_parameters]
-
-    findings = Findings(
-        parameters=parameters,
-        stored=left,
-        renaming=renaming,
-        missing=missing,
-        unexpected=[left[name] for name in left if name not in matched.values()],
-        misshaped=[
-            (p, left[matched[p.name]]) for p in parameters if p.name in matched and _misshaped(p, left, matched)
-        ],
-        not_floats=[
-            left[matched[p.name]]
-            for p in parameters
-            if p.name in matched and p.bits is None and not is_float(left[matched[p.name]].dtype)
-        ],
-        not_packed=[
-            left[matched[p.name]]
-            for p in parameters
-            if p.name in matched and p.bits is not None and left[matched[p.name]].dtype != "uint32"
-        ],
+    names, aliases = _plain(parameters, stored, getattr(opened, "aliases", {}))
+    plain = {name: replace(stored[there], name=name) for name, there in names.items()}
+    left = _to_match(plain, names, parameters, tuple(ignore))
+    matched, missing = _match(parameters, left, aliases)
+    heads = {p.name: head for p in missing if tied and (head := _tied_head(p, parameters, plain))}  # set aside, maybe
+    matched, left = {**matched, **heads}, {**left, **{head: plain[head] for head in heads.values()}}
+    missing = [p for p in missing if p.name not in heads]
+    lost: Mapping[str, str] = getattr(opened, "lost", {})
+    fresh_parameters = _may_start_fresh(missing, (*left, *lost), fresh)
+    findings = _findings(
+        parameters,
+        left,
+        matched,
+        missing=[p for p in missing if p not in fresh_parameters],
         config=config,
         model_type=model_type or getattr(opened, "model_type", None),
+        ignored=getattr(opened, "ignored", ()),
+        lost=lost,
     )
     tied_copy = _tied_copy(findings, parameters, matched) if tied else None
-    if tied_copy is not None:
-        findings = findings.without({tied_copy.name})
+    findings = findings.without(() if tied_copy is None else {tied_copy.name})
+    unlisted: Collection[str] = getattr(opened, "unlisted", ())
+    findings = findings.without(aside := [i.name for i in findings.unexpected if names[i.name] in unlisted])
     unused = _heads_of_other_tasks(findings, tied)
-    serious = findings.without(unused)
-    return Comparison(matched, fresh_parameters, unused, findings, serious, tied_copy)
+    misplaced: Mapping[str, str] = getattr(opened, "misplaced", {})
+    used = [names[name] for name in matched.values()]
+    return Comparison(
+        matched={p.name: names[matched[p.name]] for p in parameters if p.name in matched},
+        fresh=fresh_parameters,
+        unused=[names[name] for name in unused],
+        unused_heads=sorted({head for name in unused if (head := head_of(name))}),
+        all=findings,
+        serious=findings.without(unused),
+        tied_copy=None if tied_copy is None else names[tied_copy.name],
+        unlisted=[names[name] for name in aside],
+        found_unlisted=[name for name in used if name in unlisted],
+        misplaced={name: misplaced[name] for name in used if name in misplaced},
+        lost=tuple(lost),
+    )
+
+
+def _plain(
+    parameters: Sequence[P], stored: Collection[str], aliases: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Names as a bare model has them: of what is stored -> its stored name; of an alias -> of what is stored for it."""
+    bare = {without_wrappers(name) for name in stored}
+    fitting = [name for name in aliases if without_wrappers(name) not in bare]
+    names = plain_names(parameters, [*stored, *fitting])
+    held = {name: there for name, there in names.items() if there in stored}
+    plain_of = {there: name for name, there in held.items()}
+    shared = {name: aliases[there] for name, there in names.items() if there not in stored}
+    return held, {name: plain_of[kept] for name, kept in shared.items() if kept in plain_of}
+
+
+def _to_match(
+    plain: Mapping[str, TensorInfo], names: Mapping[str, str], parameters: Sequence[P], ignore: Sequence[str]
+) -> dict[str, TensorInfo]:
+    """The tensors that a parameter may be found among, by the names that a bare model has for them."""
+    wanted = {p.name for p in parameters}
+    return {
+        name: info
+        for name, info in plain.items()
+        if not any(fnmatchcase(one, pattern) for one in (name, names[name]) for pattern in ignore)
+        and (name in wanted or not is_buffer(info))
+    }
 
 
 def _match(
-    parameters: Sequence[P], stored: Mapping[str, TensorInfo], renaming: Renaming
+    parameters: Sequence[P], stored: Mapping[str, TensorInfo], aliases: Mapping[str, str]
 ) -> tuple[dict[str, str], list[P]]:
+    """Parameter name -> name of what is stored for it, and the parameters that nothing is stored for."""
+    renaming = find_renaming(parameters, stored)
     matched: dict[str, str] = {}
     missing: list[P] = []
     for parameter in parameters:
         name = renaming.stored_name(parameter)
+        shared = aliases.get(name)
         if name in stored:
             matched[parameter.name] = name
+        elif shared is not None and shared in stored:
+            matched[parameter.name] = shared
         else:
             missing.append(parameter)
     return matched, missing
 
 
-def _misshaped(parameter: ParameterLike, stored: Mapping[str, TensorInfo], matched: Mapping[str, str]) -> bool:
-    return stored[matched[parameter.name]].shape != tuple(parameter.shape)
+def _tied_head(
+    parameter: ParameterLike, parameters: Sequence[ParameterLike], stored: Mapping[str, TensorInfo]
+) -> str | None:
+    """Where a tied embedding is stored that is not there by its own name: some tools keep the head of the two."""
+    module, _, part = parameter.name.rpartition(".")
+    head = stored.get(f"lm_head.{part}")
+    embedding = next((p.name.rpartition(".")[0] for p in parameters if p.role == "embedding"), None)
+    return head.name if module == embedding and head is not None and head.shape == tuple(parameter.shape) else None
+
+
+def _findings(
+    parameters: Sequence[P], stored: Mapping[str, TensorInfo], matched: Mapping[str, str], **more: Any
+) -> Findings:
+    found = [(p, stored[matched[p.name]]) for p in parameters if p.name in matched]
+    used = set(matched.values())
+    return Findings(
+        parameters=parameters,
+        stored=stored,
+        unexpected=[info for name, info in stored.items() if name not in used],
+        misshaped=[(p, info) for p, info in found if info.shape != tuple(p.shape)],
+        not_floats=[info for p, info in found if p.bits is None and not is_float(info.dtype)],
+        not_packed=[info for p, info in found if p.bits is not None and info.dtype != "uint32"],
+        **more,
+    )
 
 
 def _may_start_fresh(
-    missing: Sequence[P], stored: Mapping[str, TensorInfo], fresh: Iterable[str] | Callable[[P], bool]
+    missing: Sequence[P], stored: Iterable[str], fresh: Iterable[str] | Callable[[P], bool]
 ) -> list[P]:
     """Of the missing: whole task heads that nothing is stored of, and what the caller allows."""
     allowed: Callable[[P], bool]
@@ -244,7 +307,7 @@ def _report(findings: Findings, path: Path | None, total: int) -> str:
     ]
     transposed = ", stored transposed"
     causes = likely_causes(findings)
-    lines = [f"{path or 'the checkpoint'}: does not fit this model of {total} tensors: {', '.join(counts)}"]
+    lines = [f"{path or 'the checkpoint'}: does not fit this model of {counted(total, 'tensor')}: {', '.join(counts)}"]
     lines += [f"  likely cause: {cause}" for cause in causes]
     lines += listed("missing", ((p.name, f" {sizes(p.shape)}") for p in findings.missing))
     lines += listed("unexpected", ((i.name, f" {i.dtype} {sizes(i.shape)}") for i in findings.unexpected))
@@ -264,43 +327,36 @@ def _turned(parameter: ParameterLike, info: TensorInfo) -> bool:
     return len(info.shape) == 2 and info.shape[::-1] == tuple(parameter.shape)
 
 
-def _warn(fresh: Sequence[ParameterLike], stored: Collection[str], unused: Sequence[str], path: Path | None) -> None:
+def _warn(found: Comparison, stored: Collection[str], path: Path | None) -> None:
     said = []
     for names, why in (
-        ([p.name for p in fresh if p.name not in stored], "not stored"),
-        ([p.name for p in fresh if p.name in stored], "left aside as asked"),
+        ([p.name for p in found.fresh if p.name not in stored], "not stored"),
+        ([p.name for p in found.fresh if p.name in stored], "left aside as asked"),
     ):
         if names:
             said.append(f"{', '.join(names)} {why}, starting from random values: train before use")
-    if unused:
-        tasks = sorted({HEADS[head] for name in unused if (head := head_of(name))})
-        said.append(f"{', '.join(unused)} not used: a head of another task ({' or '.join(tasks)})")
+    if found.unused:
+        tasks = sorted(HEADS[head] for head in found.unused_heads)
+        said.append(f"{', '.join(found.unused)} not used: a head of another task ({' or '.join(tasks)})")
+    if found.unlisted:
+        said.append(f"{few(found.unlisted, 4)} not used: the model needs no such tensor, and the index omits it")
+    if found.found_unlisted:
+        said.append(f"{few(found.found_unlisted, 4)} used, though the index omits it")
+    if found.misplaced:
+        places = few([f"{name} (in {file})" for name, file in found.misplaced.items()], 4)
+        said.append(f"{places} found in another file than the index says, and used")
+    if found.lost:
+        said.append(f"the index names {few(found.lost, 4)}, which no file holds and the model does not need")
     if said:
-        warnings.warn(f"{path or 'the checkpoint'}: {'; '.join(said)}", PolyllamaWarning, stacklevel=3)
+        warn(f"{path or 'the checkpoint'}: {'; '.join(said)}")
 
 
-def _check_tied_copy(
-    opened: Checkpoint | None, copy: TensorInfo, findings: Findings, matched: Mapping[str, str], path: Path | None
-) -> None:
+def _check_tied_copy(opened: Checkpoint | None, found: Comparison, path: Path | None) -> None:
     """Say so when a head that is stored is not the embedding it is tied to, as the embedding is what gets used."""
-    embedding = matched[next(p.name for p in findings.parameters if p.role == "embedding")]
-    if opened is not None and not _same_bytes(opened, copy.name, embedding):
-        warnings.warn(
-            f"{path or 'the checkpoint'}: {copy.name} not used, though it differs from {embedding}: "
-            "the config ties them; to use the stored head, override tie_word_embeddings=False",
-            PolyllamaWarning,
-            stacklevel=3,
+    embedding = found.matched[next(p.name for p in found.all.parameters if p.role == "embedding")]
+    assert found.tied_copy is not None
+    if opened is not None and not same_bytes(opened.read(found.tied_copy), opened.read(embedding)):
+        warn(
+            f"{path or 'the checkpoint'}: {found.tied_copy} not used, though it differs from {embedding}: "
+            "the config ties them; to use the stored head, override tie_word_embeddings=False"
         )
-
-
-def _same_bytes(checkpoint: Checkpoint, first: str, second: str) -> bool:
-    import numpy as np
-
-    one, other = checkpoint.read(first), checkpoint.read(second)
-    if one.dtype != other.dtype:
-        return False
-    one_bytes, other_bytes = (a.reshape(-1).view(np.uint8) for a in (one, other))
-    return all(
-        np.array_equal(one_bytes[start : start + _COMPARED_BYTES], other_bytes[start : start + _COMPARED_BYTES])
-        for start in range(0, one_bytes.size, _COMPARED_BYTES)
-    )

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, TokenizerError
-from .base import TensorInfo, own_config
 from .mapped import INCOMPLETE, MappedFile
+from .protocol import TensorInfo, own_config
 from .rotary_order import halves_from_pairs
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
-    from ..tokenizer.base import Tokenizer
-    from .base import Array
+    from ..tokenizer.tokenizer import Tokenizer
+    from .protocol import Array
 
 _MAGIC = 0x616B3432  # "ak42"
 _VERSION_1_START = 256
@@ -150,7 +150,7 @@ class Llama2cCheckpoint:
     def tokenizer(self) -> Tokenizer:
         """tokenizer.bin or tokenizer.model beside the file."""
         from ..tokenizer.formats.llama2c import read_tokenizer_bin
-        from ..tokenizer.llama import load_tokenizer
+        from ..tokenizer.llama_tokenizer import load_tokenizer
 
         folder = self.path.parent
         if (folder / "tokenizer.bin").is_file():

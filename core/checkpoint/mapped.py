@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dtypes import numpy_dtype
-from ..errors import CheckpointError
+from ..errors import CheckpointError, refuse_lfs_pointer
 from ..public import for_plugins
 
 if TYPE_CHECKING:
-    from .base import Array
+    from .protocol import Array
 
 INCOMPLETE = "the file is corrupt or incomplete: download or save it again"
 
@@ -35,7 +35,7 @@ class MappedFile:
         least: fewer bytes than this cannot be one.
 
     Raises:
-        CheckpointError: it is missing, no regular file, unreadable or too short.
+        CheckpointError: it is missing, no regular file, unreadable, too short or a Git LFS pointer.
     """
 
     def __init__(self, path: Path, what: str, least: int = 1) -> None:
@@ -54,6 +54,7 @@ class MappedFile:
                 self.data = _private_map(file.fileno())
         except (OSError, ValueError) as error:
             raise _cannot_be_read(path, error) from None
+        refuse_lfs_pointer(self.data[:64], path, CheckpointError)
 
     def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> Array:
         """Little-endian values at an offset that the caller has checked; copied only where they are not aligned."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from ..errors import CheckpointError, PolyllamaError, PolyllamaWarning, UnsupportedError
-from ..messages import few, mention
+from ..errors import CheckpointError, PolyllamaError, UnsupportedError, refuse_lfs_pointer, warn
+from ..messages import did_you_mean, few, mention
 from ..public import for_plugins
-from .base import Checkpoint
+from .guarded import GuardedCheckpoint, blaming, format_label, is_foreign
 from .huggingface.reader import HuggingFaceFormat
+from .protocol import Checkpoint
 
 _OTHERS = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".gguf", ".npz")
 
@@ -58,6 +59,7 @@ def open_checkpoint(
 
     Raises:
         CheckpointError: nothing is there, no reader or several recognize it, or its reader finds it broken.
+        PluginError: the reader of another package failed.
         UnsupportedError: no reader has the name ``load_format``.
 
     >>> try:
@@ -76,19 +78,28 @@ def open_checkpoint(
     if load_format != "auto":
         for descriptor in list(descriptors.values()):
             descriptors |= dict.fromkeys(getattr(descriptor, "aliases", ()), descriptor)
-        if load_format not in descriptors:
-            raise UnsupportedError(
-                f"no checkpoint format {load_format!r}", hint=f"use auto or one of {', '.join(descriptors)}"
-            )
-        return cast(Checkpoint, descriptors[load_format].load().open(path))
+        if not isinstance(load_format, str) or load_format not in descriptors:
+            words = {word: d.name for d in reversed(list(offered)) for word in getattr(d, "words", tuple)()}
+            known = f"use auto or one of {', '.join(descriptors)}"
+            meant = did_you_mean(load_format, ["auto", "dummy", *descriptors], spellings=words)
+            hint = f"{meant} {known}" if meant else known
+            raise UnsupportedError(f"no checkpoint format {load_format!r}", hint=hint)
+        return _open(descriptors[load_format], path)
     found = [name for name, descriptor in descriptors.items() if _detects(descriptor, path)]
     if not found:
-        raise _unrecognized(path, list(descriptors))
+        raise _unrecognized(path, descriptors)
     if len(found) > 1:
         raise CheckpointError(
             f"{path}: could be read as {' or '.join(found)}", hint="choose one: " + mention("load_format", found[0])
         )
-    return cast(Checkpoint, descriptors[found[0]].load().open(path))
+    return _open(descriptors[found[0]], path)
+
+
+def _open(descriptor: FormatDescriptor, path: Path) -> Checkpoint:
+    reader = descriptor.load()
+    with blaming(descriptor, f"opening {path}"):
+        opened = reader.open(path)
+    return GuardedCheckpoint(opened, descriptor, path) if is_foreign(descriptor) else cast(Checkpoint, opened)
 
 
 def _detects(descriptor: FormatDescriptor, path: Path) -> bool:
@@ -103,17 +114,25 @@ def _detects(descriptor: FormatDescriptor, path: Path) -> bool:
         return bool(descriptor.load().detect(path))
     except Exception as error:
         reason = str(error) if isinstance(error, PolyllamaError) else f"{type(error).__name__}: {error}"
-        warnings.warn(
-            f"checkpoint format {descriptor.name!r} not tried on {path}: {reason}", PolyllamaWarning, stacklevel=3
-        )
+        warn(f"{format_label(descriptor)} not tried on {path}: {reason}")
         return False
 
 
-def _unrecognized(path: Path, formats: list[str]) -> CheckpointError:
+def _unrecognized(path: Path, formats: Mapping[str, FormatDescriptor]) -> CheckpointError:
     names = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
     others = [name for name in names if name.endswith(_OTHERS)]
     unfinished = [name for name in names if name.endswith((".incomplete", ".part", ".partial", ".crdownload"))]
     where = f"{path}" if path.is_dir() else f"{path.parent}"
+    for name in others:
+        with contextlib.suppress(OSError), (path / name if path.is_dir() else path).open("rb") as file:
+            refuse_lfs_pointer(file.read(64), file.name, CheckpointError)
+    alone = [name for name in others if path.is_dir() and any(_detects(d, path / name) for d in formats.values())]
+    if alone:
+        files = "a file that is" if len(alone) == 1 else "files that are"
+        return CheckpointError(
+            f"{path}: holds {few(alone)}, {files} not called as a folder's weights are, so no reader takes the folder",
+            hint=f"give the path of {'the' if len(alone) == 1 else 'one'} file: {path / alone[0]}",
+        )
     if others:
         return CheckpointError(
             f"{where}: {few(others)} {'are files' if len(others) > 1 else 'is a file'} "

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from ..dtypes import is_float, numpy_dtype
 from ..errors import UnsupportedError
-from .base import ParameterLike
+from .protocol import ParameterLike
 
 if TYPE_CHECKING:
-    from .base import Array
+    from .protocol import Array
 
 BLOCK = 1_048_573
 """Values drawn per seed. It is prime, so that no row of a large matrix repeats another at the same columns."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..public import for_plugins
 
 if TYPE_CHECKING:
-    from .base import Array
+    from .protocol import Array
 
 
 @for_plugins

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..messages import shortened, visible
+from ..messages import counted, shortened, visible
 
 MAX_LINES = 20
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
@@ -53,7 +53,7 @@ def grouped(entries: Iterable[tuple[str, str]]) -> list[str]:
         for column in columns:
             values = ranges(column)
             pattern = pattern.replace("{}", values if values.isdigit() else "{" + values + "}", 1)
-        lines.append(f"{_printable(pattern)} ({len(names)} tensors){detail}")
+        lines.append(f"{_printable(pattern)} ({counted(len(names), 'tensor')}){detail}")
     if len(lines) > MAX_LINES:
         lines[MAX_LINES:] = [f"... and {len(lines) - MAX_LINES} more of this kind"]
     return lines

@@ -9,7 +9,7 @@ from ..dtypes import numpy_dtype
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from .base import Array
+    from .protocol import Array
 
 
 def unpacked_floats(words: Array, scales: Array, biases: Array, bits: int, dtype: str, module: str) -> Array:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import is_float
 from ..public import for_plugins
-from .base import Checkpoint, ParameterLike, TensorInfo
-from .random_values import initial_tensor
+from .protocol import Checkpoint, ParameterLike, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,4 +136,6 @@ def _made(
     parameter: ParameterLike, seed: int, dtype: str, initializer_range: float
 ) -> tuple[TensorInfo, Callable[[], np.ndarray[Any, Any]]]:
     info = TensorInfo(parameter.name, dtype, tuple(parameter.shape))
+    from .random_values import initial_tensor  # weights are read, mostly
+
     return info, partial(initial_tensor, parameter, seed=seed, dtype=dtype, initializer_range=initializer_range)

@@ -24,7 +24,7 @@ from .tensor_summary import bytes_text
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
     from .weights import Weights
 
 Progress = Callable[[str, int, int], None]
@@ -69,6 +69,10 @@ class FormatWriter(Protocol):
 
     ``suffix``: "" for a format that is a folder, else that of its single file (".gguf"). ``keeps_packed``: whether it
     is handed packed weights as they are, instead of floats. ``sharded``: whether it heeds ``max_shard_size``.
+
+    A format with types of its own for packed weights may have ``quantizing(text)`` beside: for ``"int8"`` or
+    ``"int4-g32"`` it returns bits and group size as the format holds them, and what rounds a matrix, given with its
+    name, to it, with scales and biases in float16; or raises ``UnsupportedError``. Without it the layout is MLX's.
     """
 
     suffix: str

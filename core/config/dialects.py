@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ConfigError
-from .checks import ConfigProblems, Problem, contradiction, same, show
+from .problems import ConfigProblems, Problem, contradiction, same, show
 from .reading import (
     ARGUMENT,
     KNOWN_SPELLINGS,
@@ -101,13 +101,14 @@ def _read_quantization(raw: Mapping[str, Any], source: Source, reading: Reading)
         reading.problems.append(Problem("", contradiction(found[0], found[1])))
     elif found:
         name, block = found[0]
-        from ..quantization.settings import read_quantization
+        from ..quantization.scheme import read_quantization
 
         try:
             reading.put("quantization", read_quantization(block), source.origin(name, "quantization"), name)
         except ConfigError as error:
             hint = f"; {error.hint}" if error.hint else ""
-            reading.problems.append(Problem(name, f": {error.message}{hint}"))
+            # A reader whose weights are plain floats says so by giving the field.
+            reading.unless_given["quantization"] = Problem(name, f": {error.message}{hint}")
     elif "quantization" in raw:
         reading.put("quantization", None, source.origin("quantization", "quantization"))
 

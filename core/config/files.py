@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from .checks import show
+from ..errors import ConfigError, refuse_lfs_pointer
+from .problems import show
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 64
@@ -49,6 +49,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than 16 MiB", hint="a configuration is a few KiB of JSON: is this the file?")
+    refuse_lfs_pointer(content[:64], path, ConfigError)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:

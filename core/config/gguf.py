@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .checks import ConfigProblems, Problem, is_count, show
+from .problems import ConfigProblems, Problem, is_count, show
 from .reading import Reading, Source
 
 ARCHITECTURE = "general.architecture"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 _WORDS = """
 _name_or_path name_or_path _commit_hash transformers_version auto_map attn_implementation _attn_implementation
 _attn_implementation_autoset _attn_implementation_internal _experts_implementation hidden_activation is_decoder
 is_encoder_decoder cross_attention_hidden_size add_cross_attention tie_encoder_decoder chunk_size_feed_forward
-output_hidden_states output_attentions return_dict torchscript use_bfloat16 tf_legacy_loss pruned_heads finetuning_task
+torchscript use_bfloat16 tf_legacy_loss pruned_heads finetuning_task
 task_specific_params tokenizer_class prefix decoder_start_token_id sep_token_id compression_config sparsity_config
 use_sliding_window sliding_window max_window_layers layer_types per_layer_config gradient_checkpointing unsloth_version
 unsloth_fixed rope_interleaved max_sequence_length max_seq_len seq_length model_max_length
@@ -24,6 +27,7 @@ FOREIGN_KEYS = frozenset(_WORDS.split())
 
 CHANGES_THE_MODEL = (
     "sliding_window",
+    "rope_interleaved",
     "no_rope_layers",
     "attention_chunk_size",
     "attn_logit_softcapping",
@@ -35,8 +39,38 @@ CHANGES_THE_MODEL = (
     "attention_multiplier",
     "qk_layernorm",
     "use_qk_norm",
+    "qk_norm",
+    "logit_scale",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "layer_types",
 )
 """Keys of kindred architectures that change what is computed. A Llama has none; where one is set, it is said."""
+
+_ONE_IS_NONE = frozenset(
+    {
+        *("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier"),
+        *("num_experts", "num_local_experts", "n_routed_experts"),
+    }
+)
+
+
+def changes_the_model(extra: Mapping[str, Any]) -> list[str]:
+    """Which of a config's further keys would change what is computed.
+
+    >>> changes_the_model({"sliding_window": 512, "logit_scale": 1.0, "layer_types": ["full_attention"]})
+    ['sliding_window']
+    """
+    found = [key for key in CHANGES_THE_MODEL if extra.get(key) and not (key in _ONE_IS_NONE and extra[key] == 1)]
+    types = extra.get("layer_types")
+    if isinstance(types, list) and all(kind == "full_attention" for kind in types):
+        found = [key for key in found if key != "layer_types"]
+    if extra.get("use_sliding_window") is False:
+        full = isinstance(types, list) and set(map(str, types)) <= {"full_attention", "sliding_attention"}
+        found = [key for key in found if key != "sliding_window" and not (full and key == "layer_types")]
+    return found
+
 
 OTHER_SPELLINGS = {
     "n_layers": "num_hidden_layers",

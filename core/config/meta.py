@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..messages import closest
-from .checks import ConfigProblems, Problem, is_count, show
 from .keys import FOREIGN_KEYS
+from .problems import ConfigProblems, Problem, is_count, show
 from .reading import Reading, Source, lookalike
 
 RENAMED = {

@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..messages import closest
-from .checks import Problem, contradiction, same, show
 from .keys import FOREIGN_KEYS, OTHER_SPELLINGS
+from .problems import Problem, contradiction, same, show
 
 PLAIN_FIELDS = (
     "vocab_size",
@@ -24,6 +24,9 @@ PLAIN_FIELDS = (
     "initializer_range",
     "rms_norm_eps",
     "use_cache",
+    "output_hidden_states",
+    "output_attentions",
+    "return_dict",
     "pad_token_id",
     "bos_token_id",
     "eos_token_id",

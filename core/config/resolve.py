@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .checks import ConfigProblems, Problem, did_you_mean, divisors_hint, is_count, same, show
+from ..messages import counted
 from .files import not_json
 from .keys import ACTIVATION_NAMES
-from .reading import LABEL_FIELDS, PLAIN_FIELDS, Reading
-from .rope import ROPE_RULES, RopeParameters, check_rope
+from .problems import ConfigProblems, Problem, did_you_mean, divisors_hint, is_count, same, show
+from .reading import ARGUMENT, LABEL_FIELDS, PLAIN_FIELDS, Reading
+from .rope import COMMON, ROPE_RULES, RopeParameters, check_rope
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32000,
@@ -28,6 +29,9 @@ DEFAULTS: dict[str, Any] = {
     "initializer_range": 0.02,
     "rms_norm_eps": 1e-6,
     "use_cache": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "return_dict": True,
     "pad_token_id": None,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -45,7 +49,11 @@ DEFAULTS: dict[str, Any] = {
 }
 """The documented defaults of a Llama (those of the first 7B model)."""
 
-NULL_IS_DEFAULT = ("pretraining_tp", "attention_dropout", "architectures")
+NULL_IS_DEFAULT = (
+    *("pretraining_tp", "attention_dropout", "architectures"),
+    *("attention_bias", "mlp_bias", "tie_word_embeddings"),  # null was as good as false before transformers 5
+    *("output_hidden_states", "output_attentions", "return_dict"),
+)
 CONFIG_DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MAX_LABELS = 1_000_000
@@ -159,7 +167,7 @@ def _resolve_labels(reading: Reading, found: Resolved) -> None:
         elif by_label is not None and {label: number for number, label in by_id.items()} != by_label:
             problems.append(Problem("label2id", f"={show(ids)} contradicts id2label={show(names)}; remove label2id"))
         elif count is not None and count != len(by_id):
-            text = f"={count} contradicts the {len(by_id)} labels that are named; remove num_labels"
+            text = f"={count} contradicts the {counted(len(by_id), 'label')} named; remove num_labels"
             problems.append(Problem("num_labels", text))
         elif found.values["problem_type"] == "single_label_classification" and len(by_id) == 1:
             text = '="single_label_classification" needs at least 2 labels; use "regression" for a single output'
@@ -213,6 +221,10 @@ def _resolve_rope(reading: Reading, found: Resolved, extra: dict[str, Any]) -> N
         # At the top level it is a remark about the model; only some types read it.
         extra[_ORIGINAL] = values.pop(_ORIGINAL)
         reading.origins[_ORIGINAL] = origins.pop(_ORIGINAL)
+    for name in _inert(values, origins):
+        origins.pop(name)
+        spelled, value = reading.name_of(f"rope_parameters.{name}"), show(values.pop(name))
+        found.notes.append(f'{reading.where}: {spelled}={value} is not used: rope_type "{kind}" does not read it')
     length = found.values["max_position_embeddings"]
     if kind in ("yarn", "longrope") and _ORIGINAL not in values and is_count(length):
         values[_ORIGINAL] = length
@@ -234,6 +246,30 @@ def _resolve_rope(reading: Reading, found: Resolved, extra: dict[str, Any]) -> N
         )
         if name in origins or default:
             found.provenance[f"rope_parameters.{name}"] = origins.get(name, "default")
+
+
+def _inert(values: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
+    """Parameters in a file that its type does not read, in transformers either; a misspelt one is none of them.
+
+    In a call they are mistakes. Without a type, a factor other than 1 means that one is missing.
+    """
+    kind = values.get("rope_type", "default")
+    rule = ROPE_RULES.get(kind) if isinstance(kind, str) else None
+    if rule is None or ("rope_type" not in values and not _says_nothing(values)):
+        return []
+    read = (*COMMON, *rule.required, *rule.optional)
+    known = RopeParameters.model_fields
+    return [
+        name
+        for name in values
+        if name not in read
+        and not origins[name].startswith(ARGUMENT)
+        and (name in known or (name, values[name]) == ("attn_factor", 1) or not did_you_mean(name, read, cutoff=0.8))
+    ]
+
+
+def _says_nothing(values: Mapping[str, Any]) -> bool:
+    return all(name in (*COMMON, _ORIGINAL) or (name == "factor" and value == 1) for name, value in values.items())
 
 
 def _summary(reading: Reading, origins: Mapping[str, str]) -> str:
@@ -312,7 +348,8 @@ def _rotary_problems(rope: RopeParameters, head_dim: int) -> list[Problem]:
     for name in ("short_factor", "long_factor"):
         numbers = getattr(rope, name)
         if numbers is not None and len(numbers) != rotary // 2:
-            text = f" has {len(numbers)} numbers; it must have {rotary // 2}, half of head_dim={head_dim}{share}"
+            text = f" has {counted(len(numbers), 'number')}; it must have {rotary // 2}, half of "
+            text += f"head_dim={head_dim}{share}"
             problems.append(Problem(f"rope_parameters.{name}", text))
     return problems
 

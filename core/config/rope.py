@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError
 from ..public import public
-from .checks import ConfigProblems, Problem, contradiction, did_you_mean, field_problems, same, show
+from .problems import ConfigProblems, Problem, contradiction, did_you_mean, field_problems, same, show
 
 MAX_INT = 2**31 - 1
 
@@ -134,9 +134,62 @@ class RopeParameters(_RopeFields):
         found.pop("partial_rotary_factor", None)
         return found | {"type": self.rope_type}
 
+    # ---- as a mapping, which it is in transformers 5
+
+    def _given(self) -> dict[str, Any]:
+        """Every parameter that has a value, but for a share of 1 of each head, which transformers leaves out."""
+        return {
+            name: value
+            for name in type(self).model_fields
+            if (value := getattr(self, name)) is not None and (name, value) != ("partial_rotary_factor", 1.0)
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._given()[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.__setattr__(name, value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._given()
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self._given())
+
+    def __len__(self) -> int:
+        return len(self._given())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A parameter by its name, or `default` where it has no value.
+
+        >>> RopeParameters().get("rope_theta"), RopeParameters().get("factor", 1.0), "factor" in RopeParameters()
+        (10000.0, 1.0, False)
+        """
+        return self._given().get(name, default)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the parameters that have a value."""
+        return self._given().keys()
+
+    def values(self) -> ValuesView[Any]:
+        """Their values."""
+        return self._given().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Their names and values."""
+        return self._given().items()
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every parameter; to a dictionary, as transformers has it, where that says the same."""
+        if isinstance(other, dict):
+            return self._given() == {n: tuple(v) if isinstance(v, list) else v for n, v in other.items()}
+        return bool(super().__eq__(other))
+
+    __hash__ = _RopeFields.__hash__
+
     def __setattr__(self, name: str, value: Any) -> None:
         text = f"RopeParameters is frozen: {name} cannot be set"
-        raise ConfigError(text, hint="give the changed parameters to config.replace(rope_parameters=...)")
+        raise ConfigError(text, hint="set config.rope_parameters = {...} as a whole, or give it to config.replace")
 
     def __repr__(self) -> str:
         return f"RopeParameters({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"

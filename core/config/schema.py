@@ -1,41 +1,43 @@
 """``LlamaConfig``: the one description of a Llama, whichever dialect it was written in.
 
 Hugging Face's ``config.json`` of transformers 4 and 5, Meta's ``params.json`` and MLX's configs are read into one
-strict, frozen schema; both spellings of the rotary parameters are written back, so every reader finds the one it knows.
-Each field remembers where its value came from.
+strict schema, whose fields are checked when they are read and when they are set; a built model's own copy refuses what
+the model cannot follow. Both spellings of the rotary parameters are written back, so every reader finds the one it
+knows. Each field remembers where its value came from.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from keyword import iskeyword
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-
-from ..errors import ConfigError, PolyllamaWarning
+from ..arguments import checked_methods
 from ..public import public
-from ..quantization.settings import Quantization
-from .checks import ConfigProblems, field_problems
-from .dialects import describes_a_model, read_any, read_arguments
-from .files import find_config, read_json_object, write_json
-from .loader_arguments import LOADER_ARGUMENTS
-from .reading import Reading, Source
-from .resolve import DEFAULTS, check_relations, rendered, resolve
-from .rope import MAX_INT, RopeParameters
+from ..sources.naming import path_given
+from .assigning import assign, remove
+from .dialects import read_arguments
+from .documented import ABSENT, DocumentedConfig
+from .fields import ConfigFields, Owner
+from .files import write_json
+from .models_made import ModelsMade
+from .pretrained import read_pretrained
+from .reading import Source
+from .rope import RopeParameters
+from .writing import as_dict, as_expression
 
 __all__ = ["LlamaConfig", "RopeParameters"]
 
 
 @public
-class LlamaConfig(BaseModel):
+@checked_methods
+class LlamaConfig(DocumentedConfig, ConfigFields):
     """A Llama's architecture. Fields have the names and defaults of transformers' LlamaConfig.
 
     Older spellings are accepted as keyword arguments too: ``rope_theta`` and ``rope_scaling``, ``torch_dtype``,
-    ``num_labels``. Unknown keys are kept in ``extra``, readable as attributes and written back.
+    ``num_labels``. Unknown keys are kept in ``extra``, readable as attributes and written back. Fields may be set, and
+    are checked as :meth:`polyllama.LlamaConfig.replace` does; a built model's refuses what the model cannot follow.
 
     Attributes:
         vocab_size: rows of the embedding.
@@ -50,6 +52,8 @@ class LlamaConfig(BaseModel):
         initializer_range: standard deviation of random weights.
         rms_norm_eps: added to the mean square before its root is taken.
         use_cache: whether generation keeps keys and values.
+        output_hidden_states, output_attentions: what a forward pass gives without being asked.
+        return_dict: whether a forward pass gives an object; a plain tuple where not.
         pad_token_id, bos_token_id: token ids or ``None``.
         eos_token_id: a token id, several, or ``None``.
         pretraining_tp: tensor parallelism at training time; the result is the same up to rounding.
@@ -75,77 +79,14 @@ class LlamaConfig(BaseModel):
     'derived: hidden_size / num_attention_heads'
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
-    model_type: ClassVar[str] = "llama"
-
-    vocab_size: int = Field(default=DEFAULTS["vocab_size"], ge=1, le=MAX_INT)
-    hidden_size: int = Field(default=DEFAULTS["hidden_size"], ge=1, le=MAX_INT)
-    intermediate_size: int = Field(default=DEFAULTS["intermediate_size"], ge=1, le=MAX_INT)
-    num_hidden_layers: int = Field(default=DEFAULTS["num_hidden_layers"], ge=1, le=10_000)
-    num_attention_heads: int = Field(default=DEFAULTS["num_attention_heads"], ge=1, le=MAX_INT)
-    num_key_value_heads: int = Field(default=DEFAULTS["num_attention_heads"], ge=1, le=MAX_INT)
-    head_dim: int = Field(default=128, ge=1, le=MAX_INT)
-    hidden_act: str = DEFAULTS["hidden_act"]
-    max_position_embeddings: int = Field(default=DEFAULTS["max_position_embeddings"], ge=1, le=MAX_INT)
-    initializer_range: float = Field(default=DEFAULTS["initializer_range"], ge=0, le=1)
-    rms_norm_eps: float = Field(default=DEFAULTS["rms_norm_eps"], gt=0, le=1)
-    use_cache: bool = DEFAULTS["use_cache"]
-    pad_token_id: int | None = None
-    bos_token_id: int | None = DEFAULTS["bos_token_id"]
-    eos_token_id: int | list[int] | None = DEFAULTS["eos_token_id"]
-    pretraining_tp: int = Field(default=DEFAULTS["pretraining_tp"], ge=1, le=MAX_INT)
-    tie_word_embeddings: bool = DEFAULTS["tie_word_embeddings"]
-    attention_bias: bool = DEFAULTS["attention_bias"]
-    mlp_bias: bool = DEFAULTS["mlp_bias"]
-    attention_dropout: float = Field(default=DEFAULTS["attention_dropout"], ge=0, lt=1)
-    dtype: str | None = None
-    rope_parameters: RopeParameters = Field(default_factory=RopeParameters)
-    architectures: list[str] = Field(default_factory=list)
-    id2label: dict[int, str] = Field(default_factory=dict)
-    label2id: dict[str, int] = Field(default_factory=dict)
-    problem_type: str | None = None
-    classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
-    hidden_dropout: float | None = Field(default=None, ge=0, lt=1)
-    quantization: Quantization | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
-
-    _reading: Reading = PrivateAttr()
-    _provenance: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    def __init__(self, /, **fields: Any) -> None:
-        self._build(read_arguments(fields, type(self).__name__))
-
-    def _build(self, reading: Reading) -> None:
-        resolved = resolve(reading)
-        problems = resolved.problems
-        try:
-            super().__init__(**resolved.values)
-        except ValidationError as error:
-            problems = problems + field_problems(error, DEFAULTS, skip={p.field for p in problems})
-        bad = {problem.field for problem in problems}
-        problems = problems + check_relations(reading, resolved, bad)
-        if problems:
-            lines = [rendered(problem, reading) for problem in problems]
-            raise ConfigProblems(reading.where, lines, field=problems[0].field)
-        self._reading = reading
-        self._provenance = resolved.provenance
-        for note in resolved.notes:
-            warnings.warn(note, PolyllamaWarning, stacklevel=4)
-
-    @classmethod
-    def _from_reading(cls, reading: Reading) -> Self:
-        config = cls.__new__(cls)
-        config._build(reading)
-        return config
-
     # ---- reading and writing
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], *, source: str | Path = "dict", **overrides: Any) -> Self:
+    def from_dict(cls, config_dict: Mapping[str, Any], *, source: str | Path = "dict", **overrides: Any) -> Self:
         """Read a mapping in any dialect.
 
         Args:
-            raw: the content of a config.json, params.json or MLX config.
+            config_dict: the content of a config.json, params.json or MLX config.
             source: what to call it in errors and provenance; of a path, provenance keeps the file's name.
             overrides: fields that win over the mapping's, in any spelling.
 
@@ -153,51 +94,32 @@ class LlamaConfig(BaseModel):
         >>> config.hidden_size, config.provenance["hidden_size"]
         (64, 'dict: dim')
         """
-        return cls.from_sources([(raw, Source.of(source))], **overrides)
-
-    @classmethod
-    def from_sources(cls, layers: Sequence[tuple[Mapping[str, Any], Source]], **overrides: Any) -> Self:
-        """Read several mappings laid over each other, the last one on top; each in any dialect.
-
-        For a reader of weights that knows some fields from a file and others from the weights themselves.
-        """
-        reading = read_any(*layers[0])
-        for raw, source in layers[1:]:
-            reading = reading.overlaid(read_any(raw, source))
-        if overrides:
-            reading = reading.overlaid(read_arguments(overrides, reading.where))
-        return cls._from_reading(reading)
+        return cls.from_sources([(config_dict, Source.of(source))], **overrides)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, revision: str | None = None, offline: bool | None = None, **overrides: Any
+        cls,
+        path: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        offline: bool | None = None,
+        **options: Any,
     ) -> Self:
         """Read the configuration of a checkpoint.
 
         Args:
-            path: a folder with config.json or params.json, such a file, or a name that the registry or the Hub knows.
+            path: a folder with config.json or params.json, such a file, or a name that the registry or the Hub knows;
+                ``pretrained_model_name_or_path`` is its documented name.
             revision: branch, tag or commit, for names on the Hub.
-            offline: use only what is cached, for names on the Hub.
-            overrides: fields that win over the file's, in any spelling.
+            offline: use only what is cached, for names on the Hub; ``local_files_only`` is the same.
+            options: fields that win over the file's, in any spelling; ``cache_dir``, ``token`` and ``force_download``
+                for the Hub; ``subfolder``, which holds the file.
 
         Raises:
             ConfigError: no such file, not a configuration, not a Llama, or wrong values; the message names the file.
         """
-        for name in overrides:
-            if name in LOADER_ARGUMENTS:
-                raise ConfigError(f"from_pretrained does not take {name}", hint=LOADER_ARGUMENTS[name])
-        given = Path(path).expanduser() if str(path) else Path(path)
-        if not _is_local(path, given):
-            from ..sources.locate import resolve_checkpoint_folder
-
-            given = resolve_checkpoint_folder(str(path), revision=revision, offline=offline, files="config")
-        file = find_config(given)
-        raw = read_json_object(file)
-        if not describes_a_model(raw):
-            raise ConfigError(
-                f"{file}: holds no field of a Llama configuration", hint="is this the config.json of a model?"
-            )
-        return cls.from_sources([(raw, Source(str(file), file.name, file.parent))], **overrides)
+        config: Self = read_pretrained(cls, path, revision, offline, options)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a Hugging Face config.json, with the rotary parameters in both spellings.
@@ -209,57 +131,31 @@ class LlamaConfig(BaseModel):
         >>> written["rope_theta"], written["rope_scaling"], written["rope_parameters"]
         (500000.0, None, {'rope_type': 'default', 'rope_theta': 500000.0})
         """
-        found: dict[str, Any] = {"model_type": self.model_type}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name in _WRITTEN_APART or (value is None and name in _OPTIONAL):
-                continue
-            found[name] = list(value) if isinstance(value, list) else value
-        if not self.architectures:
-            del found["architectures"]
-        if self.dtype is not None:
-            found["torch_dtype"] = self.dtype
-        if self.quantization is not None:  # the second is where the Hub looks
-            found["quantization"] = found["quantization_config"] = self.quantization.to_dict()
-        if self.id2label != {0: "LABEL_0", 1: "LABEL_1"}:
-            found["id2label"] = {str(number): label for number, label in self.id2label.items()}
-            found["label2id"] = dict(self.label2id)
-        rope = self.rope_parameters
-        found["rope_parameters"] = rope.to_dict()
-        found["rope_theta"] = rope.rope_theta
-        found["rope_scaling"] = rope.scaling_dict()
-        if rope.partial_rotary_factor != 1.0:
-            found["partial_rotary_factor"] = rope.partial_rotary_factor
-        if rope.rope_type == "longrope":  # transformers 4 looks for it there
-            found["original_max_position_embeddings"] = rope.original_max_position_embeddings
-        return self.extra | found
+        return as_dict(self)
 
-    def to_json_string(self) -> str:
-        """:meth:`to_dict` as JSON text."""
-        import json
-
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, save_directory: str | Path) -> Path:
         """Write config.json into a folder, made if need be, and return the file's path.
 
         Raises:
             ConfigError: the folder cannot be made or written to.
         """
-        return write_json(Path(folder).expanduser(), "config.json", self.to_dict())
+        return write_json(path_given("save_directory", save_directory), "config.json", self.to_diff_dict())
 
-    def replace(self, /, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again; what was derived is derived anew.
+    def owned(self, owner: Owner) -> Self:
+        """A copy that belongs to a built model, which `owner` speaks for; the copy's own copies belong to nobody."""
+        copy = self.model_copy(deep=True)
+        copy._owner = owner
+        return copy
 
-        >>> LlamaConfig(hidden_size=64, num_attention_heads=4).replace(hidden_size=128).head_dim
-        32
-        """
-        return self._from_reading(self._reading.overlaid(read_arguments(changes, self._reading.where)))
+    def __copy__(self) -> Self:
+        copy = super().__copy__()
+        copy._owner, copy._beside, copy._models = None, dict(self._beside), ModelsMade()
+        return copy
 
     def describing(self, **facts: Any) -> Self:
         """A copy that says what was made of the model: its ``dtype``, ``architectures`` or ``quantization``.
 
-        No other field depends on these, so nothing is read or derived again, as :meth:`replace` does.
+        No other field depends on these, so nothing is read or derived again, as ``replace`` does.
 
         >>> LlamaConfig(hidden_size=64, num_attention_heads=4).describing(dtype="bfloat16").dtype
         'bfloat16'
@@ -273,7 +169,7 @@ class LlamaConfig(BaseModel):
         return copy
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """pydantic's copy, except that changes are checked as :meth:`replace` does."""
+        """pydantic's copy, except that changes are checked as :meth:`polyllama.LlamaConfig.replace` does."""
         return self.replace(**update) if update else super().model_copy(deep=deep)
 
     # ---- derived
@@ -323,6 +219,11 @@ class LlamaConfig(BaseModel):
         """``dtype`` under its older name."""
         return self.dtype
 
+    @property
+    def use_return_dict(self) -> bool:
+        """``return_dict`` under its older name."""
+        return self.return_dict
+
     # ---- behaviour as a value
 
     def __eq__(self, other: object) -> bool:
@@ -337,31 +238,31 @@ class LlamaConfig(BaseModel):
 
     def __repr__(self) -> str:
         """What is not at its default, as an expression that makes an equal config."""
-        shown = []
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name in ("label2id", "extra") or (name in DEFAULTS and value == DEFAULTS[name]):
-                continue
-            if self._provenance[name].startswith("derived") and name in ("num_key_value_heads", "head_dim"):
-                continue
-            if name == "id2label" and value == {0: "LABEL_0", 1: "LABEL_1"}:
-                continue
-            if name == "rope_parameters" and value == RopeParameters():
-                continue
-            shown.append(f"{name}={value!r}")
-        plain = {name: value for name, value in self.extra.items() if name.isidentifier() and not iskeyword(name)}
-        shown += [f"{name}={value!r}" for name, value in plain.items()]
-        if len(plain) < len(self.extra):
-            shown.append(f"**{ {name: value for name, value in self.extra.items() if name not in plain}!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return as_expression(self, self._provenance)
 
     __str__ = __repr__
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in type(self).__private_attributes__:
-            text = f"{type(self).__name__} is frozen: {name} cannot be set"
-            raise ConfigError(text, hint=f"make a changed copy: config = config.replace({name}={value!r})")
-        super().__setattr__(name, value)
+        """Set a field, checked; or any other attribute, which is kept in ``extra`` where JSON can hold it.
+
+        Raises:
+            ConfigError: a wrong value, or one that the built model of this config cannot follow.
+        """
+        if name in type(self).__private_attributes__:
+            super().__setattr__(name, value)
+        else:
+            assign(self, {name: value})
+
+    def __delattr__(self, name: str) -> None:
+        """Take out a key that the schema does not know.
+
+        Raises:
+            ConfigError: it is a field, and every Llama has it.
+        """
+        if name in type(self).__private_attributes__:
+            super().__delattr__(name)
+        else:
+            remove(self, name)
 
     if not TYPE_CHECKING:  # a type checker that saw this would take every misspelt field for an extra key
 
@@ -371,17 +272,7 @@ class LlamaConfig(BaseModel):
                 return extra[name]
             if name in type(self).__private_attributes__:
                 return super().__getattr__(name)
+            beside = (self.__pydantic_private__ or {}).get("_beside") or {}
+            if name in beside or name in ABSENT:
+                return beside.get(name, ABSENT.get(name))
             raise AttributeError(f"{type(self).__name__} has no field {name!r}")
-
-
-_WRITTEN_APART = ("rope_parameters", "id2label", "label2id", "quantization", "extra")
-_OPTIONAL = ("dtype", "problem_type", "classifier_dropout", "hidden_dropout")
-
-
-def _is_local(path: str | Path, given: Path) -> bool:
-    """Whether a source is a path here rather than a name to look up."""
-    text = str(path)
-    if isinstance(path, Path) or not text or text.startswith((".", "/", "~")) or text.endswith(".json"):
-        return True
-    # A bare name may be a folder here and a model in the registry: the resolver decides, and says so.
-    return ("/" in text and given.exists()) or text.count("/") > 1 or "\\" in text

@@ -6,17 +6,16 @@ are quantized. Where a dtype is asked for, what the first three compute is round
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.base import TensorInfo
+from ..checkpoint.protocol import TensorInfo
 from ..checkpoint.weights import Weights
 from ..dtypes import is_float
-from ..errors import PolyllamaWarning, UnsupportedError
+from ..errors import UnsupportedError, warn
 from ..graph.from_config import build_graph
 from ..messages import mention
 from .tensor_stream import TensorStream, rounded
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
     from ..graph.graph import Graph
     from ..loading.describe import Described
+    from ..quantization.affine import Quantized
 
 Packed = dict[str, tuple[int, int]]
 """Module -> (group size, bits) of those whose weights are packed."""
@@ -57,13 +57,13 @@ class Changes:
 
 
 def transform(
-    described: Described, stream: TensorStream, changes: Changes, *, keeps_packed: bool
+    described: Described, stream: TensorStream, changes: Changes, writer: Any
 ) -> tuple[Weights, LlamaConfig, Packed]:
     """The weights as they are to be written, their configuration, and what of them is packed.
 
     Args:
         stream: the checkpoint of `described`.
-        keeps_packed: whether packed weights can be written as they are.
+        writer: the format that is written: whether it keeps packed weights, and what it rounds matrices to.
 
     Raises:
         PolyllamaError: something that cannot be done with this model; packed weights would have to be computed with.
@@ -72,13 +72,9 @@ def transform(
         PolyllamaWarning: packed weights become floats that nobody asked for.
     """
     config, packed, dtype = described.config, stream.packed, changes.dtype
-    if packed and dtype is None and not keeps_packed:
+    if packed and dtype is None and not writer.keeps_packed:
         dtype = stream.scale_dtype
-        warnings.warn(
-            f"the weights are quantized; they become {dtype}, which rounds (dtype float32 would be exact)",
-            PolyllamaWarning,
-            stacklevel=5,
-        )
+        warn(f"the weights are quantized; they become {dtype}, which rounds (dtype float32 would be exact)")
     working = "float32" if dtype is not None and changes.compute else dtype
     if packed and working is not None:
         weights, packed, config = Weights(stream.floats(working)), {}, config.describing(quantization=None)
@@ -90,7 +86,9 @@ def transform(
     if dtype != working and dtype is not None:
         weights = _rounded(weights, dtype)
     if changes.quantize is not None:
-        weights, config, packed = _quantized(described, weights, config, packed, changes.quantize)
+        weights, config, packed = _quantized(
+            described, weights, config, packed, changes.quantize, getattr(writer, "quantizing", None)
+        )
     return weights, config, packed
 
 
@@ -136,21 +134,33 @@ def _rounded(weights: Weights, dtype: str) -> Weights:
 
 
 def _quantized(
-    described: Described, weights: Weights, config: LlamaConfig, packed: Mapping[str, Any], text: str
+    described: Described, weights: Weights, config: LlamaConfig, packed: Mapping[str, Any], text: str, quantizing: Any
 ) -> tuple[Weights, LlamaConfig, Packed]:
-    from ..quantization.settings import Quantization, asks_for_group, parse_quantize
+    from ..quantization.scheme import Quantization, asks_for_group, parse_quantize
     from ..transforms.quantize_graph import plan, quantize_graph
     from ..transforms.quantize_weights import quantized_modules, quantized_weights
 
-    wanted = parse_quantize(text)
+    wanted, asked = parse_quantize(text), asks_for_group(text)
     if packed:
         raise UnsupportedError(
             mention("quantize", text) + f": the weights are quantized already ({config.quantization})",
             hint="give a dtype as well, which unpacks them first, or convert the original",
         )
+    rounding = None
+    if quantizing is not None:
+        wanted, rounding = quantizing(text)
     graph = build_graph(config, described.task)
     settings = Quantization(group_size=wanted.group_size, bits=wanted.bits)
-    settings = plan(graph, settings, group_is_asked_for=asks_for_group(text))
+    settings = plan(graph, settings, group_is_asked_for=asked, only_group=rounding is not None)
     graph = quantize_graph(graph, settings)
     made = {name: (node.group_size, node.bits) for name, node in quantized_modules(graph).items()}
-    return quantized_weights(weights, graph), config.describing(quantization=settings), made
+    config = config.describing(quantization=settings)
+    if rounding is None:
+        return quantized_weights(weights, graph), config, made
+
+    def rounded_module(name: str) -> Quantized:
+        found: Quantized = rounding(weights[f"{name}.weight"], f"{name}.weight")
+        weights.release(f"{name}.weight")
+        return found
+
+    return quantized_weights(weights, graph, rounded_module, scales="float16"), config, made

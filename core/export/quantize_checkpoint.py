@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, InputError, PolyllamaWarning, UnsupportedError
+from ..errors import CheckpointError, InputError, UnsupportedError, about_model, warn
 from ..graph.graph import Graph
 from ..graph.nodes import Linear
 from ..quantization.affine import Quantized, quantize
-from ..quantization.settings import DEFAULT_GROUP, ModuleQuantization, Quantization, checked_setting, parse_quantize
+from ..quantization.scheme import DEFAULT_GROUP, ModuleQuantization, Quantization, checked_setting, parse_quantize
 from ..transforms.quantize_graph import plan, quantizable, quantize_graph
 from ..transforms.quantize_weights import quantized_modules, quantized_weights
 from .quantize_report import ModuleReport, Report, errors
 
 if TYPE_CHECKING:
-    from ..checkpoint.base import TensorInfo
+    from ..checkpoint.protocol import TensorInfo
     from ..checkpoint.weights import Weights
     from ..loading.describe import Described
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
     from ..transforms.calibrate import Calibrator
 
 METHODS = ("round", "calibrated")
@@ -63,7 +62,7 @@ def quantize_checkpoint(
         method: ``"round"``, or ``"calibrated"`` by the text of `calibration`: a ``.jsonl`` with a ``text`` in each
             line, or plain text.
         overwrite: replace the model that is in `target`.
-        options: ``revision``, ``offline``.
+        options: ``revision``, ``offline``, ``ignore``.
 
     Returns:
         The error of each matrix.
@@ -86,7 +85,8 @@ def quantize_checkpoint(
     _check_plain(described, source)
     general = checked_setting(bits, DEFAULT_GROUP if group_size is None else group_size)
     wanted = _wanted(described.graph, general, modules or {}, embeddings, head)
-    chosen = plan(described.graph, wanted, group_is_asked_for=group_size is not None)
+    with about_model(described.name):
+        chosen = plan(described.graph, wanted, group_is_asked_for=group_size is not None)
     graph = quantize_graph(described.graph, chosen)
     if not quantized_modules(graph):
         raise InputError("every module is left out: there is nothing to quantize")
@@ -94,7 +94,7 @@ def quantize_checkpoint(
     calibrator = _calibrator(described, plain, graph, calibration) if calibration is not None else None
     found: dict[str, ModuleReport] = {}
     weights = quantized_weights(plain, graph, _measuring(plain, graph, calibrator, found))
-    with placed(folder, "", weights.nbytes, overwrite=overwrite) as staging:
+    with about_model(described.name), placed(folder, "", weights.nbytes, overwrite=overwrite) as staging:
         _write(described, chosen, weights, staging, max_shard_size, progress)
     return Report(
         str(source),
@@ -202,7 +202,7 @@ def read_calibration(file: Path, tokenizer: Tokenizer, longest: int) -> list[lis
         InputError: a file that cannot be read, or that has too little text.
     """
     try:
-        content = file.read_text("utf-8")
+        content = file.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise InputError(f"{file}: cannot be read as calibration text ({reason})") from None
@@ -286,4 +286,4 @@ def _copy_tokenizer(described: Described, staging: Path) -> None:
     try:
         tokenizer_of(described.folder, described.checkpoint).save_pretrained(staging)
     except TokenizerError as error:
-        warnings.warn(f"quantized without a tokenizer: {error}", PolyllamaWarning, stacklevel=5)
+        warn(f"quantized without a tokenizer: {error}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..quantization.affine import Quantized, dequantize, row_blocks
-from ..quantization.settings import ModuleQuantization
+from ..quantization.scheme import ModuleQuantization
 
 if TYPE_CHECKING:
     import numpy as np

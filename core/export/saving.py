@@ -18,19 +18,31 @@ from ..messages import mention
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
+    from ..generation.config import GenerationConfig
     from ..loading.load import Loaded
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
 GENERATION = "generation_config.json"
 
 
-def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_size: int | str) -> Path:
+def save(
+    loaded: Loaded,
+    folder: Any,
+    tokenizer: Tokenizer | None,
+    *,
+    max_shard_size: int | str,
+    generation: GenerationConfig | None = None,
+) -> Path:
     """Write config, weights, tokenizer and generation defaults into `folder`, which is made if need be.
 
     Everything but the weights is written beside them first, and moved into place only when the weights are whole; so
     a save that fails leaves a model that was there as it was.
 
+    Args:
+        generation: the generation defaults where they are not the checkpoint's own.
+
     Raises:
+        GenerationError: generation defaults that have options without effect.
         CheckpointError: the folder cannot be made or written, or there is not enough space.
     """
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
@@ -52,7 +64,10 @@ def save(loaded: Loaded, folder: Any, tokenizer: Tokenizer | None, *, max_shard_
             config.save_pretrained(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
-            write_generation_config(loaded.folder, loaded.config, staging)
+            if generation is None:
+                write_generation_config(loaded.folder, loaded.config, staging)
+            else:
+                generation.save_pretrained(staging)
             save_safetensors(target, tensors, max_shard_size=max_shard_size)
             for file in sorted(staging.iterdir()):
                 os.replace(file, target / file.name)

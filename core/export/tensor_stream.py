@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.base import TensorInfo
+from ..checkpoint.protocol import TensorInfo
 from ..checkpoint.weights import Weights
 from ..dtypes import is_float, numpy_dtype
 from ..errors import CheckpointError

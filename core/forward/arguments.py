@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import InputError, UnsupportedError
+from ..errors import InputError, UnknownArgumentError, UnsupportedError
+from ..messages import did_you_mean
 from ..public import for_plugins
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class ForwardArguments:
         past_key_values: the cache of an earlier output.
         labels: by the names that the task takes.
         use_cache: whether a cache comes out where none goes in.
+        cache_unasked: whether that is the configuration's word alone. Then rows are taken for whole, and where a cache
+            cannot go there is none.
         logits_to_keep: a count of last positions, 0 for all, or the positions themselves.
         loss_options: for the task's loss, ``num_items_in_batch``.
         observe: called with every node and what it gave.
@@ -41,6 +44,7 @@ class ForwardArguments:
     past_key_values: Any = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     use_cache: bool = False
+    cache_unasked: bool = False
     output_hidden_states: bool = False
     output_attentions: bool = False
     logits_to_keep: Any = 0
@@ -68,7 +72,7 @@ class ForwardArguments:
         """
         named = {name: given.pop(name) for name in _NAMED if name in given}
         own = {name: given.pop(name) for name in options if name in given}
-        found, loss_options = split_labels(task, labels, given)
+        found, loss_options = split_labels(task, labels, given, also=options)
         return cls(
             input_ids=input_ids,
             labels=found,
@@ -77,6 +81,16 @@ class ForwardArguments:
             own=own,
             **named,
         )
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of each row, those in the cache not counted; 0 where what is given has no such shape."""
+        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        shape = getattr(given, "shape", None)
+        if shape is not None:
+            return int(shape[1]) if len(shape) > 1 else 0
+        first = given[0] if isinstance(given, Sequence) and len(given) else ()
+        return len(first) if isinstance(first, Sequence) else 0  # what is wrong with it, the pass says
 
     def cache(self, new: Callable[[], Cache]) -> Any:
         """The cache that the pass writes to: the one given, a new one where one is asked for, or ``None``."""
@@ -88,7 +102,7 @@ class ForwardArguments:
 _NAMED = tuple(
     entry.name
     for entry in fields(ForwardArguments)
-    if entry.name not in ("input_ids", "labels", "loss_options", "observe", "own")
+    if entry.name not in ("input_ids", "labels", "cache_unasked", "loss_options", "observe", "own")
 )
 
 
@@ -96,11 +110,14 @@ OPTIONS = ("num_items_in_batch", "observe")
 """What forward takes beside its named arguments and the task's labels."""
 
 
-def split_labels(task: Task, labels: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_labels(
+    task: Task, labels: Any, options: Mapping[str, Any], *, also: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The labels that were given, by name, and the other options.
 
     Args:
         labels: the argument of that name; a task may have others, which come among `options`.
+        also: further arguments that the backend takes, for suggestions.
 
     Raises:
         InputError: an argument nobody takes, or some of the task's labels without the others.
@@ -117,14 +134,33 @@ def split_labels(task: Task, labels: Any, options: Mapping[str, Any]) -> tuple[d
     rest = {name: value for name, value in options.items() if name not in names}
     unknown = [name for name in rest if name not in OPTIONS]
     if unknown:
-        hint = f"the labels of task {task.name!r} are {' and '.join(names)}" if names != ("labels",) and names else None
-        if {"train", "dropout_rng"} & set(unknown):
-            hint = (
-                "on torch and mlx llm.train() turns dropout on; on jax, train=True and dropout_rng=; others have none"
-            )
-        raise InputError(f"forward has no argument {', '.join(sorted(unknown))}", hint=hint)
+        raise unknown_argument(sorted(unknown)[0], task, also)
     if given and not names:
         raise UnsupportedError(f"task {task.name!r} has no loss", hint="leave labels out, or load it with another task")
     if given and set(given) != set(names):
         raise InputError(f"task {task.name!r} takes {' and '.join(names)}, {' and '.join(given)} given")
     return given, rest
+
+
+def unknown_argument(name: str, task: Task, also: Sequence[str]) -> UnknownArgumentError:
+    """What to say of an argument that nobody takes; its ``advice`` is ``None`` where it resembles none of forward's."""
+    labels = task.labels or ()
+    known = [
+        "input_ids",
+        *_NAMED,
+        "return_dict",
+        "cache_position",
+        *dict.fromkeys(("labels", *labels)),
+        *OPTIONS,
+        *also,
+    ]
+    if name in ("train", "dropout_rng"):
+        advice: str | None = (
+            "on torch and mlx llm.train() turns dropout on; on jax, train=True and dropout_rng=; others have none"
+        )
+    elif name.endswith(("_positions", "labels")) and labels:
+        advice = f"the labels of task {task.name!r} are {' and '.join(labels)}"
+    else:
+        advice = did_you_mean(name, known)
+    otherwise = f"it takes {', '.join(known)}; generate has options of its own"
+    return UnknownArgumentError(name, function="forward", advice=advice, otherwise=otherwise)

@@ -16,10 +16,11 @@ from ..graph.cache import Cache, History
 from ..graph.graph import Graph
 from ..graph.node import Context, Node, Override
 from ..graph.rope import Rope
+from ..graph.text_tokens import text_by_padding
 from ..public import for_plugins
 from ..tasks.outputs import ModelOutput
 from .inputs import HostInputs
-from .layout import Layout, lay_out
+from .layout import Layout, lay_out, lay_out_again, seen_so_far
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +78,7 @@ class Request:
         attended: ``[B, S]`` booleans, what a mask says of the new tokens; given where `attention_mask` may have been
             dropped for masking nothing, as heads that pool care whether there was one.
         labels: by the names that the task takes.
+        masked: whether a mask was given, one that masks nothing too.
         config: handed to the task's loss.
     """
 
@@ -92,6 +94,7 @@ class Request:
     logits_to_keep: int | Array = 0
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     observe: Callable[[Node, Array], None] | None = None
+    masked: bool = False
 
     @classmethod
     def of(
@@ -127,6 +130,7 @@ class Request:
             logits_to_keep=keep if isinstance(keep, int) else native(keep),
             loss_options=given.loss_options,
             observe=arguments.observe,
+            masked=given.masked,
         )
 
 
@@ -161,6 +165,7 @@ def forward(
         attention_mask=request.attention_mask,
         past_mask=cache.mask if cache is not None else None,
         position_ids=request.position_ids,
+        masked=request.masked,
         device=engine.device,
     )
     if ropes:
@@ -171,6 +176,9 @@ def forward(
         cache.advance(new, layout.key_mask)
     ctx.input_ids = request.input_ids
     ctx.attended = attended_tokens(request.attended, request.attention_mask, layout, past)
+    if ctx.attended is None and task.outputs_per == "row" and request.config is not None:
+        # By the config as it is now, which may have been given a padding id since the graph was built.
+        ctx.attended = text_by_padding(request.input_ids, request.config.pad_token_id)
     return _finish(graph, task, request, cache, hidden, ctx)
 
 
@@ -197,7 +205,8 @@ def _finish(
     fields = task.outputs(ctx, raw, hidden)
     loss = None
     if request.labels:
-        loss = task.loss(ctx.xp, fields, **request.labels, config=request.config, **request.loss_options)
+        options = {"config": request.config, "attended": ctx.attended, **request.loss_options}
+        loss = task.loss(ctx.xp, fields, **request.labels, **options)
     return task.output_type(
         loss=loss,
         past_key_values=cache,
@@ -272,23 +281,17 @@ def _length_dependent_trunk(
         lengths = engine.to_host(xp.sum(xp.astype(layout.key_mask, xp.int64), axis=1))
     regime = np.stack([rope.regime(lengths) for rope in ropes], axis=1)
     restart = history is not None and not np.array_equal(regime, history.regime)
-    if not restart:
-        result = _trunk(engine, graph, request, cache, layout, lengths, x)
-        if cache is not None:
-            cache.history = History(embeds, positions, regime)
-        return result
-    whole = lay_out(
-        xp,
-        new=past + new,
-        past=0,
-        attention_mask=layout.key_mask,
-        past_mask=None,
-        position_ids=positions,
-        device=engine.device,
-    )
-    hidden, ctx = _restarted(engine, graph, request, cache, whole, lengths, embeds)
+    seen = None if history is None else history.seen
+    sizes = {"new": new, "past": past, "device": engine.device}
+    if restart:
+        whole = lay_out_again(xp, layout, seen, positions, **sizes)
+        hidden, ctx = _restarted(engine, graph, request, cache, whole, lengths, embeds)
+    else:
+        hidden, ctx = _trunk(engine, graph, request, cache, layout, lengths, x)
     if cache is not None:
-        cache.history = History(embeds, positions, regime)
+        cache.history = History(embeds, positions, regime, seen_so_far(xp, layout, seen, **sizes))
+    if not restart:
+        return hidden, ctx
     if ctx.hidden_states is not None:
         ctx.hidden_states = [state[:, past:, :] for state in ctx.hidden_states]
     if ctx.attentions is not None:

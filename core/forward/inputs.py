@@ -1,18 +1,21 @@
 """Inputs of a forward pass, checked; ``layout.py`` lays them out into positions and masks.
 
 The contract: a position is the count of attended tokens of the row before it, so a padded batch, left or right, gives
-each row what it gets alone.
+each row what it gets alone, but for rounding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..array_kinds import as_numpy, check_plain, is_float
 from ..errors import InputError
 from ..graph.cache import Cache
 from ..graph.text_tokens import check_text
+from ..messages import counted, few
 from ..public import for_plugins
 from ..tasks.labels import as_labels
 
@@ -33,6 +36,7 @@ class HostInputs:
         attention_mask: ``None`` also where it masks nothing.
         attended: ``[B, S]`` booleans, what a mask of two dimensions says of the new tokens; ``None`` without one.
         labels: by the names that the task takes.
+        masked: whether a mask was given, one that masks nothing too: then no positions tell packed sequences apart.
     """
 
     input_ids: np.ndarray | None
@@ -43,6 +47,7 @@ class HostInputs:
     logits_to_keep: int | np.ndarray
     attended: np.ndarray | None
     loss_options: Mapping[str, Any] = field(default_factory=dict)
+    masked: bool = False
 
 
 @for_plugins
@@ -69,9 +74,11 @@ def read_inputs(config: LlamaConfig, task: Task, cache: Cache | None, arguments:
         batch, new = embeds.shape[:2]
     if arguments.attention_mask is not None:
         past = cache.length if cache is not None else 0
-        # With a cache more tokens may follow, so a row may be all padding so far.
+        # With a cache that was asked for more tokens may follow, so a row may be all padding so far.
         given_mask = as_mask(arguments.attention_mask)
-        mask = check_mask(given_mask, batch, new, past, rows_may_be_empty=cache is not None)
+        mask = check_mask(
+            given_mask, batch, new, past, rows_may_be_empty=cache is not None and not arguments.cache_unasked
+        )
         attended = given_mask[:, -new:].astype(bool) if given_mask.ndim == 2 else None
     if not task.accepts_cache and cache is not None and cache.length:
         raise InputError(f"task {task.name!r} wants whole texts, not what comes after a cache", hint="give all tokens")
@@ -90,6 +97,7 @@ def read_inputs(config: LlamaConfig, task: Task, cache: Cache | None, arguments:
         check_keep(arguments.logits_to_keep, task, new),
         attended,
         read_num_items(arguments.loss_options),
+        masked=arguments.attention_mask is not None,
     )
 
 
@@ -126,46 +134,74 @@ def as_integers(value: Any, name: str) -> np.ndarray:
     """A nested list or an array as NumPy integers.
 
     Raises:
-        InputError: ragged lists, or something that is not numbers.
+        InputError: ragged lists, something that is not numbers, or numbers beyond 64 bits.
     """
     import numpy as np
 
+    if type(value) is np.ndarray and value.dtype.char == "l" and value.dtype.itemsize == 8:
+        return value  # what generation gives, every step
+    check_plain(value, name)
     try:
-        array = np.asarray(value)
+        array = as_numpy(value, name)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{name} is not a rectangular array: {str(error).splitlines()[0]}",
             hint="pad the rows to one length and give an attention_mask",
         ) from None
-    if array.dtype.kind == "b":
+    if array.dtype.kind == "b" and name == "attention_mask":
         array = array.astype(np.int64)
+    _check_64_bits(array, name)
     if array.size and array.dtype.kind not in "iu":
         raise InputError(f"{name} holds {array.dtype}, wanted integers")
-    return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int64 else array
+    whole = np.dtype(np.int64)  # C has two types of 64 bits: MLX's arrays come in the other, which kernels do not know
+    if array.dtype.char != whole.char and (
+        array.dtype.kind in "iu" or (not array.size and not hasattr(value, "dtype"))
+    ):
+        return array.astype(whole)  # an empty list has no element type of its own
+    return array
+
+
+def _check_64_bits(array: np.ndarray, name: str) -> None:
+    """Refuse integers that int64 does not hold: it would make others of them."""
+    import numpy as np
+
+    if array.dtype == np.uint64 or (array.dtype == object and all(isinstance(item, int) for item in array.flat)):
+        wrong = [int(item) for item in array.flat if not -(2**63) <= int(item) < 2**63]
+        if wrong:
+            raise InputError(f"{name} holds {wrong[0]}, which is no integer of 64 bits")
 
 
 def as_embeds(value: Any) -> np.ndarray:
     """Embeddings as a NumPy array of floats."""
     import numpy as np
 
+    check_plain(value, "inputs_embeds")
     try:
         array = np.asarray(value)
         if array.dtype.kind in "iub":
             array = array.astype(np.float32)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"inputs_embeds is not an array of numbers: {str(error).splitlines()[0]}") from None
-    if array.dtype.kind != "f" and array.dtype.name not in ("bfloat16", "float16"):
+    if not is_float(array.dtype):
         raise InputError(f"inputs_embeds holds {array.dtype}, wanted floats")
     return array
 
 
 def as_mask(value: Any) -> np.ndarray:
-    """An attention mask as NumPy; a ``[B, 1, S, K]`` one may also be additive: 0 where allowed, -inf elsewhere."""
+    """An attention mask as NumPy; a ``[B, 1, S, K]`` one may also be additive: 0 where allowed, -inf elsewhere.
+
+    One of two dimensions may hold its ones and zeros as floats, as libraries do that put tokens of their own in front.
+    """
     import numpy as np
 
-    array = np.asarray(value) if hasattr(value, "dtype") else None
-    if array is None or array.dtype.kind != "f":
+    if type(value) is np.ndarray and value.dtype.kind == "i":
         return as_integers(value, "attention_mask")
+    array = as_numpy(value, "attention_mask") if hasattr(value, "dtype") else None
+    if array is None or not is_float(array.dtype):
+        return as_integers(value, "attention_mask")
+    array = array.astype(np.float32) if array.dtype.kind != "f" else array
+    if array.ndim == 2 and bool((array == 1).any() and ((array == 0) | (array == 1)).all()):
+        return array.astype(np.int64)
     if not bool(((array == 0) | (array <= ADDITIVE_MASKED)).all()):
         refuse_floats()
     check_additive(array.ndim)
@@ -224,6 +260,28 @@ def check_cache(cache: Any) -> None:
         )
 
 
+def check_cache_position(cache: Any, cache_position: Any, new: int) -> None:
+    """Refuse a ``cache_position`` that says anything else than the cache, which knows how many tokens it holds.
+
+    Args:
+        cache_position: ``[S]``, the slots of the `new` tokens; ``None`` where it is not given.
+    """
+    if cache_position is None:
+        return
+    places = as_integers(cache_position, "cache_position").reshape(-1)
+    past = cache.length if cache is not None else 0
+    if places.size and int(places[0]) != past:
+        raise InputError(
+            f"cache_position starts at {int(places[0])}, the cache holds {counted(past, 'token')}",
+            hint="leave it out: the cache knows its own length",
+        )
+    if places.size and places.tolist() != list(range(past, past + new)):
+        raise InputError(
+            f"cache_position {few([str(place) for place in places.tolist()])} is not {past} to {past + new - 1}",
+            hint="leave it out: the cache knows its own length",
+        )
+
+
 def check_embeds_shape(shape: tuple[int, ...], hidden_size: int) -> None:
     """Refuse embeddings that are not ``[B, S, hidden_size]``."""
     if len(shape) != 3 or shape[2] != hidden_size or 0 in shape:
@@ -268,10 +326,10 @@ def read_num_items(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a loss, with ``num_items_in_batch``, which divides a sum of losses, checked.
 
     A number or one of NumPy's comes out as a plain one; an array of a framework may be on its way through a transform,
-    and stays what it is.
+    and stays what it is, without dimensions.
 
     Raises:
-        InputError: it is no positive number.
+        InputError: it is no positive number, or several.
 
     >>> import numpy as np
     >>> read_num_items({"num_items_in_batch": np.array([8])})
@@ -284,7 +342,9 @@ def read_num_items(options: Mapping[str, Any]) -> dict[str, Any]:
     if type(value).__module__ == "numpy" and value.size == 1:
         value = value.item()
     elif hasattr(value, "shape") and type(value).__module__ != "numpy":
-        return {**found, "num_items_in_batch": value}
+        if math.prod(value.shape) != 1:
+            raise InputError(f"num_items_in_batch has shape {list(value.shape)}, wanted one number")
+        return {**found, "num_items_in_batch": value.reshape(()) if len(value.shape) else value}
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InputError(f"num_items_in_batch is {given!r:.80}, wanted a positive number")
     return {**found, "num_items_in_batch": value}

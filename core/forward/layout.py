@@ -17,11 +17,13 @@ class Layout:
         positions: ``[B or 1, S]`` integers.
         mask: ``[B or 1, 1, S, K]`` booleans, or ``None`` for plain causal attention.
         key_mask: ``[B, past + S]`` booleans, or ``None`` where every slot is attended.
+        own: whether `mask` says more than "causal, without padded keys": packed sequences, or four dimensions.
     """
 
     positions: Array
     mask: Array | None
     key_mask: Array | None
+    own: bool = False
 
 
 def lay_out(
@@ -32,6 +34,7 @@ def lay_out(
     attention_mask: Array | None,
     past_mask: Array | None,
     position_ids: Array | None,
+    masked: bool = False,
     device: Any = None,
 ) -> Layout:
     """Positions and masks for `new` tokens after `past` slots.
@@ -42,6 +45,7 @@ def lay_out(
         past_mask: the cache's own ``[B, past]``, ``None`` where all are attended.
         position_ids: ``[B or 1, new]``, overrides counting. Given without a mask or a cache, a position that does not
             rise begins another sequence packed into the row, which does not see the ones before it.
+        masked: whether there was a mask where `attention_mask` is ``None``, left out for masking nothing.
     """
     total = past + new
     if attention_mask is not None and attention_mask.ndim == 4:
@@ -51,9 +55,9 @@ def lay_out(
             position_ids = _plain_positions(xp, past, total, device) if known is None else _counted(xp, known, past)
         # A query that may see nothing at all sees itself, so that no softmax runs over nothing.
         keys, queries = _slots(xp, new, total, device)
-        return Layout(position_ids, xp.astype(attention_mask, xp.bool) | (keys == queries), known)
-    if attention_mask is None and past == 0 and new > 1 and position_ids is not None:
-        return Layout(position_ids, _packed_mask(xp, position_ids, new, device), None)
+        return Layout(position_ids, xp.astype(attention_mask, xp.bool) | (keys == queries), known, own=True)
+    if attention_mask is None and not masked and past == 0 and new > 1 and position_ids is not None:
+        return Layout(position_ids, _packed_mask(xp, position_ids, new, device), None, own=True)
     key_mask = None if attention_mask is None else xp.astype(attention_mask, xp.bool)
     if key_mask is None and past_mask is not None:
         key_mask = _with_new(xp, past_mask, new, device)
@@ -68,6 +72,43 @@ def lay_out(
     if position_ids is None:
         position_ids = _counted(xp, key_mask, past)
     return Layout(position_ids, _padded_mask(xp, key_mask, new, total, device), key_mask)
+
+
+def lay_out_again(
+    xp: Any, layout: Layout, seen: Array | None, positions: Array, *, new: int, past: int, device: Any = None
+) -> Layout:
+    """What a pass over everything so far sees, so that each token looks at what it looked at when it was new.
+
+    Args:
+        layout: of the `new` tokens after the `past` slots.
+        seen: what :func:`seen_so_far` gave before them.
+        positions: ``[B or 1, past + new]``; they were laid out already, so that none of them begins a packed sequence.
+    """
+    mask = seen_so_far(xp, layout, seen, new=new, past=past, device=device)
+    if mask is None and layout.key_mask is not None:
+        mask = _padded_mask(xp, layout.key_mask, past + new, past + new, device)
+    return Layout(positions, mask, layout.key_mask, own=mask is not None and (layout.own or seen is not None))
+
+
+def seen_so_far(
+    xp: Any, layout: Layout, seen: Array | None, *, new: int, past: int, device: Any = None
+) -> Array | None:
+    """``[B or 1, 1, past + new, past + new]`` booleans, the attention mask of all tokens; ``None`` while it is causal.
+
+    Args:
+        seen: the same of the first `past` slots.
+    """
+    if seen is None and not layout.own:
+        return None
+    total = past + new
+    keys, queries = _slots(xp, total, total, device)
+    plain = keys <= queries if layout.key_mask is None else _padded_mask(xp, layout.key_mask, total, total, device)
+    before = plain[:, :, :past, :past] if seen is None else seen
+    last = plain[:, :, past:, :] if layout.mask is None else layout.mask
+    rows = max(before.shape[0], last.shape[0])
+    before, last = (xp.broadcast_to(part, (rows, *part.shape[1:])) for part in (before, last))
+    later = xp.zeros((rows, 1, past, new), dtype=xp.bool, device=device)
+    return xp.concat([xp.concat([before, later], axis=3), last], axis=2)
 
 
 def _plain_positions(xp: Any, past: int, total: int, device: Any) -> Array:

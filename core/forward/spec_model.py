@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..graph.cache import Cache, ConcatenatingCache
+from ..array_kinds import kind_of
+from ..graph.cache import Cache, ConcatenatingCache, filled
 from ..public import for_plugins
 from .forward import Engine, Request, forward, length_ropes
 from .inputs import read_inputs
@@ -14,7 +15,7 @@ from .inputs import read_inputs
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..checkpoint.base import TensorInfo
+    from ..checkpoint.protocol import TensorInfo
     from ..config.schema import LlamaConfig
     from ..dtypes import Array
     from ..graph.graph import Graph
@@ -53,6 +54,15 @@ class SpecModel:
         self._as_array, self._to_numpy = as_array, to_numpy
         self._ropes = length_ropes(graph)
 
+    @property
+    def arrays(self) -> str | None:
+        """See :class:`polyllama.extend.Model`."""
+        return kind_of(self.engine.weights[self.graph.decoder.embed.float_name])
+
+    def weights_state(self) -> Hashable:
+        """See :class:`polyllama.extend.Model`: these weights never change."""
+        return id(self.engine.weights)
+
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
         """See :class:`polyllama.extend.Model`."""
         cache = arguments.cache(self.new_cache)
@@ -67,6 +77,10 @@ class SpecModel:
         """An empty cache."""
         return ConcatenatingCache(batch, capacity, self.engine.xp)
 
+    def cache_of(self, entries: Mapping[str, Sequence[np.ndarray]], batch: int, length: int) -> Cache:
+        """See :class:`polyllama.extend.Model`."""
+        return filled(self.new_cache(batch, length), entries, length, self._embeds)
+
     def to_numpy(self, array: Array) -> np.ndarray:
         """A native array as float32 NumPy."""
         import numpy as np
@@ -75,7 +89,7 @@ class SpecModel:
 
     def state(self) -> Iterator[tuple[TensorInfo, Callable[[], np.ndarray]]]:
         """Every parameter in the dtype it was stored in: these weights never change, so nothing is lost."""
-        from ..checkpoint.base import TensorInfo
+        from ..checkpoint.protocol import TensorInfo
 
         def read(name: str, dtype: str) -> np.ndarray:
             from ..dtypes import numpy_dtype

@@ -1,57 +1,35 @@
-"""generation_config.json: the defaults a checkpoint ships for generation, read into polyllama's terms."""
+"""Layers of defaults below a call's own options: the checkpoint's, and a ``generation_config`` that is given."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import GenerationError, PolyllamaWarning
+from ..errors import GenerationError, warn
 from ..messages import shortened
-from .option_rules import check_option
+from .config import FILE, read_file
+from .not_offered import CACHES, NOT_OFFERED, WITHOUT_EFFECT, does_nothing, refuse_unless_inert
+from .option_rules import ALIASES, OPTION_RULES, check_option
 
-_MAX_BYTES = 1 << 20
+_OF_CALLS = frozenset({"stop", "stop_token_ids", "logit_bias", "seed", "logprobs", "skip_special_tokens", "batch_size"})
+"""Options that are polyllama's own: a generation_config has no such keys."""
 
-# Keys of the file that are options here, under the name they have here.
-_HONOURED: Mapping[str, str] = {
-    name: name
-    for name in (
-        "max_new_tokens", "max_length", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p",
-        "typical_p", "repetition_penalty", "no_repeat_ngram_size", "eos_token_id", "presence_penalty",
-        "frequency_penalty",
-    )
-} | {"stop_strings": "stop"}  # fmt: skip
+_IDS_THAT_MAY_BE_UNSET = frozenset({"pad_token_id", "bos_token_id"})
 
-# Keys that would change the output and are not implemented, with the values at which they do nothing.
-_INERT_AT: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (1,), "num_beam_groups": (1,), "diversity_penalty": (0,), "penalty_alpha": (0,),
-    "guidance_scale": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "min_length": (0,),
-    "max_time": (), "bad_words_ids": ([],), "force_words_ids": ([],), "constraints": ([],),
-    "forced_bos_token_id": (), "forced_eos_token_id": (), "suppress_tokens": ([],), "begin_suppress_tokens": ([],),
-    "forced_decoder_ids": ([],), "sequence_bias": ({}, []), "exponential_decay_length_penalty": (),
-    "remove_invalid_values": (False,), "token_healing": (False,), "watermarking_config": (), "dola_layers": (),
-    "num_return_sequences": (1,), "use_cache": (True,), "low_memory": (False,), "is_assistant": (False,),
-}  # fmt: skip
-
-# Keys that say something about speed, about beams, about encoders, or about the shape of transformers' own result.
-_HARMLESS = frozenset({
-    "transformers_version", "bos_token_id", "pad_token_id", "length_penalty", "early_stopping", "renormalize_logits",
-    "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "decoder_start_token_id", "output_attentions",
-    "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate", "return_legacy_cache",
-    "cache_implementation", "cache_config", "max_cache_len", "num_assistant_tokens", "num_assistant_tokens_schedule",
-    "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "target_lookbehind",
-    "assistant_ensemble_weight", "speculation_type", "prompt_lookup_num_tokens", "use_mtp", "max_matching_ngram_size",
-    "disable_compile", "compile_config", "prefill_chunk_size", "generation_kwargs", "continuous_batching_config",
-})  # fmt: skip
+_LIMITS = ("max_new_tokens", "max_length")
 
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """A checkpoint's defaults: option name -> checked value, the file they are from, and the keys not honoured.
+    """Defaults of a request: option name -> checked value, what they are from, and the keys not honoured.
+
+    Attributes:
+        sources: option name -> what its value is from, where that is not `source`.
+        asked: the options that this program asks for, and no file.
 
     >>> GenerationDefaults.from_dict({"temperature": 0.6, "do_sample": True}).values["temperature"]
     0.6
@@ -60,6 +38,8 @@ class GenerationDefaults:
     values: Mapping[str, Any]
     source: str
     not_honoured: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> GenerationDefaults | None:
@@ -71,44 +51,77 @@ class GenerationDefaults:
         Raises:
             GenerationError: the file is unreadable or not a JSON object, or one of its values is wrong.
         """
-        path = Path(folder) / "generation_config.json"
-        if not path.is_file():
-            return None
-        try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise GenerationError(f"{path} is larger than 1 MiB", hint="it is not a generation config")
-            raw = json.loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise GenerationError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise GenerationError(f"{path} is not valid JSON: {error}", hint="repair the file or delete it") from error
-        if not isinstance(raw, dict):
-            raise GenerationError(f"{path} holds a {type(raw).__name__}, wanted a JSON object")
-        return cls.from_dict(raw, source=str(path))
+        path = Path(folder) / FILE
+        return cls.from_dict(read_file(path), source=str(path)) if path.is_file() else None
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], *, source: str = "generation_config") -> GenerationDefaults:
+    def from_dict(
+        cls, raw: Mapping[str, Any], *, source: str = "generation_config", strict: bool = False
+    ) -> GenerationDefaults:
         """Read the content of a ``generation_config.json``; ``null`` counts as not given.
+
+        Args:
+            strict: refuse what is not honoured, as it is asked for by this program and not by a file.
 
         Warns and raises as :meth:`from_pretrained` does.
         """
         values: dict[str, Any] = {}
         ignored: dict[str, Any] = {}
         for key, value in raw.items():
-            if value is None or key in _HARMLESS or key.startswith("_"):
+            name = ALIASES.get(key, key)
+            if value is None or key.startswith("_") or key == "transformers_version":
                 continue
-            if key in _HONOURED:
-                values[_HONOURED[key]] = check_option(_HONOURED[key], value, where=f"{source}: ")
-            elif key not in _INERT_AT or value not in _INERT_AT[key]:
+            if key in _IDS_THAT_MAY_BE_UNSET and isinstance(value, int) and value < 0:
+                continue
+            if name in OPTION_RULES and key not in _OF_CALLS:
+                values[name] = check_option(name, value, where=f"{source}: ")
+            elif strict and key in NOT_OFFERED:
+                refuse_unless_inert(key, value, f" (from {source})")
+            elif strict and key == "cache_implementation":
+                check_cache(value)
+            elif not _is_harmless(key, value):
                 ignored[key] = value
         if ignored:
             listing = ", ".join(f"{key}={_short(value)}" for key, value in ignored.items())
-            warnings.warn(
-                f"{source}: not honoured, so the output may differ from the one intended: {listing}",
-                PolyllamaWarning,
-                stacklevel=2,
-            )
-        return cls(MappingProxyType(values), source, tuple(ignored))
+            warn(f"{source}: not honoured, so the output may differ from the one intended: {listing}")
+        return cls(MappingProxyType(values), source, tuple(ignored), asked=frozenset(values if strict else ()))
+
+    def over(self, other: GenerationDefaults | None) -> GenerationDefaults:
+        """These defaults, and the `other` ones where they say nothing; a limit of these sets aside both others."""
+        if other is None:
+            return self
+        below = dict(other.values)
+        if any(name in self.values for name in _LIMITS):
+            below = {name: value for name, value in below.items() if name not in _LIMITS}
+        sources = {name: other.origin(name) for name in below if name not in self.values}
+        values = MappingProxyType({**below, **self.values})
+        ignored = (*other.not_honoured, *self.not_honoured)
+        return GenerationDefaults(values, self.source, ignored, sources, self.asked | other.asked)
+
+    def origin(self, name: str) -> str:
+        """What the value of an option is from."""
+        return self.sources.get(name, self.source)
+
+
+def check_cache(kind: Any) -> None:
+    """Refuse a kind of cache that there is none of.
+
+    Raises:
+        GenerationError: it is neither ``"static"`` nor ``"dynamic"``.
+    """
+    if kind not in CACHES:
+        raise GenerationError(
+            f"cache_implementation={kind!r:.40} is not offered",
+            hint="every backend has storage of its own, which 'static' and 'dynamic' stand for; caches that are moved "
+            "to other memory or quantized come with a later release",
+        )
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    """Whether a key of a file that is no option here changes nothing that is generated."""
+    if key in NOT_OFFERED:
+        return NOT_OFFERED[key].needs is not None or does_nothing(key, value)
+    return key in WITHOUT_EFFECT or key == "cache_implementation"
 
 
 def _short(value: Any) -> str:

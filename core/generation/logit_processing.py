@@ -1,7 +1,8 @@
 """Changing logits by what a sequence already holds, before a token is chosen, greedily or not.
 
 The order is the one transformers uses: logit_bias, repetition_penalty, (frequency_penalty, presence_penalty, which
-transformers does not have, at the place vLLM gives them), no_repeat_ngram_size, min_new_tokens; filters come after.
+transformers does not have, at the place vLLM gives them), no_repeat_ngram_size, bad_words_ids, min_new_tokens,
+suppress_tokens, begin_suppress_tokens; filters come after.
 """
 
 from __future__ import annotations
@@ -92,6 +93,30 @@ class Ngrams:
         return self._followers.get(self._tail, []) if len(self._tail) == self.size - 1 else []
 
 
+class BadWords:
+    """Sequences of ids that are not to be completed: which tokens would complete one.
+
+    >>> words = BadWords([(4,), (1, 5)], [7, 1])
+    >>> words.completing()
+    [4, 5]
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], token_ids: Sequence[int]) -> None:
+        self._always = [sequence[0] for sequence in sequences if len(sequence) == 1]
+        self._after = [(tuple(sequence[:-1]), sequence[-1]) for sequence in sequences if len(sequence) > 1]
+        self._longest = max((len(before) for before, _ in self._after), default=0)
+        self._tail = tuple(token_ids[-self._longest :]) if self._longest else ()
+
+    def append(self, token_id: int) -> None:
+        """Take the next token into account."""
+        if self._longest:
+            self._tail = (*self._tail, token_id)[-self._longest :]
+
+    def completing(self) -> list[int]:
+        """The tokens that would complete a sequence."""
+        return self._always + [last for before, last in self._after if self._tail[-len(before) :] == before]
+
+
 @dataclass(frozen=True)
 class Processing:
     """What to do to the logits of every step; the defaults do nothing.
@@ -104,6 +129,9 @@ class Processing:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    suppressed: tuple[int, ...] = ()
+    suppressed_at_first: tuple[int, ...] = ()
     min_new_tokens: int = 0
     ending: tuple[int, ...] = ()
 
@@ -126,6 +154,7 @@ class LogitProcessor:
     _seen: NDArray[np.bool_] | None = field(default=None, repr=False)
     _counts: NDArray[np.int64] | None = field(default=None, repr=False)
     _ngrams: Ngrams | None = field(default=None, repr=False)
+    _words: BadWords | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         processing = self.processing
@@ -139,6 +168,8 @@ class LogitProcessor:
             self._counts = np.zeros(self.vocab_size, np.int64)
         if processing.no_repeat_ngram_size:
             self._ngrams = Ngrams(processing.no_repeat_ngram_size, self.prompt_ids)
+        if processing.bad_words:
+            self._words = BadWords(processing.bad_words, self.prompt_ids)
 
     def append(self, token_id: int) -> None:
         """Take the token that was generated into account."""
@@ -149,18 +180,23 @@ class LogitProcessor:
             self._counts[token_id] += 1
         if self._ngrams is not None:
             self._ngrams.append(token_id)
+        if self._words is not None:
+            self._words.append(token_id)
 
     def __call__(self, logits: Floats) -> Floats:
         """Return the processed logits ``[vocab]``: the same array where nothing applies, else a float64 copy."""
         processing = self.processing
-        hold_open = processing.ending if self.generated < processing.min_new_tokens else ()
-        state = (self._bias, self._seen, self._counts, self._ngrams)
-        if not hold_open and all(part is None for part in state):
+        forbidden = processing.ending if self.generated < processing.min_new_tokens else ()
+        forbidden += processing.suppressed
+        if not self.generated:
+            forbidden += processing.suppressed_at_first
+        state = (self._bias, self._seen, self._counts, self._ngrams, self._words)
+        if not forbidden and all(part is None for part in state):
             return logits
         row = logits.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # whoever asked sees to what is not finite
             self._apply(row)
-        forbid(row, hold_open)
+        forbid(row, forbidden)
         return row
 
     def _apply(self, row: Wide) -> None:
@@ -175,3 +211,5 @@ class LogitProcessor:
             penalize_counts(row, used, self._counts[used], frequency=frequency, presence=presence)
         if self._ngrams is not None:
             forbid(row, self._ngrams.repeating())
+        if self._words is not None:
+            forbid(row, self._words.completing())

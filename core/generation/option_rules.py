@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import GenerationError
 from ..messages import closest, subject
+from .not_offered import NOT_OFFERED, WITHOUT_EFFECT
 
 _MAX_SEED = (1 << 64) - 1
 
@@ -68,6 +69,22 @@ def _strings(value: Any) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(strings))
 
 
+def _sequences(value: Any) -> tuple[tuple[int, ...], ...] | None:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        return None
+    read, found = _integer(0), []
+    for item in value:
+        item = item.tolist() if hasattr(item, "tolist") else item
+        if isinstance(item, str | bytes) or not isinstance(item, Sequence) or not item:
+            return None
+        ids = tuple(read(token_id) for token_id in item)
+        if None in ids:
+            return None
+        found.append(ids)
+    return tuple(dict.fromkeys(found))  # type: ignore[arg-type]
+
+
 def _biases(value: Any) -> Mapping[int, float] | None:
     if not isinstance(value, Mapping):
         return None
@@ -100,10 +117,15 @@ _PENALTY = _Rule(_real(lambda x: True), "a finite number (0 is off)")
 _IDS = _Rule(_ids, "a token id, 0 or more, or a list of them")
 
 
-_RULES: Mapping[str, _Rule] = {
+_ID = _Rule(_integer(0), "a token id, 0 or more")
+
+
+OPTION_RULES: Mapping[str, _Rule] = {
     "max_new_tokens": _COUNT,
     "max_length": _COUNT,
     "min_new_tokens": _FROM_ZERO,
+    "min_length": _FROM_ZERO,
+    "max_time": _Rule(_real(lambda x: x > 0), "a number of seconds above 0"),
     "do_sample": _FLAG,
     "temperature": _Rule(_real(lambda x: x >= 0), "a finite number, 0 or more (0 is greedy)"),
     "top_k": _FROM_ZERO,
@@ -114,21 +136,43 @@ _RULES: Mapping[str, _Rule] = {
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
     "no_repeat_ngram_size": _FROM_ZERO,
+    "bad_words_ids": _Rule(_sequences, "a list of lists of token ids, none of them empty"),
+    "suppress_tokens": _IDS,
+    "begin_suppress_tokens": _IDS,
+    "renormalize_logits": _FLAG,
     "logit_bias": _Rule(_biases, "a mapping of token ids (whole numbers) to numbers, finite or -inf"),
     "stop": _Rule(_strings, "a string or a list of strings, none of them empty"),
     "stop_token_ids": _IDS,
     "eos_token_id": _IDS,
+    "pad_token_id": _ID,
+    "bos_token_id": _ID,
     "num_return_sequences": _COUNT,
     "seed": _Rule(_integer(0, _MAX_SEED), "a whole number from 0 to 2**64 - 1"),
     "logprobs": _Rule(_integer(0), "a whole number, 0 or more: how many alternatives to report"),
     "skip_special_tokens": _FLAG,
     "prefill_chunk_size": _COUNT,
     "batch_size": _COUNT,
+    "use_cache": _FLAG,
+    "prompt_lookup_num_tokens": _COUNT,
+    "max_matching_ngram_size": _COUNT,
+    "num_assistant_tokens": _COUNT,
+    "return_dict_in_generate": _FLAG,
+    "output_scores": _FLAG,
+    "output_logits": _FLAG,
+    "output_attentions": _FLAG,
+    "output_hidden_states": _FLAG,
 }
 
 
+ALIASES: Mapping[str, str] = {"stop_strings": "stop"}
+"""Documented names of options that have another one here too."""
+
+
+CALL_ARGUMENTS = ("generation_config", "tokenizer", "streamer", "assistant_model")
+"""What goes with the options of a call and is none of them."""
+
+
 _OTHER_NAMES = {
-    "stop_strings": "stop",
     "stop_sequences": "stop",
     "stop_words": "stop",
     "max_tokens": "max_new_tokens",
@@ -141,14 +185,15 @@ _OTHER_NAMES = {
 }
 
 
-_NOT_OFFERED = {
-    "num_beams": "there is no beam search; generation is greedy or sampled",
-    "ignore_eos": "eos_token_id=[] does that",
-    "cache_implementation": "each backend has its own cache, allocated to fit",
-    "use_cache": "generation always uses the cache",
-    "early_stopping": "it belongs to beam search, which is not offered",
-    "pad_token_id": "padding is masked, so its id does not matter",
-}
+def is_option(name: str) -> bool:
+    """Whether generation knows an argument of this name, be it to refuse it with a reason.
+
+    >>> is_option("top_k"), is_option("stop_strings"), is_option("num_beams"), is_option("temprature")
+    (True, True, True, False)
+    """
+    if name in OPTION_RULES or name in ALIASES or name in CALL_ARGUMENTS:
+        return True
+    return name in NOT_OFFERED or name in WITHOUT_EFFECT or name == "cache_implementation"
 
 
 def check_option(name: str, value: Any, where: str = "") -> Any:
@@ -160,7 +205,7 @@ def check_option(name: str, value: Any, where: str = "") -> Any:
     >>> check_option("stop", "END")
     ('END',)
     """
-    rule = _RULES[name]
+    rule = OPTION_RULES[name]
     checked = rule.read(value)
     if checked is None:
         raise GenerationError(
@@ -169,8 +214,8 @@ def check_option(name: str, value: Any, where: str = "") -> Any:
     return checked
 
 
-def _remedy(name: str) -> str:
-    if name in _NOT_OFFERED:
-        return _NOT_OFFERED[name]
-    meant = _OTHER_NAMES.get(name) or closest(name, _RULES)
-    return f"did you mean {meant!r}?" if meant else f"there are: {', '.join(_RULES)}"
+def unknown_option_hint(name: str, others: Sequence[str] = ()) -> str:
+    """Say what an unknown option probably is; `others` are known where it was given, beside those of generation."""
+    known = [*OPTION_RULES, *others]
+    meant = _OTHER_NAMES.get(name) or closest(name, known)
+    return f"did you mean {meant!r}?" if meant else f"there are: {', '.join(known)}"

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..errors import GenerationError
-from ..messages import mention
-from .option_rules import _RULES, _remedy, check_option
+from ..messages import joined, mention
+from .arguments import read_arguments, warn_once
+from .option_rules import check_option
+from .seeding import fresh_seed
 
 if TYPE_CHECKING:
+    from ..backend.protocol import Model
     from .defaults import GenerationDefaults
     from .sampling import Filters
 
@@ -43,22 +46,38 @@ class GenerationOptions:
         min_new_tokens: fewer than this many are never generated: until then ending ids are impossible, and a stop
             string that is completed counts as ordinary text.
         do_sample: draw tokens; ``False`` takes the likeliest (greedy). Greedy too when `temperature` is 0.
+        min_length: the same for prompt and generated text together; only where `min_new_tokens` is 0.
+        max_time: seconds after which no further token is begun.
         temperature, top_k, top_p, min_p, typical_p: see :class:`~polyllama.core.generation.sampling.Filters`;
             ``top_k=0`` is off, and there is no hidden top_k of 50 as in transformers.
         repetition_penalty: above 1 discourages tokens of the prompt and the generated text, below 1 encourages them.
         presence_penalty, frequency_penalty: subtracted from the logits of generated tokens: once, and per occurrence.
         no_repeat_ngram_size: no n-gram of this size appears twice in prompt and generated text together; 0 is off.
+        bad_words_ids: sequences of ids that are never completed, the prompt counted; one that is an ending id alone is
+            none of them.
+        suppress_tokens, begin_suppress_tokens: ids that are never generated, and never as the first token.
+        renormalize_logits: report `output_scores` as logarithms of probabilities; what is generated stays the same.
         logit_bias: token id -> what to add to its logit; ``-inf`` forbids it.
         stop: strings that end the text; they are not part of it.
         stop_token_ids: further ids that end the sequence, like `eos_token_id`; the text of one that is not special is
             part of the text.
         eos_token_id: ids that end the sequence; empty to never end by itself.
+        pad_token_id: what stands behind rows that ended before others, where an array comes out.
+        bos_token_id: what an empty prompt begins with, in place of the tokenizer's.
         num_return_sequences: independent sequences per prompt; needs sampling.
         seed: 0 to 2**64 - 1; ``None`` draws a fresh one, which the result reports.
         logprobs: report each token's log-probability and those of this many likeliest tokens; ``None`` is off.
         skip_special_tokens: leave special tokens such as end-of-turn marks out of the text.
         prefill_chunk_size: most prompt tokens to run at once; bounds memory, changes nothing else.
         batch_size: most sequences to run at once; bounds memory, changes nothing else. ``None`` runs all together.
+        use_cache: keep keys and values; without, every step runs all tokens again.
+        prompt_lookup_num_tokens: how many tokens to guess at a time, at most, from where the last ones stood before;
+            guesses are checked together in one pass. The text is the same; where it repeats itself it comes faster.
+        max_matching_ngram_size: how many of the last tokens are looked up for that at most, 3 by default.
+        num_assistant_tokens: how many tokens a draft model guesses at a time at most, 8 by default.
+        draft: the draft model, which guesses tokens that are then checked together.
+        return_dict_in_generate, output_scores, output_logits, output_attentions, output_hidden_states: what is returned
+            of every step beside an array of ids.
         origin: option -> the file its value is from, for messages; :meth:`resolve` fills it in.
 
     Raises:
@@ -75,6 +94,8 @@ class GenerationOptions:
     max_new_tokens: int | None = None
     max_length: int | None = None
     min_new_tokens: int = 0
+    min_length: int = 0
+    max_time: float | None = None
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
@@ -85,21 +106,37 @@ class GenerationOptions:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
+    renormalize_logits: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     eos_token_id: Sequence[int] = ()
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
     num_return_sequences: int = 1
     seed: int | None = None
     logprobs: int | None = None
     skip_special_tokens: bool = True
     prefill_chunk_size: int | None = None
     batch_size: int | None = None
+    use_cache: bool = True
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
+    num_assistant_tokens: int | None = None
+    return_dict_in_generate: bool = False
+    output_scores: bool = False
+    output_logits: bool = False
+    output_attentions: bool = False
+    output_hidden_states: bool = False
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    draft: Model | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name == "origin" or (value is None and name in _OPTIONAL):
+            if name in ("origin", "draft") or (value is None and name in _OPTIONAL):
                 continue
             object.__setattr__(self, name, check_option(name, value))
         if not self.do_sample:
@@ -122,7 +159,7 @@ class GenerationOptions:
         if self.num_return_sequences > 1 and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
-                hint="set a temperature, e.g. " + mention("temperature", 0.8),
+                hint="give " + mention("do_sample", True),
             )
 
     def named(self, name: str) -> str:
@@ -152,16 +189,24 @@ class GenerationOptions:
         defaults: GenerationDefaults | None = None,
         config: HasEosIds | None = None,
         tokenizer: HasEosId | None = None,
+        documented: bool = False,
     ) -> Self:
-        """Build the options of one request: explicit `arguments` win over the checkpoint's `defaults`.
+        """Build the options of one request: explicit `arguments` win over `defaults`, the layers below them.
 
         An argument that is ``None`` counts as not given. Giving a temperature above 0, or a top_k, top_p, min_p or
-        typical_p that filters, means sampling; temperature 0 means greedy; without any, generation_config.json decides
-        by its do_sample, else it is greedy. The ids that end a sequence come from the arguments, else from
-        generation_config.json, else from the config, else from the tokenizer.
+        typical_p that filters, means sampling; temperature 0 means greedy; without any, the defaults decide by their
+        do_sample, else it is greedy. The ids that end a sequence come from the arguments, else from the defaults, else
+        from the config, else from the tokenizer.
+
+        Args:
+            documented: arrays go in and come out as transformers documents it, so only do_sample means sampling.
 
         Raises:
-            GenerationError: an unknown argument (with the likely one), a wrong value, a contradiction.
+            GenerationError: an unknown argument (with the likely one), a wrong value, a contradiction, or an argument
+                of transformers' that is not offered.
+
+        Warns:
+            PolyllamaWarning: once, of arguments without effect.
 
         >>> GenerationOptions.resolve({"temperature": 0.8}).do_sample
         True
@@ -170,33 +215,36 @@ class GenerationOptions:
         ...
         polyllama.extend.GenerationError: generation has no option 'temprature'; did you mean 'temperature'?
         """
-        given = {name: value for name, value in (arguments or {}).items() if value is not None}
-        for name in arguments or {}:
-            if name not in _RULES:
-                raise GenerationError(f"generation has no option {name!r}", hint=_remedy(name))
-        given = {name: check_option(name, value) for name, value in given.items()}
+        given = read_arguments(arguments or {})
         values = {**_applicable(defaults, given), **given}
-        values["do_sample"] = _means_sampling(given, values)
+        if "max_new_tokens" in given and "max_length" in given:
+            warn_once(
+                mention("max_new_tokens", given["max_new_tokens"])
+                + " and "
+                + mention("max_length", given["max_length"])
+                + " are two limits; max_new_tokens holds",
+                "two limits",
+            )
+            del values["max_length"]
+        values["do_sample"] = _means_sampling(given, values, documented)
         if not values["do_sample"]:
-            if given.get("do_sample") is False:
-                _refuse_filters(given)
+            asked = {} if defaults is None else {n: v for n, v in defaults.values.items() if n in defaults.asked}
+            heard = given.get("do_sample") is False or documented
+            _say_unused({**asked, **given} if heard else asked)
             values = {name: value for name, value in values.items() if name not in _NEUTRAL}
         if "eos_token_id" not in values:
             ids: Sequence[int] = () if config is None else config.eos_token_ids
             if not ids and tokenizer is not None and tokenizer.eos_token_id is not None:
                 ids = (tokenizer.eos_token_id,)
             values["eos_token_id"] = tuple(ids)
-        source = {} if defaults is None else dict.fromkeys(defaults.values.keys() & values.keys(), defaults.source)
-        origin = {name: file for name, file in source.items() if name not in given}
-        return cls(**values, origin=origin)
+        below = defaults.values.keys() & values.keys() - given.keys() if defaults is not None else ()
+        return cls(**values, origin={name: defaults.origin(name) for name in below} if defaults is not None else {})
 
     def seeded(self) -> Self:
         """Return the same options with a seed: a fresh random one where sampling has none."""
         if self.seed is not None or not self.do_sample:
             return self
-        import secrets
-
-        return dataclasses.replace(self, seed=secrets.randbits(32))  # 32 bits: short enough to type again
+        return dataclasses.replace(self, seed=fresh_seed())
 
 
 def _applicable(defaults: GenerationDefaults | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,16 +259,30 @@ def _applicable(defaults: GenerationDefaults | None, given: Mapping[str, Any]) -
     return values
 
 
-def _means_sampling(given: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+def _means_sampling(given: Mapping[str, Any], values: Mapping[str, Any], documented: bool) -> bool:
     """Whether the arguments `given`, over all `values`, ask for tokens to be drawn."""
     temperature = values.get("temperature", 1.0)
-    if "do_sample" in given:
+    if "do_sample" in given or documented:
         # With temperature 0 the constructor says that the two contradict.
-        return bool(given["do_sample"])
+        return bool(values.get("do_sample", False))
     if temperature == 0:
         return False
     asked = any(name in given and given[name] != neutral for name, neutral in _NEUTRAL.items())
     return asked or "temperature" in given or bool(values.get("do_sample", False))
+
+
+def _say_unused(given: Mapping[str, Any]) -> None:
+    """Say once which of the options that are asked for would have an effect if tokens were drawn."""
+    unused = [name for name, neutral in _NEUTRAL.items() if given.get(name, neutral) != neutral]
+    # Temperature 0 is greedy itself, and 50 is what an older GenerationConfig has for top_k where nobody asked.
+    unused = [name for name in unused if (name, given[name]) not in (("temperature", 0), ("top_k", 50))]
+    if unused:
+        listed = joined(", ", [mention(name, given[name]) for name in unused])
+        warn_once(
+            listed + " without effect: do_sample is not True, so nothing is drawn; set do_sample=True to sample",
+            "not sampling",
+            *unused,
+        )
 
 
 def _refuse_filters(values: Mapping[str, Any]) -> None:
@@ -234,4 +296,12 @@ def _refuse_filters(values: Mapping[str, Any]) -> None:
 
 
 _NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
-_OPTIONAL = frozenset({"max_new_tokens", "max_length", "seed", "logprobs", "prefill_chunk_size", "batch_size"})
+_OPTIONAL = frozenset({
+    "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
+    "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
+})  # fmt: skip
+
+
+def option_names() -> frozenset[str]:
+    """Names of all generation options, for who is given one and takes none."""
+    return frozenset(entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name != "draft")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..public import public
@@ -18,7 +18,9 @@ class GenerationStats:
 
     Attributes:
         prompt_tokens: tokens run in prefill; a prompt that occurs twice, or has several sequences, is run once.
+        cached_tokens: tokens of prompts that were not run, as their keys and values were there from before.
         new_tokens: tokens generated, over all rows.
+        proposed_tokens: tokens that were guessed, to check several in one pass; accepted_tokens: those that held.
         prefill_seconds: until the first token of each row was chosen.
         decode_seconds: for all the tokens after those.
 
@@ -31,6 +33,17 @@ class GenerationStats:
     first_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    cached_tokens: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
+
+    def plus(self, **more: float) -> GenerationStats:
+        """Counts and times with more added.
+
+        >>> GenerationStats(new_tokens=2).plus(new_tokens=1).new_tokens
+        3
+        """
+        return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -72,7 +85,7 @@ class Generation:
         text: what was generated, so that prompt + text is ``decode(prompt_token_ids + token_ids)``, special tokens
             skipped. Where a stop string ended it, the text is cut before that string, which may be inside a token.
         token_ids: the generated ids, the one that ended the sequence (an eos or stop id) included.
-        finish_reason: ``"stop"`` (an eos id, a stop id or a stop string) or ``"length"``.
+        finish_reason: ``"stop"`` (an eos id, a stop id or a stop string) or ``"length"``, `max_time` included.
         stop_reason: the id or string that ended it, ``None`` for ``"length"``.
         logprobs: one entry per token of `token_ids`, where asked for: of the model's own logits, before any processing.
         seed: what to pass to get the same again: the one given, else the one drawn; ``None`` if greedy needed none.

@@ -24,12 +24,15 @@ class StopStrings:
     ['a ', '', 'ENx ']
     >>> stops.matched
     'END'
+
+    Args:
+        before: text in which a stop string may begin; the end that may be part of one is passed on with what follows.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], before: str = "") -> None:
         self.stops = tuple(stops)
         self.matched: str | None = None
-        self._held = ""
+        self._held = before[len(before) - self._beginning(before) :]
 
     def push(self, piece: str, *, armed: bool = True) -> str:
         """Take the next piece, return the text that is certain; nothing more once a stop string has `matched`.
@@ -80,9 +83,9 @@ class TextAssembler:
     Without a decoder (a model without a tokenizer) the text stays empty.
     """
 
-    def __init__(self, decoder: StreamDecoder | None, stops: Sequence[str]) -> None:
+    def __init__(self, decoder: StreamDecoder | None, stops: Sequence[str], before: str = "") -> None:
         self._decoder = decoder
-        self._stops = StopStrings(stops)
+        self._stops = StopStrings(stops, before)
 
     @property
     def matched(self) -> str | None:

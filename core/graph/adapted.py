@@ -1,4 +1,4 @@
-"""The node of an adapted linear layer: the layer as it is, and two small ones beside it."""
+"""The nodes of adapted layers: the layer as it is, and two small ones beside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..dtypes import Array
 from ..public import for_plugins
 from .node import Node, Parameter
-from .nodes import Linear
+from .nodes import Embedding, Linear
 
 if TYPE_CHECKING:
     from .node import Context
@@ -59,3 +59,41 @@ class LoraLinear(Node):
             return (y + added) * factor
         bias = ctx.weights[f"{self.base.path}.bias"]
         return (y - bias + added) * factor + bias
+
+
+@for_plugins
+@dataclass(frozen=True)
+class LoraEmbedding(Node):
+    """``base(ids) + scale * up(down(ids))``. ``[B, S] int -> [B, S, dim]``.
+
+    A head that is tied to the embedding reads the base's table, so it is not adapted by this.
+
+    Attributes:
+        base: the embedding, an ``Embedding`` or a ``QuantizedEmbedding``.
+        down: a table of ``rank`` numbers for each token; up: ``rank -> dim``.
+    """
+
+    name: str
+    base: Embedding
+    down: Embedding
+    up: Linear
+    scale: float
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the table."""
+        return self.base.num_embeddings
+
+    @property
+    def dim(self) -> int:
+        """Width of what comes out."""
+        return self.base.dim
+
+    @property
+    def float_name(self) -> str:
+        """A tensor that has the dtype its rows come out in."""
+        return self.base.float_name
+
+    def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
+        rows = ctx.run(self.base, x)
+        return rows + xp.astype(ctx.run(self.up, ctx.run(self.down, x)) * self.scale, rows.dtype)

@@ -20,8 +20,8 @@ from ..errors import ConfigError
 from ..public import for_plugins
 from .node import Node, Parameter
 from .nodes import Decoder
-from .serialize import _share, node_from_dict
-from .tree import _draw
+from .serialize import node_from_dict, share_equal_nodes
+from .tree import draw_subtree
 
 
 @for_plugins
@@ -78,11 +78,11 @@ class Graph:
         if not isinstance(data, dict) or data.get("version") != 1:
             found = data.get("version") if isinstance(data, dict) else type(data).__name__
             raise ConfigError(f"graph: version {found!r} is not known here", hint="this release reads version 1")
-        head = data.get("head")
         decoder = node_from_dict(data.get("decoder"))
         if not isinstance(decoder, Decoder):
             raise ConfigError("graph: 'decoder' must be a Decoder node")
-        return cls(_share(decoder, {}), None if head is None else node_from_dict(head), str(data.get("task", "base")))
+        head = None if data.get("head") is None else node_from_dict(data["head"])
+        return cls(share_equal_nodes(decoder, {}), head, str(data.get("task", "base")))
 
     def tree(self) -> str:
         """The graph as an indented tree; layers that are alike are drawn once."""
@@ -91,7 +91,7 @@ class Graph:
         if self.head is not None:
             parts.append(("head", self.head))
         for position, (field, node) in enumerate(parts):
-            _draw(node, field, "", position == len(parts) - 1, lines)
+            draw_subtree(node, field, "", position == len(parts) - 1, lines)
         return "\n".join(lines)
 
     def __str__(self) -> str:

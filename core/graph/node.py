@@ -154,7 +154,7 @@ class Parameter:
     @property
     def of_head(self) -> bool:
         """Whether it belongs to a task's head."""
-        return _of_head(self.role)
+        return is_of_head(self.role)
 
     @property
     def purpose(self) -> str:
@@ -174,7 +174,7 @@ class Parameter:
         return dtype if self.bits is None else "uint32"
 
 
-def _of_head(role: str) -> bool:
+def is_of_head(role: str) -> bool:
     return role.partition(".")[0] == "head"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..dtypes import Array
 from ..errors import ConfigError
 from ..public import for_plugins
-from .node import Node, Parameter, _of_head
+from .node import Node, Parameter, is_of_head
 from .text_tokens import text_tokens
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Linear(Node):
     @property
     def of_head(self) -> bool:
         """Whether it belongs to a task's head."""
-        return _of_head(self.role)
+        return is_of_head(self.role)
 
     @property
     def weight_name(self) -> str:
@@ -188,7 +188,8 @@ class DecoderLayer(Node):
 class Decoder(Node):
     """The trunk: embedded tokens through every layer and the final norm. ``[B, S, E] -> [B, S, E]``.
 
-    ``embed`` is run by the caller, because a user may give embeddings instead of ids.
+    ``embed`` is run by the caller, because a user may give embeddings instead of ids; where it is adapted, a
+    ``LoraEmbedding`` stands in its place.
     """
 
     name: str

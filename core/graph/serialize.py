@@ -11,9 +11,9 @@ from ..public import for_plugins
 from .node import Node
 
 
-def _share(node: Any, known: dict[Any, Any]) -> Any:
+def share_equal_nodes(node: Any, known: dict[Any, Any]) -> Any:
     """Make equal nodes without a checkpoint path (the ropes) one object again: passes keep tables per object."""
-    node = node.map_children(lambda child: _share(child, known))
+    node = node.map_children(lambda child: share_equal_nodes(child, known))
     return node if any(f.name == "name" for f in dataclasses.fields(node)) else known.setdefault(node, node)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..public import for_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ..dtypes import Array
 
 
+@for_plugins
 def text_tokens(input_ids: Array | None, attended: Array | None, pad_token_id: int | None, batch: int) -> Array | None:
     """``[B, S]`` booleans, true for text; ``None`` where nothing says and the one row is all text.
 
@@ -39,6 +41,11 @@ def text_tokens(input_ids: Array | None, attended: Array | None, pad_token_id: i
         f"which tokens of these {batch} rows are padding is not known: there is no attention_mask, and no pad_token_id",
         hint="give an attention_mask, or load with pad_token_id=...",
     )
+
+
+def text_by_padding(input_ids: Array | None, pad_token_id: int | None) -> Array | None:
+    """``[B, S]`` booleans, true where a token is not padding; ``None`` where embeddings or no padding id are given."""
+    return None if input_ids is None or pad_token_id is None else input_ids != pad_token_id
 
 
 def check_text(input_ids: np.ndarray | None, attended: np.ndarray | None, pad_token_id: int | None, batch: int) -> None:

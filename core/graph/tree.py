@@ -8,13 +8,13 @@ from typing import Any
 from .node import Node
 
 
-def _draw(node: Node, field: str, indent: str, last: bool, lines: list[str]) -> None:
+def draw_subtree(node: Node, field: str, indent: str, last: bool, lines: list[str]) -> None:
     name = node.path
     lines.append(f"{indent}{'└─ ' if last else '├─ '}{field}: {node.label()}" + (f"  {name}" if name else ""))
     rows = _fold(list(node.children()))
     below = indent + ("   " if last else "│  ")
     for position, (child_field, child) in enumerate(rows):
-        _draw(child, child_field, below, position == len(rows) - 1, lines)
+        draw_subtree(child, child_field, below, position == len(rows) - 1, lines)
 
 
 def _fold(children: list[tuple[str, Node]]) -> list[tuple[str, Node]]:

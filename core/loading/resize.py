@@ -57,7 +57,8 @@ def resize(
     if config.quantization is not None:
         graph = quantize_graph(graph, config.quantization)
     graph = adapt_as(graph, loaded.graph)
-    model = loaded.model
+    loaded.config.become(config)  # whoever holds the model's config sees the new one
+    config, model = loaded.config, loaded.model
     names = [name for name in weights if weights.info(name).shape != stored.info(name).shape]
     if isinstance(model, Resizes) and not any(name.rpartition(".")[0] in packed for name in names):
         model.resize(graph, config, {name: weights[name] for name in names})
@@ -77,5 +78,5 @@ def _rows(before: int, wanted: Any, multiple: Any) -> int:
 def _anew(loaded: Loaded, graph: Graph, config: LlamaConfig, weights: Weights) -> Model:
     """The model realized once more, where and in what the old one is."""
     model, settings = loaded.model, loaded.settings
-    options = RealizeOptions(model.dtype, loaded.choice.device, settings.threads, settings.kv_cache)
+    options = RealizeOptions(model.dtype, loaded.choice.device, settings.threads, settings.kv_cache, loaded.attention)
     return loaded.choice.backend.realize(graph, weights, options, config=config, task=loaded.task)

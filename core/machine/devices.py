@@ -143,3 +143,27 @@ def read_nvidia_smi(text: str) -> tuple[DeviceMemory, ...]:
         if len(parts) == 4 and all(part.isdigit() for part in (parts[0], parts[2], parts[3])):
             found.append(DeviceMemory(f"cuda:{parts[0]}", parts[1], int(parts[2]) << 20, int(parts[3]) << 20))
     return tuple(found)
+
+
+def plain_device(name: str) -> str:
+    """A device by its usual name: of the CPU, and of Apple's GPU, there is one, so its number says nothing.
+
+    >>> plain_device("cpu:0"), plain_device("cuda:0"), plain_device("cpu:1")
+    ('cpu', 'cuda:0', 'cpu:1')
+    """
+    return name.removesuffix(":0") if name in ("cpu:0", "mps:0") else name
+
+
+def numbered_device(number: int, backend: str | None = None) -> str:
+    """The device that a number stands for: 0 and up accelerators in their order, below that the CPU.
+
+    Args:
+        backend: whose name of the device is wanted; CUDA's where none is named.
+
+    >>> numbered_device(0), numbered_device(1, "jax"), numbered_device(-1)
+    ('cuda:0', 'gpu:1', 'cpu')
+    """
+    if number < 0:
+        return "cpu"
+    kind = {"jax": "gpu", "mlx": "gpu"}.get((backend or "").partition(":")[0], "cuda")
+    return f"{kind}:{number}"

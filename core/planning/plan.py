@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.ignoring import ignore_patterns
 from ..errors import InputError
 from ..machine.devices import find_devices
 from ..messages import mention, subject
@@ -38,6 +39,7 @@ def plan(
     task: str | None = None,
     revision: str | None = None,
     offline: bool | None = None,
+    ignore: Any = None,
     config_overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
     """See :meth:`polyllama.Llama.plan`."""
@@ -45,7 +47,9 @@ def plan(
     from .advice import advise
 
     settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
-    facts = find_facts(source, task=task, revision=revision, overrides=dict(config_overrides or {}), settings=settings)
+    overrides = dict(config_overrides or {})
+    more: dict[str, Any] = {"ignore": ignore_patterns(ignore), "arguments": plan_arguments()}
+    facts = find_facts(source, task=task, revision=revision, overrides=overrides, settings=settings, **more)
     asked = _asked(facts, settings, batch, context, prompt, prefill_chunk_size)
     devices = find_devices()
     planner = Planner(facts, asked, devices)
@@ -72,9 +76,18 @@ def plan(
     )
 
 
+def plan_arguments() -> tuple[str, ...]:
+    """What ``Llama.plan`` takes beside the model and fields of its configuration."""
+    import inspect
+
+    return tuple(name for name in inspect.signature(plan).parameters if name not in ("source", "config_overrides"))
+
+
 def _asked(
     facts: Facts, settings: Settings, batch: int, context: int | None, prompt: int | None, chunk: int | None
 ) -> Asked:
+    if facts.entry is not None:
+        settings = facts.entry.preferring(settings)
     longest = facts.config.max_position_embeddings
     wanted = min(longest, DEFAULT_CONTEXT) if context is None else context
     given = {"batch": batch, "context": wanted, "prompt": wanted if prompt is None else prompt}
@@ -117,7 +130,7 @@ def compare_with_graph(facts: Facts) -> Fit | None:
         facts.graph.parameters(),
         config=facts.config,
         tied=facts.config.tie_word_embeddings,
-        model_type=facts.model_type,
+        opened=facts.opened,
     )
     found = comparison.serious
     if not found.any():

@@ -122,7 +122,7 @@ class Planner:
         return self._graphs[quantize]
 
     def _quantized(self, text: str) -> Graph | str:
-        from ..quantization.settings import Quantization, asks_for_group, parse_quantize
+        from ..quantization.scheme import Quantization, asks_for_group, parse_quantize
         from ..transforms.quantize_graph import plan as plan_quantization
         from ..transforms.quantize_graph import quantize_graph
 
@@ -152,14 +152,11 @@ class Planner:
         assumed = {p.name: tensor_bytes(p, facts.stored_dtype) for p in facts.graph.parameters()}
         if facts.tensors is None:
             return assumed
-        from ..checkpoint.tensor_names import find_renaming
+        from ..checkpoint.check import compare
 
-        renaming = find_renaming(facts.graph.parameters(), facts.tensors)
-        for parameter in facts.graph.parameters():
-            info = facts.tensors.get(renaming.stored_name(parameter))
-            if info is not None:
-                assumed[parameter.name] = info.nbytes
-        return assumed
+        tied = facts.config.tie_word_embeddings
+        found = compare(facts.tensors, facts.graph.parameters(), config=facts.config, tied=tied, opened=facts.opened)
+        return assumed | {name: facts.tensors[there].nbytes for name, there in found.matched.items()}
 
 
 def _first(backend: Backend) -> str:

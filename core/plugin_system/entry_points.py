@@ -18,6 +18,9 @@ from importlib.machinery import PathFinder
 _VALUE = re.compile(r"(?P<module>[\w.]+)\s*(:\s*(?P<attribute>[\w.]+)\s*)?(\[.*\]\s*)?$")
 
 
+_STEM = re.compile(r"(?P<name>.+?)-(?P<version>\d[^-]*)(-py\d.*)?$")
+
+
 @dataclass(frozen=True)
 class EntryPoint:
     """One line of a package's entry points: what it is called, where its code is, which package it came from."""
@@ -114,7 +117,11 @@ def _scan(group: str, paths: Sequence[str]) -> Iterator[EntryPoint]:
 
 
 def _distributions(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Folder, name and version of every installed package, as its folder's name spells them."""
+    """Folder, name and version of every installed package.
+
+    A folder's name spells them where it can be read in one way only; with more hyphens ("a-b-1.0", from tools that do
+    not escape names) the package's own METADATA says which of them is whose.
+    """
     for path in paths:
         try:
             children = sorted(os.listdir(path or "."))
@@ -124,10 +131,18 @@ def _distributions(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
             stem, extension = os.path.splitext(child)
             if extension.lower() not in (".dist-info", ".egg-info"):
                 continue
-            name, _, version = stem.partition("-")
+            name, version = _spelt_by(os.path.join(path, child), stem)
             # pip leaves "~name" behind where it could not finish removing a package, and ignores it from then on
             if not name.startswith("~"):
                 yield os.path.join(path, child), name, version
+
+
+def _spelt_by(folder: str, stem: str) -> tuple[str, str]:
+    name, _, version = stem.partition("-")
+    if "-" not in version:
+        return name, version
+    match = _STEM.match(stem)
+    return _name_and_version(folder, *((match["name"], match["version"]) if match else (name, version)))
 
 
 def _section(text: str, group: str) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ class Descriptor:
         name: lower-case letters, digits, ".", "_" and "-"; what users type.
         target: "package.module:attribute"; imported by ``load`` only.
         summary: one line for listings.
-        plugin: which plugin offers it; filled in by the plugin manager.
+        plugin: which plugin offers it, and from which package; filled in by the plugin manager.
         clash: set by the plugin manager where two plugins claim the name: the error ``load`` then raises.
     """
 
@@ -61,6 +61,7 @@ class Descriptor:
     target: str
     summary: str = ""
     plugin: str = field(default="", kw_only=True, compare=False, repr=False)
+    package: str = field(default="", kw_only=True, compare=False, repr=False)
     clash: str = field(default="", kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,9 +109,9 @@ class Descriptor:
                 ) from error
         return found
 
-    def offered_by(self, plugin: str) -> Self:
-        """The same descriptor, knowing which plugin offers it."""
-        return replace(self, plugin=plugin)
+    def offered_by(self, plugin: str, package: str = "") -> Self:
+        """The same descriptor, knowing which plugin of which package offers it."""
+        return replace(self, plugin=plugin, package=package)
 
     def names(self) -> tuple[str, ...]:
         """Every name a user may type for it."""
@@ -259,6 +260,14 @@ class CheckpointFormatDescriptor(Descriptor):
 
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)
+
+    def words(self) -> tuple[str, ...]:
+        """What somebody may call the format who knows its files: the ends of their names.
+
+        >>> CheckpointFormatDescriptor("numpy", "package.module:Reader", "NumPy's archives", files=("*.npz",)).words()
+        ('npz',)
+        """
+        return tuple(pattern[2:] for pattern in self.files if pattern.startswith("*.") and "." not in pattern[2:])
 
 
 @hookspec

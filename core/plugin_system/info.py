@@ -59,9 +59,12 @@ class Record:
     offers: dict[str, list[Descriptor]] = field(default_factory=dict)
 
     @property
+    def package(self) -> str:
+        return " ".join(filter(None, (self.distribution, self.version)))
+
+    @property
     def label(self) -> str:
-        package = " ".join(filter(None, (self.distribution, self.version)))
-        return f"{self.name!r} ({package})" if package else repr(self.name)
+        return f"{self.name!r} ({self.package})" if self.package else repr(self.name)
 
     def info(self) -> PluginInfo:
         problems = (*self.problems, *self.clashes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
-from ..errors import PluginError, PolyllamaWarning
+from ..errors import PluginError, warn
 from ..messages import closest, did_you_mean, shortened
 from ..public import for_plugins
 from ..settings.listing import listing_settings
@@ -92,7 +91,7 @@ class Plugins:
         self._check_list("plugins_block", block, points)
         self._settle()
         for problem in self.problems:
-            warnings.warn(str(problem), PolyllamaWarning, stacklevel=2)
+            warn(str(problem), general=True)
 
     # What the plugins offer ------------------------------------------------------------------------------------------
 
@@ -131,17 +130,30 @@ class Plugins:
             raise PluginError(describe_clash(kind.kind, name, claims), hint=CLASH_HINT)
         if claims:
             return cast(D, claims[0][1])
-        known = sorted(self._claims.get(kind.kind, {}))
-        hint = " ".join(filter(None, (did_you_mean(name, known), f"known: {', '.join(known) or 'none'}")))
+        offers = self._claims.get(kind.kind, {})
+        known = sorted(offers)
+        spellings = {
+            word: offered
+            for offered, others in reversed(offers.items())
+            for _, offer in others
+            for word in (offer.words() if isinstance(offer, CheckpointFormatDescriptor) else ())
+        }
+        hint = " ".join(
+            filter(None, (did_you_mean(name, known, spellings=spellings), f"known: {', '.join(known) or 'none'}"))
+        )
         raise PluginError(f"there is no {kind.kind} {name!r}", hint=hint)
 
     def task_for_architecture(self, architecture: str) -> TaskDescriptor | None:
         """The task that answers to an entry of a config's ``architectures``, or None where no task does.
 
+        Capitals do not count: the first conversions of LLaMA say ``LLaMAForCausalLM``.
+
         Raises:
             PluginError: two plugins claim the architecture.
         """
-        claims = self._claims.get("architecture", {}).get(architecture, [])
+        known = self._claims.get("architecture", {})
+        alike = next((name for name in known if name.lower() == architecture.lower()), architecture)
+        claims = known.get(architecture) or known.get(alike, [])
         if len(claims) > 1:
             raise PluginError(describe_clash("architecture", architecture, claims), hint=CLASH_HINT)
         return cast(TaskDescriptor, claims[0][1]) if claims else None
@@ -276,7 +288,7 @@ class Plugins:
             return
         for offer in offers:
             if isinstance(offer, kind):
-                record.offers.setdefault(kind.kind, []).append(offer.offered_by(record.name))
+                record.offers.setdefault(kind.kind, []).append(offer.offered_by(record.name, record.package))
             else:
                 record.problems.append(f"{hook} must return {kind.__name__}s, not {shortened(repr(offer))}")
 

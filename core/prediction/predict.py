@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config.context_length import context_length
-from ..errors import BackendError, InputError, PolyllamaWarning, UnsupportedError
-from ..messages import did_you_mean, mention, subject
+from ..errors import BackendError, InputError, UnsupportedError, warn
+from ..messages import counted, did_you_mean, mention, subject
+from ..tasks.loaded_model import FIELDS_ALONE
 from ..tasks.task import Task
 from ..tasks.windows import Encoder, Example, Window
 from .inputs import Texts, read_texts
@@ -117,7 +117,8 @@ def _keywords(method: Callable[..., Any]) -> dict[str, Any]:
 
 def _split_options(task: Task, options: Mapping[str, Any]) -> tuple[RunOptions, dict[str, Any], dict[str, Any]]:
     """Those of running, of the task's ``encode`` and of its ``result``."""
-    check_names(options, list(options_of(task)), f"predict for task {task.name!r}")
+    known = [*task.texts, *task.optional_texts, *options_of(task)]
+    check_names(options, known, f"predict for task {task.name!r}")
     parts = (
         {name: value for name, value in options.items() if name in names}
         for names in (RunOptions.__dataclass_fields__, _keywords(task.encode), _keywords(task.result))
@@ -145,11 +146,7 @@ def _encode(
         rows.append(list(task.encode(encoder, texts, **options)))
     if cut:
         which = f"{len(cut)} of {len(examples)} texts were" if len(examples) > 1 else "the text was"
-        warnings.warn(
-            f"{which} cut to {min(encoder.limit or 0, max(cut))} tokens (the longest had {max(cut)})",
-            PolyllamaWarning,
-            stacklevel=6,
-        )
+        warn(f"{which} cut to {counted(min(encoder.limit or 0, max(cut)), 'token')} (the longest had {max(cut)})")
     return rows
 
 
@@ -197,7 +194,7 @@ def _forward(model: LoadedModel, task: Task, windows: Sequence[Window]) -> list[
     for row, window in enumerate(windows):
         ids[row, : len(window)] = window.input_ids
         mask[row, : len(window)] = 1
-    output = model.forward(ids, attention_mask=mask).numpy()
+    output = model.forward(ids, attention_mask=mask, **FIELDS_ALONE).numpy()
     per_token = task.outputs_per == "token"
     found = [
         {name: array[row, : len(window)] if per_token else array[row] for name, array in output.items()}

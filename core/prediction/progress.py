@@ -11,15 +11,18 @@ PATIENCE = 1.5
 
 
 class Progress:
-    """Counts texts: to a function that wants to know, or on a terminal's standard error, once it takes a while.
+    """Counts texts, or other things, for a function that wants to know or on a terminal's standard error.
+
+    A terminal shows it once it takes a while.
 
     Args:
         wanted: a function of how many are done and of how many there are; ``None`` to show it where standard error is a
             terminal; ``True`` or ``False``.
+        what: the plural of what is counted.
     """
 
-    def __init__(self, total: int, wanted: bool | Callable[[int, int], object] | None) -> None:
-        self.total, self.done = total, 0
+    def __init__(self, total: int, wanted: bool | Callable[[int, int], object] | None, *, what: str = "texts") -> None:
+        self.total, self.done, self.what = total, 0, what
         self._tell = wanted if callable(wanted) else None
         self._shows = wanted is True or (wanted is None and sys.stderr is not None and sys.stderr.isatty())
         self._began, self._width = time.monotonic(), 0
@@ -30,7 +33,7 @@ class Progress:
         if self._tell is not None:
             self._tell(self.done, self.total)
         elif self._shows and time.monotonic() - self._began > PATIENCE:
-            line = f"{self.done} of {self.total} texts"
+            line = f"{self.done} of {self.total} {self.what}"
             print(f"\r{line}", end="", file=sys.stderr, flush=True)
             self._width = len(line)
 

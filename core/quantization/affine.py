@@ -9,7 +9,7 @@ Source: the published behaviour of ``mlx.core.quantize``; in float32 the results
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CheckpointError, UnsupportedError
@@ -60,12 +60,15 @@ def scale_dtype(stored: str) -> str:
     return "bfloat16" if stored.startswith("float8") else "float32"
 
 
-def quantize(w: np.ndarray, group_size: int = 64, bits: int = 4, *, name: str = "the weight") -> Quantized:
+def quantize(
+    w: np.ndarray, group_size: int = 64, bits: int = 4, *, name: str = "the weight", scales: str | None = None
+) -> Quantized:
     """Round a matrix ``[out, in]`` to the nearest of each group's ``2**bits`` values.
 
     Args:
-        w: of any floating-point dtype; scales and biases come out in :func:`scale_dtype` of it.
+        w: of any floating-point dtype.
         name: what errors call it.
+        scales: the dtype of scales and biases; by default :func:`scale_dtype` of the weights'.
 
     Raises:
         UnsupportedError: bits or groups that the layout does not know, or that do not divide the inputs.
@@ -76,6 +79,28 @@ def quantize(w: np.ndarray, group_size: int = 64, bits: int = 4, *, name: str = 
     >>> round(float(np.abs(dequantize(*quantize(w, 64, 8), bits=8) - w).max()), 4)
     0.0039
     """
+    return _quantized(w, group_size, bits, name, scales, choose)
+
+
+def quantize_symmetric(
+    w: np.ndarray, group_size: int = 32, bits: int = 8, *, name: str = "the weight", scales: str | None = None
+) -> Quantized:
+    """Round a matrix ``[out, in]`` as :func:`quantize` does, to values that lie around zero evenly.
+
+    A group's value farthest from zero is ``2**(bits - 1) - 1`` scales away from it, as in GGUF's Q8_0; the bias is the
+    scale times ``-2**(bits - 1)``, exactly.
+
+    >>> import numpy as np
+    >>> made = quantize_symmetric(np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 32))
+    >>> bool((made.biases == -128 * made.scales).all())
+    True
+    """
+    return _quantized(w, group_size, bits, name, scales, _choose_symmetric)
+
+
+def _quantized(
+    w: np.ndarray, group_size: int, bits: int, name: str, scales: str | None, choice: Callable[..., Any]
+) -> Quantized:
     import numpy as np
 
     from ..dtypes import dtype_name, numpy_dtype
@@ -83,15 +108,17 @@ def quantize(w: np.ndarray, group_size: int = 64, bits: int = 4, *, name: str = 
     rows, columns = w.shape
     check_bits(bits)
     check_group(columns, group_size)
-    dtype = numpy_dtype(scale_dtype(dtype_name(w.dtype)))
+    dtype = numpy_dtype(scales or scale_dtype(dtype_name(w.dtype)))
     shape = rows, columns // group_size
     result = Quantized(
         np.empty((rows, packed_length(columns, bits)), np.uint32), *(np.empty(shape, dtype) for _ in "sb")
     )
     for part in row_blocks(rows, columns):
         wide = finite(w[part], name).reshape(-1, *shape[1:], group_size)
-        scales, biases = choose(wide, bits)
-        result.scales[part], result.biases[part] = scales, biases
+        with np.errstate(over="ignore"):
+            result.scales[part], result.biases[part] = choice(wide, bits, dtype)
+        if not np.isfinite(result.biases[part].astype(np.float32)).all():
+            raise CheckpointError(f"{name} holds values that are too large for scales in {dtype.name}")
         q = nearest(wide, result.scales[part], result.biases[part], bits)
         result.weight[part] = pack(q.reshape(-1, columns), bits)
     return result
@@ -118,8 +145,10 @@ def finite(w: np.ndarray, name: str) -> NDArray[np.float32]:
     return wide
 
 
-def choose(groups: NDArray[np.float32], bits: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale and bias of each group ``[..., group]``, as MLX chooses them."""
+def choose(
+    groups: NDArray[np.float32], bits: int, dtype: Any = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and bias of each group ``[..., group]``, as MLX chooses them, whatever dtype they are stored in."""
     import numpy as np
 
     low, high = groups.min(axis=-1), groups.max(axis=-1)
@@ -131,6 +160,17 @@ def choose(groups: NDArray[np.float32], bits: int) -> tuple[NDArray[np.float32],
     with np.errstate(divide="ignore", invalid="ignore"):
         scales = np.where(steps != 0, edge / steps, scales)
     return scales.astype(np.float32), np.where(steps != 0, edge, np.float32(0)).astype(np.float32)
+
+
+def _choose_symmetric(
+    groups: NDArray[np.float32], bits: int, dtype: Any
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    import numpy as np
+
+    half = 1 << (bits - 1)
+    with np.errstate(over="ignore"):
+        scales = (np.abs(groups).max(axis=-1) / np.float32(half - 1)).astype(dtype).astype(np.float32)
+    return scales, scales * np.float32(-half)
 
 
 def nearest(groups: NDArray[np.float32], scales: np.ndarray, biases: np.ndarray, bits: int) -> NDArray[np.uint8]:

@@ -6,12 +6,11 @@ Half of the time that listing plugins takes would go into importing it, for sett
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import PolyllamaWarning
+from ..errors import warn
 
 FILE_NAME = "polyllama.yaml"
 PREFIX = "POLYLLAMA_"
@@ -58,15 +57,15 @@ def user_config_folder() -> Path:
 def settings_files() -> list[Path]:
     """The settings files that exist, lowest precedence first."""
     found: list[Path] = []
-    for path, misnamed in _places():
+    for path, misnamed in places_of_settings():
         if path.exists() and not any(path.samefile(other) for other in found):
             found.append(path)
         elif not path.exists() and misnamed.exists():
-            warnings.warn(f"{misnamed} is not read; rename it to {FILE_NAME}", PolyllamaWarning, stacklevel=3)
+            warn(f"{misnamed} is not read; rename it to {FILE_NAME}", general=True)
     return found
 
 
-def _places() -> list[tuple[Path, Path]]:
+def places_of_settings() -> list[tuple[Path, Path]]:
     """Where a settings file may be, lowest precedence first, each with the name under which nothing reads it."""
     paths = [folder / FILE_NAME for folder in (user_config_folder(), Path.cwd())]
     return [(path, path.with_suffix(".yml")) for path in paths]

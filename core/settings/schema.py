@@ -16,16 +16,16 @@ there is a file or a variable to read. Both ways validate the one schema, ``Sett
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from ..errors import PolyllamaWarning, SettingsError
+from ..dtypes import meant_dtype
+from ..errors import SettingsError, warn
 from ..messages import closest, joined, mention, subject
 from .files import DEFAULT, FILE_NAME, OTHER_VARIABLES, PREFIX, Defaults, settings_files
 from .yaml_files import read_yaml_mapping
@@ -110,6 +110,19 @@ class Settings(BaseModel):
         "auto",
         "element type of cached keys and values, where the backend offers a choice; auto takes what it computes in",
         "auto, float32, bfloat16, float16 or int8",
+    )
+    cache_memory: str | None = _setting(
+        None,
+        "memory of keys and values at most, of requests that run and of texts kept for others that begin like them; "
+        "half of what is free on the device when not set",
+        "a size (2GB, 512MiB ...)",
+        pattern=r"^\d+(\.\d+)? ?([kKMGT]i?)?B$",
+    )
+    prefix_cache: Literal["auto", "always", "never"] = _setting(
+        "auto",
+        "whether prompts go on from the keys and values of texts that begin alike; auto does so where a call that is "
+        "made twice still gives the same twice: in float32, and for the turns of a conversation",
+        "auto, always or never",
     )
     load_format: str = _setting(
         "auto",
@@ -211,7 +224,13 @@ def load_settings(**arguments: Any) -> Settings:
 
 
 def settings_of_call(
-    *, backend: str | None, device: str | None, dtype: str, quantize: str | None, offline: bool | None
+    *,
+    backend: str | None,
+    device: str | None,
+    dtype: str,
+    quantize: str | None,
+    offline: bool | None,
+    cache_dir: str | None = None,
 ) -> Settings:
     """The settings that loading a model with these arguments, or planning to, goes by; see :func:`load_settings`.
 
@@ -222,11 +241,13 @@ def settings_of_call(
         SettingsError: any other value that is wrong.
     """
     if quantize is not None:
-        from ..quantization.settings import parse_quantize
+        from ..quantization.scheme import parse_quantize
 
         parse_quantize(quantize)  # a misspelt argument is an error of the call, not of the settings
     asked = None if dtype == "auto" else dtype
-    settings = load_settings(backend=backend, device=device, dtype=asked, quantize=quantize, offline=offline)
+    settings = load_settings(
+        backend=backend, device=device, dtype=asked, quantize=quantize, offline=offline, cache_dir=cache_dir
+    )
     if backend is not None and device is None:
         return settings.model_copy(update={"device": None})
     return settings
@@ -269,9 +290,7 @@ def _check_variables(environ: Mapping[str, str]) -> dict[str, str]:
         if name is None:
             if variable.upper() not in OTHER_VARIABLES:
                 hint = _suggestion(variable.upper(), [*known, *OTHER_VARIABLES])
-                warnings.warn(
-                    f"the variable {variable} means nothing to polyllama; {hint}", PolyllamaWarning, stacklevel=3
-                )
+                warn(f"the variable {variable} means nothing to polyllama; {hint}", general=True)
         elif value:
             if name in found:
                 raise SettingsError(f"both {found[name]} and {variable} are set", hint="keep one of them")
@@ -326,6 +345,7 @@ def _load_layers(
 def _settings_error(error: ValidationError, provenance: Mapping[str, str]) -> SettingsError:
     """One line for everything pydantic found wrong: where, which field, what it may be, what it is."""
     problems: list[str] = []
+    hint = None
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
         field = Settings.model_fields[name]
@@ -337,9 +357,11 @@ def _settings_error(error: ValidationError, provenance: Mapping[str, str]) -> Se
         text = where + f" must be {allowed}, not {given!r}"
         if isinstance(given, bool) and name != "offline" and FILE_NAME in provenance.get(name, ""):
             text += " (YAML reads yes, no, on and off as truth values; put the value in quotes)"
+        if name == "dtype":
+            hint = meant_dtype(given, get_args(field.annotation))
         if text not in problems:
             problems.append(text)
-    return SettingsError(joined("; ", problems), field=str(error.errors(include_url=False)[0]["loc"][0]))
+    return SettingsError(joined("; ", problems), hint=hint, field=str(error.errors(include_url=False)[0]["loc"][0]))
 
 
 def _honour_hub_offline(settings: Settings, environ: Mapping[str, str]) -> Settings:
@@ -348,12 +370,11 @@ def _honour_hub_offline(settings: Settings, environ: Mapping[str, str]) -> Setti
     if variable is None or environ[variable].upper() not in {"1", "ON", "YES", "TRUE"} or settings.offline:
         return settings
     if settings.provenance["offline"] != DEFAULT:
-        warnings.warn(
+        warn(
             mention("offline", False, shown="false")
             + f" ({settings.provenance['offline']}) has no effect: {variable}={environ[variable]} keeps "
             f"huggingface_hub offline; unset {variable}",
-            PolyllamaWarning,
-            stacklevel=3,
+            general=True,
         )
     provenance = {**settings._provenance, "offline": f"environment: {variable}"}
     return settings.model_copy(update={"offline": True})._with_provenance(provenance)

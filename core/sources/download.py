@@ -11,13 +11,13 @@ from __future__ import annotations
 import glob
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DownloadError, PolyllamaWarning
+from ..errors import DownloadError, warn
 from ..messages import few
+from .access import HubAccess
 
 Files = Literal["all", "config", "tokenizer"]
 
@@ -51,6 +51,7 @@ def fetch(
     offline_because: str = "argument",
     files: Files = "all",
     gated: bool = False,
+    access: HubAccess | None = None,
 ) -> Path:
     """The cached snapshot folder of a Hub repository, complete for ``files``.
 
@@ -62,6 +63,7 @@ def fetch(
         offline_because: what made it offline, for the message.
         files: everything, or only what a config or a tokenizer needs.
         gated: the registry knows that a licence has to be accepted first.
+        access: as whom to ask, which folder or file of the repository is meant, whether to fetch again.
 
     Raises:
         DownloadError: says what is wrong (gated, not found, no network, not cached, only pickled weights ...) and what
@@ -70,7 +72,7 @@ def fetch(
     Warns:
         PolyllamaWarning: the Hub did not answer, and the cached copy is used as it is.
     """
-    job = _Job(repo_id, revision or "main", cache_dir, files, gated)
+    job = _Job(repo_id, revision or "main", cache_dir, files, gated, access or HubAccess())
     if offline:
         try:
             return job.cached()
@@ -79,7 +81,7 @@ def fetch(
                 f"{repo_id} ({job.revision}) cannot be loaded offline ({offline_because}): {missing}",
                 hint=f"load it once while online, or run `hf download {repo_id}`, or give the path of a local copy",
             ) from missing
-    if _COMMIT.fullmatch(job.revision):
+    if _COMMIT.fullmatch(job.revision) and not job.access.force_download:
         try:
             return job.cached()  # a commit never changes, so the Hub has nothing to add
         except _Incomplete:
@@ -90,11 +92,14 @@ def fetch(
 class _Job:
     """One repository at one revision; keeps the arguments together."""
 
-    def __init__(self, repo_id: str, revision: str, cache_dir: Path | None, files: Files, gated: bool) -> None:
+    def __init__(
+        self, repo_id: str, revision: str, cache_dir: Path | None, files: Files, gated: bool, access: HubAccess
+    ) -> None:
         self.repo_id = repo_id
         self.revision = revision
         self.files: Files = files
         self.gated = gated
+        self.access = access
         self.where: dict[str, Any] = {"repo_id": repo_id, "revision": revision, "cache_dir": cache_dir}
 
     def cached(self) -> Path:
@@ -122,17 +127,20 @@ class _Job:
 
         failures = (_http_library_error(), OSError, ValueError)
         try:
-            info = HfApi(library_name="polyllama").model_info(self.repo_id, revision=self.revision)
+            api = HfApi(library_name="polyllama", token=self.access.token)
+            info = api.model_info(self.repo_id, revision=self.revision)
             names = {sibling.rfilename for sibling in info.siblings or ()}
         except failures as error:
             return self._use_cache_after(error)
 
+        asked = {**self.where, "token": self.access.token, "force_download": self.access.force_download}
+
         def fetch_index(name: str) -> list[str]:
-            return _read_index(Path(hf_hub_download(filename=name, **self.where)))
+            return _read_index(Path(hf_hub_download(filename=name, **asked)))
 
         try:
             wanted = self._select(names, fetch_index)
-            folder = Path(snapshot_download(**self.where, allow_patterns=[glob.escape(name) for name in wanted]))
+            folder = Path(snapshot_download(**asked, allow_patterns=[glob.escape(name) for name in wanted]))
             # When the network goes away meanwhile, snapshot_download returns whatever the cache holds.
             missing = [name for name in wanted if not (folder / name).is_file()]
             if missing:
@@ -147,21 +155,29 @@ class _Job:
         from huggingface_hub.errors import RevisionNotFoundError
 
         explained = explain(error, self.repo_id, self.revision, self.gated)
-        if isinstance(error, RevisionNotFoundError):
+        if isinstance(error, RevisionNotFoundError) or self.access.force_download:
             raise explained from error
         try:
             folder = self.cached()
         except (_Incomplete, DownloadError):
             raise explained from error
-        warnings.warn(
-            f"{explained.message}; using the copy in the cache (commit {folder.name[:12]}), which may be out of date",
-            PolyllamaWarning,
-            stacklevel=5,
-        )
+        warn(f"{explained.message}; using the copy in the cache (commit {folder.name[:12]}), which may be out of date")
         return folder
 
     def _select(self, names: Iterable[str], read_index: Callable[[str], list[str]]) -> list[str]:
-        return select_files(names, self.files, read_index, whose=f"{self.repo_id} ({self.revision})")
+        """The needed files by their names in the repository, of the folder or the file that is meant."""
+        prefix, whose = self.access.prefix, f"{self.repo_id} ({self.revision})"
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        if prefix:
+            whose += f", folder {self.access.subfolder!r},"
+            if not inside:
+                raise DownloadError(f"{whose} has no files", hint=_what_there_is(set(names)))
+        if self.access.file is not None:
+            if self.access.file not in inside:
+                raise DownloadError(f"{whose} has no file {self.access.file!r}", hint=_what_there_is(set(inside)))
+            return [prefix + self.access.file]
+        chosen = select_files(inside, self.files, lambda name: read_index(prefix + name), whose=whose)
+        return [prefix + name for name in chosen]
 
     def _listing_in_cache(self) -> set[str]:
         """What the repository holds according to an earlier download; newer versions of huggingface_hub keep that."""
@@ -234,7 +250,7 @@ def _select_weights(available: set[str], read_index: Callable[[str], list[str]],
     if gguf:
         raise DownloadError(
             f"{whose} holds {len(gguf)} GGUF files: {few(gguf, 3)}",
-            hint="fetch one with `hf download` and give its path",
+            hint="name one with gguf_file=, or fetch one with `hf download` and give its path",
         )
     if tensors:
         raise DownloadError(
@@ -315,7 +331,7 @@ def _http_library_error() -> type[Exception]:
 def _read_index(path: Path) -> list[str]:
     """The files that the index of sharded weights names, in order, each once."""
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(path.read_text(encoding="utf-8-sig"))["weight_map"]
         shards = sorted(set(weight_map.values()))
         if not shards or not all(isinstance(shard, str) and shard.endswith(".safetensors") for shard in shards):
             raise ValueError("weight_map names no safetensors files")

@@ -4,10 +4,11 @@ A registry file is YAML:
 
     models:
       my-model:
-        source: hf:my-org/my-model      # or path:relative/to/this/file, or package:folder/inside/polyllama
+        source: hf:my-org/my-model      # or path:relative/to/this/file, or package:its_name/file.gguf
         revision: v1.0                  # branch, tag or commit; without it, the main branch
         parameters: 1100048384
         context: 2048
+        dtype: float32                  # what it is computed in, where nothing else is asked for
         license: apache-2.0
         gated: false                    # true: the Hub asks to accept a licence first
         tasks: [text-generation]
@@ -15,16 +16,17 @@ A registry file is YAML:
         summary: one line for listings
         config: {vocab_size: 32000, hidden_size: 2048}      # sizes, to plan memory without downloading
 
-Only ``source`` is required. Names are compared without regard to case, and "_" and " " count as "-". Three levels,
-each overriding the one before: the built-in file, plugins, the user's files (``registry.yaml`` in the user's config
-folder and those named by the setting ``registries``).
+Only ``source`` is required. It may be a list, of which the first is taken that is there: an installed package's file,
+say, and else a repository. What ``package:`` names lies in an installed Python package, or in polyllama itself;
+``install`` may give the command that brings the package. Names are compared without regard to case, and "_" and " "
+count as "-". Three levels, each overriding the one before: the built-in file, plugins, the user's files
+(``registry.yaml`` in the user's config folder and those named by the setting ``registries``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +34,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ..errors import PluginError, PolyllamaWarning, RegistryError
+from ..errors import PluginError, RegistryError, warn
 from ..messages import closest_few, did_you_mean
 from ..public import for_plugins
 from ..settings.yaml_files import read_yaml_mapping
-from .entry import PACKAGE_FOLDER, PlannedConfig, RegistryEntry, normalize_name
+from .entry import PlannedConfig, RegistryEntry, Source, normalize_name
+from .packages import PACKAGE_FOLDER
 
 if TYPE_CHECKING:
     from ..plugin_system.hookspecs import RegistryDescriptor
@@ -92,7 +95,7 @@ class Registry:
         """The first entry that stands for this Hub repository, or None."""
         wanted = repo_id.lower()
         for entry in self.entries:
-            if entry.source_kind == "hf" and entry.source_target.lower() == wanted:
+            if any(source.kind == "hf" and source.target.lower() == wanted for source in entry.sources):
                 return entry
         return None
 
@@ -169,7 +172,7 @@ def merge_registries(levels: Sequence[Iterable[RegistryEntry]], *, lenient: Sequ
         by_name.update(claimed)
         entries.extend(level_unique)
     for text in said:
-        warnings.warn(f"registry: {text}", PolyllamaWarning, stacklevel=3)
+        warn(f"registry: {text}", general=True)
     return Registry(tuple(entries), tuple(said), by_name, clashes)
 
 
@@ -256,9 +259,7 @@ def _read_descriptor(descriptor: RegistryDescriptor) -> list[RegistryEntry]:
             return _read_entries(loaded, origin, None)
         raise RegistryError(f"it gives a {type(loaded).__name__}, not the path of a YAML file or a mapping")
     except (RegistryError, PluginError) as error:
-        warnings.warn(
-            f"the registry {descriptor.name!r} of {origin} is skipped: {error}", PolyllamaWarning, stacklevel=4
-        )
+        warn(f"the registry {descriptor.name!r} of {origin} is skipped: {error}", general=True)
         return []
 
 
@@ -290,19 +291,26 @@ def _read_entry(name: object, fields: object, origin: str, folder: Path | None) 
         entry = RegistryEntry(name=name, origin=origin, **fields)
     except (ValidationError, TypeError) as error:
         raise _entry_error(name, origin, error) from error
-    if entry.source_kind != "path":
-        return entry
+    first, *others = [str(_absolute(source, entry, folder)) for source in entry.sources]
+    return entry.model_copy(update={"source": first, "alternatives": tuple(others)})
+
+
+def _absolute(source: Source, entry: RegistryEntry, folder: Path | None) -> Source:
+    """The source with its path made absolute, from the folder of the registry's file."""
+    if source.kind != "path":
+        return source
+    where = f"{entry.origin}: model {entry.name!r}"
     try:
-        path = Path(entry.source_target).expanduser()
+        path = Path(source.target).expanduser()
     except RuntimeError as error:
         raise RegistryError(
-            f"{origin}: model {name!r}: source = {entry.source!r}: {error}", hint="no such user? write the path out"
+            f"{where}: source = {str(source)!r}: {error}", hint="no such user? write the path out"
         ) from error
     if not path.is_absolute():
         if folder is None:
-            raise RegistryError(f"{origin}: model {name!r}: the path in {entry.source!r} must be absolute")
+            raise RegistryError(f"{where}: the path in {str(source)!r} must be absolute")
         path = folder.absolute() / path
-    return entry.model_copy(update={"source": f"path:{path}"})
+    return Source("path", str(path))
 
 
 def _entry_error(name: str, origin: str, error: ValidationError | TypeError) -> RegistryError:

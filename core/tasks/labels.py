@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..array_kinds import as_numpy, check_plain, is_float
+from ..errors import InputError, warn
+from ..messages import counted
 from ..public import for_plugins
 from .losses import IGNORE_INDEX
 
@@ -18,11 +20,12 @@ def as_labels(value: Any, name: str) -> np.ndarray:
     """Nested lists or an array as NumPy numbers or booleans; integers as int64."""
     import numpy as np
 
+    check_plain(value, name)
     try:
-        array = np.asarray(value)
+        array = as_numpy(value, name)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{name} is not a rectangular array: {str(error).splitlines()[0]}") from None
-    if array.dtype.name in ("bfloat16", "float16"):
+    if (array.dtype.kind != "f" and is_float(array.dtype)) or array.dtype == np.float16:
         return array.astype(np.float32)
     if array.dtype.kind not in "iufb":
         raise InputError(f"{name} holds {array.dtype}, wanted numbers")
@@ -49,7 +52,7 @@ def check_classes(labels: np.ndarray, count: int, name: str = "labels") -> None:
     wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= count))
     if wrong.any():
         raise InputError(
-            f"{name} hold {int(labels[wrong][0])}, the model has {count} labels (0 to {count - 1})",
+            f"{name} hold {int(labels[wrong][0])}, the model has {counted(count, 'label')} (0 to {count - 1})",
             hint="-100 marks what the loss ignores; load with num_labels=... for another number of labels",
         )
 
@@ -61,6 +64,13 @@ def check_token_ids(labels: np.ndarray, vocab_size: int, name: str = "labels") -
     if wrong.any():
         value = int(labels[wrong][0])
         raise InputError(f"{name} hold {value}, outside the vocabulary of {vocab_size}", hint="-100 marks ignored ones")
+
+
+@for_plugins
+def warn_of_padding(labels: np.ndarray, attended: np.ndarray, name: str = "labels") -> None:
+    """Say that labels ``[B, S]`` of padding are not looked at, where there are any other than -100."""
+    if ((labels != IGNORE_INDEX) & ~attended).any():
+        warn(f"{name} of padding, as the attention_mask tells it, are ignored; mark them with -100")
 
 
 @for_plugins

@@ -5,14 +5,24 @@ Heads know this protocol and not the facade: :class:`polyllama.Llama` is one tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..public import for_plugins
 
 if TYPE_CHECKING:
     from ..config.schema import LlamaConfig
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
     from .outputs import ModelOutput
+
+
+FIELDS_ALONE: Mapping[str, bool] = {
+    "use_cache": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+}
+"""Flags for whoever reads the task's own fields: all of them said, so that no configuration adds to what comes out."""
 
 
 @for_plugins
@@ -41,8 +51,13 @@ class LoadedModel(Protocol):
     @property
     def training(self) -> bool: ...
 
-    def forward(self, input_ids: Any = None, *, attention_mask: Any = None) -> ModelOutput:
-        """Run rows ``[B, S]`` of token ids through the model once; ``.numpy()`` of the output gives NumPy arrays."""
+    def forward(self, input_ids: Any = None, *, attention_mask: Any = None, **flags: Any) -> ModelOutput:
+        """Run rows ``[B, S]`` of token ids through the model once; ``.numpy()`` of the output gives NumPy arrays.
+
+        Args:
+            flags: ``use_cache``, ``output_hidden_states``, ``output_attentions``, ``return_dict``; the model's
+                configuration may say otherwise where one is not given.
+        """
         ...
 
     def predict_each(self, given: Any, options: Any) -> Any:

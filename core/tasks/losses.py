@@ -3,6 +3,8 @@
 Each is a mean over what counts. With `num_items` it is the sum divided by that number instead, as gradient accumulation
 over unequal batches needs. Where nothing counts the mean is 0 / 0, so NaN, as everywhere else.
 
+Padding, as an attention mask tells it, has no part in a loss: a batch's is that of its rows alone.
+
 Labels are checked before a pass wherever somebody can look at them. Where nobody can, because they are traced or on
 another device, a label that is none makes the loss and its own gradients NaN: trained on, it would count as some other.
 """
@@ -15,6 +17,9 @@ from ..public import for_plugins
 
 IGNORE_INDEX = -100
 """Label of positions that no loss looks at."""
+
+IMPOSSIBLE = -1e30
+"""A logit of no probability; finite, as where everything is impossible the gradients are not to be NaN."""
 
 
 @for_plugins
@@ -61,16 +66,31 @@ def _or_nan(xp: Any, values: Any, known: Any) -> Any:
 
 
 @for_plugins
-def causal_lm_loss(xp: Any, logits: Any, labels: Any, num_items: Any = None) -> Any:
+def ignore_padding(xp: Any, labels: Any, attended: Any) -> Any:
+    """Labels ``[B, S]`` with -100 where `attended` ``[B, S]`` is false; as they are where that is ``None``.
+
+    >>> import numpy as np
+    >>> ignore_padding(np, np.array([[7, 8, 9]]), np.array([[False, True, True]]))
+    array([[-100,    8,    9]])
+    """
+    return labels if attended is None else xp.where(attended, labels, xp.full_like(labels, IGNORE_INDEX))
+
+
+@for_plugins
+def causal_lm_loss(xp: Any, logits: Any, labels: Any, num_items: Any = None, attended: Any = None) -> Any:
     """Next-token loss: position ``i`` predicts label ``i + 1``.
 
     Args:
         logits: ``[B, S, V]`` in float32.
         labels: ``[B, S]`` token ids, -100 where ignored; not shifted by the caller.
+        attended: ``[B, S]`` booleans, false at padding, which neither predicts nor is predicted; ``None`` for none.
     """
     vocabulary = logits.shape[-1]
+    wanted = ignore_padding(xp, labels, attended)[:, 1:]
+    if attended is not None:
+        wanted = ignore_padding(xp, wanted, attended[:, :-1])  # what stands before a row's first token knows nothing
     predictions = xp.reshape(logits[:, :-1, :], (-1, vocabulary))
-    return cross_entropy(xp, predictions, xp.reshape(labels[:, 1:], (-1,)), num_items)
+    return cross_entropy(xp, predictions, xp.reshape(wanted, (-1,)), num_items)
 
 
 @for_plugins
@@ -103,16 +123,32 @@ def binary_cross_entropy(xp: Any, logits: Any, targets: Any, num_items: Any = No
 
 @for_plugins
 def span_loss(
-    xp: Any, start_logits: Any, end_logits: Any, start_positions: Any, end_positions: Any, num_items: Any = None
+    xp: Any,
+    start_logits: Any,
+    end_logits: Any,
+    start_positions: Any,
+    end_positions: Any,
+    num_items: Any = None,
+    attended: Any = None,
 ) -> Any:
     """Mean of two cross entropies ``[B, S]``: where a span starts and where it ends.
 
     Positions ``[B]`` before the first token or after the last are ignored: an answer that a cut text has lost, or none.
+
+    Args:
+        attended: ``[B, S]`` booleans, false at padding, which no span starts or ends at; ``None`` for none. A position
+            that is padding makes the loss NaN.
     """
     length = start_logits.shape[-1]
 
     def one(logits: Any, positions: Any) -> Any:
         inside = (positions >= 0) & (positions < length)
-        return cross_entropy(xp, logits, xp.where(inside, positions, xp.full_like(positions, IGNORE_INDEX)), num_items)
+        wanted = xp.where(inside, positions, xp.full_like(positions, IGNORE_INDEX))
+        if attended is not None:
+            logits = xp.where(attended, logits, xp.full_like(logits, IMPOSSIBLE))
+            places = xp.where(inside, positions, xp.zeros_like(positions))[:, None]
+            padding = xp.take_along_axis(attended, places, axis=-1)[:, 0] == xp.zeros_like(inside)
+            wanted = xp.where(inside & padding, xp.full_like(wanted, -1), wanted)
+        return cross_entropy(xp, logits, wanted, num_items)
 
     return (one(start_logits, start_positions) + one(end_logits, end_positions)) / 2

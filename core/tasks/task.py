@@ -5,7 +5,7 @@ It contains no framework, and so runs on every backend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import ConfigError, UnsupportedError
@@ -102,9 +102,28 @@ class Task:
 
         Args:
             xp: the array namespace.
-            options: ``config``, and what the caller gave: ``num_items_in_batch``.
+            options: ``config``; ``attended`` ``[B, S]``, booleans which are false at padding, or ``None`` where no mask
+                tells it; and what the caller gave: ``num_items_in_batch``.
         """
         raise UnsupportedError(f"task {self.name!r} has no loss", hint="leave labels out, or load it with another task")
+
+    def examples(self, config: LlamaConfig) -> Iterable[Mapping[str, Any]]:
+        """Passes that ``polyllama certify`` tries the loss and its gradients on: arguments of forward by name.
+
+        For labels that are none of the usual forms, which the kit tries by itself where there are no examples here:
+        numbers of labels or of tokens per token or per row, or values per row. A few short rows are enough.
+
+        Args:
+            config: of the tiny model that is tried, with its ``vocab_size``, ``num_labels`` and ``pad_token_id``.
+
+        >>> import numpy as np
+        >>> class Pairs(Task):
+        ...     labels = ("better", "worse")
+        ...     def examples(self, config):
+        ...         ids = np.arange(1, 9).reshape(2, 4)
+        ...         return [{"input_ids": ids, "better": np.array([0]), "worse": np.array([1])}]
+        """
+        return ()
 
     def result(self, example: Example) -> Any:
         """What a person reads of the output for one text: ``predict``, ``pipeline`` and the command line give it.

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..messages import mention
+from ..messages import counted, mention
 from ..public import for_plugins
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..config.schema import LlamaConfig
-    from ..tokenizer.base import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
 
 @for_plugins
@@ -121,7 +121,7 @@ class Encoder:
         if not self.truncation:
             limit = f"the model's context is {self.limit}" if self.max_length is None else f"max_length is {self.limit}"
             raise InputError(
-                f"{self.name} has {len(window)} tokens, {limit}",
+                f"{self.name} has {counted(len(window), 'token')}, {limit}",
                 hint=mention("truncation", True) + f" cuts it{hint or ''}",
             )
         self.cut.append(len(window))
@@ -144,10 +144,10 @@ class Encoder:
             room -= self._count(text)
         if room < 1:
             what = "the question leaves" if pair is not None else "special tokens leave"
-            raise InputError(f"{self.name}: {what} no room in {limit} tokens", hint="raise max_length")
+            raise InputError(f"{self.name}: {what} no room in {counted(limit, 'token')}", hint="raise max_length")
         if stride >= room and self._count(text if pair is None else pair) > room:
             raise InputError(
-                f"{self.name}: windows hold {room} tokens of the text, and would share {stride}",
+                f"{self.name}: windows hold {counted(room, 'token')} of the text, and would share {stride}",
                 hint="lower the stride or raise max_length",
             )
         stride = min(stride, room - 1)

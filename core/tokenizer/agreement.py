@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import PolyllamaWarning, TokenizerError
+from ..errors import TokenizerError, warn
+from ..messages import counted
 from .engines.sentencepiece_model import SPACE, SentencePieceModel
-from .files import read_bytes
+from .files import InMemory, read_bytes
 
 
 def compare(
-    model: SentencePieceModel, tokenizer_file: Path, stated: Mapping[str, Any], arguments: dict[str, Any]
+    model: SentencePieceModel, tokenizer_file: Path | InMemory, stated: Mapping[str, Any], arguments: dict[str, Any]
 ) -> None:
     """Refuse a model and a tokenizer.json that give different ids; take from the latter what nobody else says."""
     content = _parsed(tokenizer_file)
@@ -43,7 +43,7 @@ def compare(
         )
         raise TokenizerError(
             f"{tokenizer_file} and {model.source} hold different vocabularies: "
-            f"{len(differing) + len(extra)} tokens differ, {example}",
+            f"{counted(len(differing) + len(extra), 'token differs', 'tokens differ')}, {example}",
             hint="remove the one that does not belong to this checkpoint",
         )
     has_legacy = _legacy_of(content)
@@ -52,15 +52,13 @@ def compare(
     if stated.get("legacy") is None:
         arguments["legacy"] = has_legacy
     elif stated["legacy"] != has_legacy:
-        warnings.warn(
+        warn(
             f"{tokenizer_file} is written with legacy={has_legacy}, tokenizer_config.json or an argument says "
-            f"legacy={stated['legacy']}; using the latter (pass legacy=... to choose)",
-            PolyllamaWarning,
-            stacklevel=4,
+            f"legacy={stated['legacy']}; using the latter (pass legacy=... to choose)"
         )
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Path | InMemory) -> dict[str, Any]:
     try:
         content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:

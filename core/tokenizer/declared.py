@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import TokenizerError
+from ..arguments import checked_methods
+from ..errors import TokenizerError, warn
+from ..messages import few
+from .checked_arguments import listed_tokens
 from .engines.added_tokens import AddedToken
 from .engines.engine import Engine
-from .engines.template import SpecialTokensTemplate
+from .engines.special_tokens_template import SpecialTokensTemplate
 
 TokenLike = str | AddedToken
 SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -27,6 +30,7 @@ class SpecialTokens:
     template: SpecialTokensTemplate | None = None  # of a tokenizer.json, used until bos or eos are changed
 
 
+@checked_methods
 class DeclaredTokens:
     """The part of a tokenizer that knows the tokens declared beside the engine's own, and which of them is special."""
 
@@ -37,16 +41,20 @@ class DeclaredTokens:
         self._added_ids: dict[str, int] = {}
         self._roles: dict[str, AddedToken | None] = dict.fromkeys(SPECIAL_ROLES)
         self._template = special.template
+        self._without_token: tuple[tuple[int, ...], list[int]] = ((), [])
         for token_id, token in sorted(special.added.items()):
             self._declare_at(token_id, token)
         self._additional = [
             AddedToken.parse(token, where=f"{source}: additional_special_tokens", special=True)
             for token in special.additional
         ]
+        before, new = len(self), dict[int | None, str]()
         for role, value in special.roles.items():
             self._roles[role] = None if value is None else self._declared(value, f"{source}: {role}")
+            new.setdefault(self._role_id(role), f"{role} {str(value)!r}")
         for token in self._additional:
             self._declare(token)
+        self._say_new({token_id: named for token_id, named in new.items() if token_id is not None}, before)
         self._engine.set_added_tokens(self._added)
         self._add_bos = self._initial(special.add_bos_token, "bos_token")
         self._add_eos = self._initial(special.add_eos_token, "eos_token")
@@ -105,7 +113,9 @@ class DeclaredTokens:
 
     def add_tokens(self, new_tokens: TokenLike | Iterable[TokenLike], special_tokens: bool = False) -> int:
         """Add tokens that are never split; returns how many are new ids, for which a model needs embedding rows."""
-        tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
+        tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else new_tokens
+        if isinstance(tokens, bytes | Mapping) or not isinstance(tokens, Iterable):
+            raise TokenizerError(f"add_tokens takes a token or a list of them, not {tokens!r:.80}")
         before = len(self)
         for value in tokens:
             token = AddedToken.parse(value, where="add_tokens")
@@ -124,11 +134,11 @@ class DeclaredTokens:
         tokens keep their ids, unless ``replace_additional_special_tokens`` is false.
         """
         before = len(self)
+        if not isinstance(special_tokens_dict, Mapping):
+            raise TokenizerError(f"add_special_tokens takes tokens by role, not {special_tokens_dict!r:.80}")
         for role, value in special_tokens_dict.items():
             if role in ("additional_special_tokens", "extra_special_tokens"):
-                if isinstance(value, str) or not isinstance(value, Iterable):
-                    raise TokenizerError(f"{role} must be a list of tokens, got {value!r:.80}")
-                tokens = [AddedToken.parse(token, where=role, special=True) for token in value]
+                tokens = listed_tokens(role, value)
                 for token in tokens:
                     self._declare(token)
                 kept = [] if replace_additional_special_tokens else [t for t in self._additional if t not in tokens]
@@ -142,6 +152,18 @@ class DeclaredTokens:
                 )
         self._engine.set_added_tokens(self._added)
         return len(self) - before
+
+    def _say_new(self, named: Mapping[int, str], before: int) -> None:
+        """Say which roles got ids that no file declares, as the embedding ends before them; the others ask for ids."""
+        new = {token_id: text for token_id, text in named.items() if token_id >= before}
+        if new:
+            become = "is not in the vocabulary; it becomes id"
+            if len(new) > 1:
+                become = "are not in the vocabulary; they become ids"
+            warn(
+                f"{self.source}: {few([*new.values()], 4)} {become} {few([*map(str, new)], 4)}, for which a model's "
+                "embedding must have a row: model.resize_token_embeddings(len(tokenizer))"
+            )
 
     def _set_role(self, role: str, value: object) -> None:
         self._roles[role] = None if value is None else self._declared(value, role)
@@ -197,6 +219,10 @@ class DeclaredTokens:
     def __len__(self) -> int:
         """The rows an embedding needs for every token: one more than the greatest id."""
         return max(self._engine.size, max(self._added, default=-1) + 1)
+
+    def _role_text(self, role: str) -> str | None:
+        token = self._roles[role]
+        return None if token is None else token.content
 
     def _role_id(self, role: str) -> int | None:
         token = self._roles[role]

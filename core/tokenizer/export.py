@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING
 from ..errors import TokenizerError
 from .engines.engine import PieceEngine
 from .engines.sentencepiece_model import PieceKind
-from .engines.template import SpecialTokensTemplate, Step
+from .engines.special_tokens_template import SpecialTokensTemplate, Step
 from .engines.tokenizers_engine import JsonEngine, MergesEncoder, apply_prefix_scheme
 
 if TYPE_CHECKING:
     import tokenizers
 
-    from .base import Tokenizer
+    from .tokenizer import Tokenizer
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
-    """The text of the file."""
+    """The text of the file.
+
+    Errors: NotExpressible for a SentencePiece model whose ids it could not give.
+    """
     from tokenizers import AddedToken as Symbol
     from tokenizers import Tokenizer as Backend
 
     engine = tokenizer._engine
     if isinstance(engine, JsonEngine):
         backend = Backend.from_str(engine.backend.to_str())
-    elif isinstance(engine, PieceEngine) and isinstance(engine.encoder, MergesEncoder):
-        backend = Backend(engine.encoder.bpe.model)
+    elif isinstance(engine, PieceEngine):
+        encoder = engine.encoder if isinstance(engine.encoder, MergesEncoder) else MergesEncoder(engine.model)
+        backend = Backend(encoder.bpe.model)
         apply_prefix_scheme(backend, add_prefix_space=engine.add_prefix_space, legacy=engine.legacy)
         for token_id, token in tokenizer.added_tokens_decoder.items():
             symbol = Symbol(**token.to_dict())  # type: ignore[arg-type]
@@ -39,9 +43,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
         frozen = [piece.text for piece in engine.model.pieces() if piece.kind is PieceKind.USER_DEFINED]
         backend.add_tokens([Symbol(text, normalized=False) for text in frozen])
     else:
-        raise TokenizerError(
-            "only the tokenizers engine writes a tokenizer.json", hint="load LlamaTokenizerFast and save it"
-        )
+        raise TokenizerError(f"a tokenizer run by {engine.name} is not written as a tokenizer.json")
     if tokenizer._template is None:
         set_post_processor(backend, tokenizer.template())
     return json.dumps(json.loads(backend.to_str()), ensure_ascii=False, indent=2) + "\n"

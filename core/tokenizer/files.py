@@ -6,14 +6,17 @@ import json
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import PolyllamaWarning, TokenizerError
+from ..errors import TokenizerError, refuse_lfs_pointer, warn
+from .checked_arguments import token_id
 from .engines.added_tokens import AddedToken
+
+if TYPE_CHECKING:
+    import tokenizers
 
 VOCAB_FILE = "tokenizer.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -38,6 +41,8 @@ _FLAGS = (
     "split_special_tokens",
 )
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What a Llama has where no file says anything.
+_DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _SIDE_KEYS = ("padding_side", "truncation_side")
 # How a checkpoint was saved, not what its tokenizer does: another class or engine gives the same ids here.
 _ABOUT_SAVING = frozenset({"tokenizer_class", "name_or_path", "auto_map", "processor_class", "backend", "vocab_file"})
@@ -45,10 +50,14 @@ _ABOUT_SAVING = frozenset({"tokenizer_class", "name_or_path", "auto_map", "proce
 
 @dataclass(frozen=True)
 class InMemory:
-    """A tokenizer file that was made from something else, and lies nowhere: what to call it, and its content."""
+    """A tokenizer file that was made from something else, and lies nowhere: what to call it, and its content.
+
+    In the place of a `tokenizer.json`'s content there may be the backend that it would be parsed into.
+    """
 
     name: str
     content: bytes = field(repr=False)
+    backend: tokenizers.Tokenizer | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.name
@@ -66,9 +75,11 @@ def read_bytes(path: Path | InMemory, limit: int = MAX_VOCABULARY_BYTES) -> byte
             raise TokenizerError(
                 f"{path} has {size} bytes; a tokenizer file has at most {limit}", hint="is it another file?"
             )
-        return path.read_bytes()
+        content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path} cannot be read: {error}") from None
+    refuse_lfs_pointer(content[:64], path, TokenizerError)
+    return content
 
 
 def read_text(path: Path) -> str:
@@ -132,16 +143,17 @@ class TokenizerFiles:
                 if value is not None:
                     arguments[key] = _checked(value, bool, "true or false", where)
             elif key in _ROLES:
-                arguments[key] = None if value is None else _role(value, where)
+                arguments[key] = _role(value, where)
             elif key in ("additional_special_tokens", "extra_special_tokens"):
                 listed = list(value.values()) if isinstance(value, Mapping) else value
-                tokens = _checked(listed or [], list, "a list of tokens", where)
+                tokens = _named_ones(_checked(listed or [], list, "a list of tokens", where), where)
                 previous = arguments.setdefault("additional_special_tokens", [])
                 previous.extend(AddedToken.parse(token, where=where, special=True) for token in tokens)
             elif key == "added_tokens_decoder":
                 arguments[key] = {
-                    _token_id(token_id, where): AddedToken.parse(token, where=f"{where}[{token_id}]")
-                    for token_id, token in _checked(value, dict, "an object", where).items()
+                    token_id(key, where): AddedToken.parse(token, where=f"{where}[{key}]")
+                    for key, token in _checked(value, dict, "an object", where).items()
+                    if _has_name(token, f"{where}[{key}]")
                 }
             elif key in _SIDE_KEYS:
                 arguments[key] = _checked(value, str, "'left' or 'right'", where)
@@ -150,55 +162,65 @@ class TokenizerFiles:
             elif key == "sp_model_kwargs":
                 arguments[key] = _checked(value or {}, dict, "an object", where)
             elif key == "chat_template":
-                arguments[key] = _templates(value, where)
+                arguments[key] = chat_templates(value, where)
             elif key not in _ABOUT_SAVING:
                 self.kept[key] = value
 
     def _read_special_tokens(self, path: Path) -> None:
+        """Read special_tokens_map.json in transformers' order of precedence.
+
+        It decides over tokenizer_config.json, unless that has an `added_tokens_decoder`: then it is not read.
+        """
         if not path.exists():
             return
+        unread = "added_tokens_decoder" in self.arguments
         for key, value in read_json(path).items():
             where = f"{path}: {key}"
             if key in _ROLES:
-                if value is None:
-                    continue
-                token = _role(value, where)
-                stated = self.arguments.get(key)
-                if stated is not None and str(stated) != str(token):
-                    warnings.warn(
-                        f"{path} says {key} is {str(token)!r}; using what {CONFIG_FILE} says, {str(stated)!r}",
-                        PolyllamaWarning,
-                        stacklevel=2,
-                    )
-                elif stated is None or isinstance(stated, str):
-                    self.arguments[key] = token
+                token, stated = _role(value, where), self.arguments.get(key)
+                if key in self.arguments and _text(stated) != _text(token):
+                    used = f"what {CONFIG_FILE} says, {_text(stated)!r}" if unread else f"that, not {_text(stated)!r}"
+                    because = "has added_tokens_decoder" if unread else "has no added_tokens_decoder"
+                    warn(f"{where} is {_text(token)!r}; using {used} ({CONFIG_FILE} {because}: transformers' order)")
+                elif unread and key not in self.arguments and _text(token) != _DEFAULTS.get(key):
+                    warn(f"{where} is {_text(token)!r}, which is not read: {CONFIG_FILE} has added_tokens_decoder")
+                if not unread and not (isinstance(token, str) and _text(stated) == token):
+                    self.arguments[key] = token  # a bare name must not undo what is said of how it is matched
             elif key in ("additional_special_tokens", "extra_special_tokens"):
-                tokens = _checked(value, list, "a list of tokens", where)
+                tokens = _named_ones(_checked(value, list, "a list of tokens", where), where)
                 listed = self.arguments.setdefault("additional_special_tokens", [])
                 known = {token.content for token in listed}
+                known.update(token.content for token in self.arguments.get("added_tokens_decoder", {}).values())
                 parsed = [AddedToken.parse(token, where=where, special=True) for token in tokens]
-                listed.extend(token for token in parsed if token.content not in known)
+                more = [token for token in parsed if token.content not in known]
+                if unread and more:
+                    names = ", ".join(repr(token.content) for token in more[:3])
+                    warn(f"{where} adds {names}, which is not read: {CONFIG_FILE} has added_tokens_decoder")
+                elif not unread:
+                    listed.extend(more)
 
     def _read_added_tokens(self, path: Path) -> None:
         if not path.exists():
             return
         added = self.arguments.setdefault("added_tokens_decoder", {})
         for content, value in read_json(path).items():
-            token_id = _token_id(value, f"{path}: {content}")
-            present = added.get(token_id)
+            if not _has_name(content, f"{path}: {value!r:.20}"):
+                continue
+            found_id = token_id(value, f"{path}: {content}")
+            present = added.get(found_id)
             if present is not None and present.content != content:
                 raise TokenizerError(
-                    f"{path} gives id {token_id} to {content!r}, {CONFIG_FILE} to {present.content!r}",
+                    f"{path} gives id {found_id} to {content!r}, {CONFIG_FILE} to {present.content!r}",
                     hint="the files contradict each other: fetch them again",
                 )
             if present is None:
-                added[token_id] = AddedToken.parse(content, where=str(path))
+                added[found_id] = AddedToken.parse(content, where=str(path))
 
     def _read_chat_templates(self, folder: Path) -> None:
         templates: dict[str, str] = {}
         if (folder / CHAT_TEMPLATE_JSON).exists():
             stated = read_json(folder / CHAT_TEMPLATE_JSON).get("chat_template")
-            templates.update(_named(_templates(stated, str(folder / CHAT_TEMPLATE_JSON))))
+            templates.update(_named(chat_templates(stated, str(folder / CHAT_TEMPLATE_JSON))))
         if (folder / CHAT_TEMPLATE_FILE).exists():
             templates["default"] = read_text(folder / CHAT_TEMPLATE_FILE)
         if (folder / CHAT_TEMPLATE_FOLDER).is_dir():
@@ -219,18 +241,28 @@ def _checked(value: Any, kind: type, expected: str, where: str) -> Any:
     return value
 
 
-def _role(value: object, where: str) -> str | AddedToken:
+def _role(value: object, where: str) -> str | AddedToken | None:
     """A special token; a bare string stays one, for it says nothing about how the token is matched."""
+    if value is None or not _has_name(value, where):
+        return None
     token = AddedToken.parse(value, where=where, special=True)
     return value if isinstance(value, str) else token
 
 
-def _token_id(value: object, where: str) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise TokenizerError(f"{where}: a token id must be a whole number from 0 up, got {value!r:.80}")
+def _has_name(token: object, where: str) -> bool:
+    """Whether a token is not the empty string, which stands for "no such token" and is said."""
+    if token == "" or (isinstance(token, Mapping) and token.get("content") == ""):
+        warn(f"{where} is the empty string, which is no token; left out")
+        return False
+    return True
+
+
+def _named_ones(tokens: list[Any], where: str) -> list[Any]:
+    return [token for index, token in enumerate(tokens) if _has_name(token, f"{where}[{index}]")]
+
+
+def _text(token: str | AddedToken | None) -> str | None:
+    return None if token is None else str(token)
 
 
 def max_length(value: object, where: str) -> int | None:
@@ -239,10 +271,15 @@ def max_length(value: object, where: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 1:
         raise TokenizerError(f"{where} must be a positive number, got {value!r:.80}")
-    return None if value > 1 << 31 else int(value)
+    if value > 1 << 31:
+        return None
+    if value != int(value):
+        raise TokenizerError(f"{where} must be a whole number, got {value!r:.80}")
+    return int(value)
 
 
-def _templates(value: object, where: str) -> str | dict[str, str] | None:
+def chat_templates(value: object, where: str) -> str | dict[str, str] | None:
+    """A chat template, or several by name."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Mapping):

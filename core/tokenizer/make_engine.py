@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import TokenizerError
+from ..errors import TokenizerError, warn
 from .engines.added_tokens import AddedToken
-from .engines.engine import Engine, PieceEngine
+from .engines.engine import Engine, PieceEncoder, PieceEngine
 from .engines.sentencepiece_model import SentencePieceModel
-from .engines.template import SpecialTokensTemplate
+from .engines.special_tokens_template import SpecialTokensTemplate
 from .files import InMemory, read_bytes
-
-if TYPE_CHECKING:
-    from .engines.tokenizers_engine import JsonEngine
 
 
 def is_rank_file(content: bytes) -> bool:
-    """Whether a `tokenizer.model` is Meta's Llama 3 kind."""
-    from .engines.tiktoken import looks_like_ranks
-
-    return looks_like_ranks(content)
+    """Whether a `tokenizer.model` is Meta's Llama 3 kind: its first line is base64, a space and a number."""
+    line = content[:4096].split(b"\n", 1)[0].split()
+    return len(line) == 2 and line[1].isdigit() and all(byte < 0x80 for byte in line[0])
 
 
 @dataclass(frozen=True)
@@ -34,45 +30,86 @@ class Made:
     template: SpecialTokensTemplate | None = None
 
 
-def tokenizers_engine(
+def sentencepiece_engine(
     content: bytes,
-    source: Path | InMemory,
+    source: str,
     *,
-    is_json: bool,
-    renamed: Mapping[Any, object],
+    legacy: bool | None,
+    add_prefix_space: bool | None,
+    sp_model_kwargs: Mapping[str, Any] | None,
+) -> Made:
+    """Make the engine that sentencepiece runs, of its model."""
+    from .engines.sentencepiece_engine import SentencePieceEncoder
+
+    model = SentencePieceModel.parse(content, source)
+    return _of_model(model, SentencePieceEncoder(model, sp_model_kwargs), legacy, add_prefix_space)
+
+
+def tokenizers_engine(content: bytes, source: str, *, legacy: bool | None, add_prefix_space: bool | None) -> Made:
+    """Make the engine that the tokenizers library runs, of a SentencePiece model.
+
+    A model whose ids that library cannot give is run by sentencepiece, after a warning that says why.
+    """
+    model = SentencePieceModel.parse(content, source)
+    return _of_model(model, _piece_encoder(model), legacy, add_prefix_space)
+
+
+def _of_model(
+    model: SentencePieceModel, encoder: PieceEncoder, legacy: bool | None, add_prefix_space: bool | None
+) -> Made:
+    prefix = model.add_dummy_prefix if add_prefix_space is None else add_prefix_space
+    engine = PieceEngine(model, encoder, add_prefix_space=prefix, legacy=bool(legacy))
+    return Made(engine, control_pieces(model))
+
+
+def json_engine(source: Path | InMemory, *, legacy: bool | None, add_prefix_space: bool | None) -> Made:
+    """Make the engine of a `tokenizer.json`, which is run as it is written unless the arguments say otherwise."""
+    from .engines.tokenizers_engine import JsonEngine
+
+    backend = source.backend if isinstance(source, InMemory) else None
+    engine = JsonEngine.parse(read_bytes(source), str(source)) if backend is None else JsonEngine(backend, str(source))
+    if legacy is not None or add_prefix_space is not None:
+        has_space, has_legacy = engine.prefix_scheme() or (True, True)
+        engine.set_prefix_scheme(
+            add_prefix_space=has_space if add_prefix_space is None else add_prefix_space,
+            legacy=has_legacy if legacy is None else legacy,
+        )
+    return Made(engine, engine.added_tokens(), engine.template())
+
+
+def vocabulary_engine(
+    ids: Mapping[str, int],
+    merges: list[tuple[str, str]],
+    source: str,
+    *,
+    unk_token: str | None,
     legacy: bool | None,
     add_prefix_space: bool | None,
 ) -> Made:
-    """Make the engine that the tokenizers library runs, of a `tokenizer.json`, a rank file or a SentencePiece model.
+    """Make the engine of a vocabulary with its merges: SentencePiece's spaces, and bytes for what it has not."""
+    from .engines.tokenizers_engine import JsonEngine, apply_prefix_scheme, bpe_backend
 
-    ``renamed`` maps ids to tokens that go under other names than in a rank file.
-    """
-    if is_json:
-        engine, template = _json_engine(content, source, legacy, add_prefix_space)
-        return Made(engine, engine.added_tokens(), template)
-    if is_rank_file(content):
-        engine = _rank_engine(content, source, renamed, legacy, add_prefix_space)
-        return Made(engine, engine.added_tokens())
+    backend = bpe_backend(
+        dict(ids), merges, unk_token=unk_token if unk_token in ids else None, byte_fallback=True, source=source
+    )
+    apply_prefix_scheme(
+        backend, add_prefix_space=True if add_prefix_space is None else add_prefix_space, legacy=bool(legacy)
+    )
+    return Made(JsonEngine(backend, source), {})
+
+
+def _piece_encoder(model: SentencePieceModel) -> PieceEncoder:
+    from .engines.tie_groups import NotExpressible
     from .engines.tokenizers_engine import MergesEncoder
 
-    model = SentencePieceModel.parse(content, str(source))
-    pieces = PieceEngine(
-        model,
-        MergesEncoder(model),
-        add_prefix_space=model.add_dummy_prefix if add_prefix_space is None else add_prefix_space,
-        legacy=bool(legacy),
-    )
-    return Made(pieces, control_pieces(model))
+    try:
+        return MergesEncoder(model)
+    except NotExpressible as error:
+        from .engines.sentencepiece_engine import SentencePieceEncoder
 
-
-def read_model(path: Path | InMemory) -> SentencePieceModel:
-    """Read a SentencePiece model; a Llama 3 rank file is an error that says what reads it."""
-    content = read_bytes(path)
-    if is_rank_file(content):
-        raise TokenizerError(
-            f"{path} is a Llama 3 rank file, not a SentencePiece model", hint="use LlamaTokenizerFast or load_tokenizer"
-        )
-    return SentencePieceModel.parse(content, str(path))
+        encoder = SentencePieceEncoder(model)
+        warn(f"{error}; so LlamaTokenizerFast runs it by sentencepiece, with the same ids as LlamaTokenizer")
+        return encoder
 
 
 def control_pieces(model: SentencePieceModel) -> dict[int, AddedToken]:
@@ -80,28 +117,15 @@ def control_pieces(model: SentencePieceModel) -> dict[int, AddedToken]:
     return {index: AddedToken(piece.text, special=True) for index, piece in model.special_pieces() if piece.text}
 
 
-def _json_engine(
-    content: bytes, source: Path | InMemory, legacy: bool | None, add_prefix_space: bool | None
-) -> tuple[JsonEngine, SpecialTokensTemplate | None]:
-    from .engines.tokenizers_engine import JsonEngine
-
-    engine = JsonEngine.parse(content, str(source))
-    if legacy is not None or add_prefix_space is not None:
-        has_space, has_legacy = engine.prefix_scheme() or (True, True)
-        engine.set_prefix_scheme(
-            add_prefix_space=has_space if add_prefix_space is None else add_prefix_space,
-            legacy=has_legacy if legacy is None else legacy,
-        )
-    return engine, engine.template()
-
-
-def _rank_engine(
+def rank_engine(
     content: bytes,
-    source: Path | InMemory,
+    source: str,
+    *,
     renamed: Mapping[Any, object],
     legacy: bool | None,
     add_prefix_space: bool | None,
-) -> JsonEngine:
+) -> Made:
+    """Make the engine of Llama 3's rank file; ``renamed`` maps ids to tokens that go under other names there."""
     from .engines.tiktoken import backend_from_ranks, llama3_special_tokens, read_ranks
     from .engines.tokenizers_engine import JsonEngine
 
@@ -110,10 +134,11 @@ def _rank_engine(
             f"{source} is a byte-level vocabulary: legacy and add_prefix_space have no meaning for it",
             hint="leave them out",
         )
-    ranks = read_ranks(content, str(source))
+    ranks = read_ranks(content, source)
     special = llama3_special_tokens()
     for token_id, token in renamed.items():  # Llama 3.1 renamed some reserved tokens
         index = int(token_id) - len(ranks)
         if 0 <= index < len(special):
             special[index] = str(token)
-    return JsonEngine(backend_from_ranks(ranks, special, str(source)), str(source))
+    engine = JsonEngine(backend_from_ranks(ranks, special, source), source)
+    return Made(engine, engine.added_tokens())

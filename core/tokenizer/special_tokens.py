@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
-from ..errors import PolyllamaWarning, TokenizerError
+from ..errors import TokenizerError
 from .declared import SpecialTokens
 from .engines.added_tokens import AddedToken
 from .engines.engine import Engine, PieceEngine
-from .engines.template import SpecialTokensTemplate
+from .engines.special_tokens_template import SpecialTokensTemplate
 
 
 class _Default(str):
@@ -33,7 +32,6 @@ def resolved_roles(
     engine: Engine,
     added: Mapping[int, AddedToken],
     template: SpecialTokensTemplate | None,
-    source: str,
 ) -> dict[str, object]:
     """Defaults that the vocabulary does not have give way to what it has instead, or to None."""
     texts = {token.content for token in added.values()}
@@ -45,13 +43,6 @@ def resolved_roles(
             value = _own_token(role, engine, template)
         elif isinstance(value, _Default):
             value = str(value)
-        elif text is not None and not there and role in ("bos_token", "eos_token", "unk_token"):
-            warnings.warn(
-                f"{source}: {role} {text!r} is not in the vocabulary; it is added with a new id, for which the model's "
-                "embedding must have a row",
-                PolyllamaWarning,
-                stacklevel=4,
-            )
         resolved[role] = value
     return resolved
 

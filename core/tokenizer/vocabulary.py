@@ -6,12 +6,57 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
+from ..arguments import checked_methods
+from ..array_kinds import check_plain
 from ..errors import TokenizerError
 from ..messages import subject
 from .declared import SPECIAL_ROLES, DeclaredTokens, TokenLike
 from .engines.added_tokens import AddedToken
 
 
+class RoleToken:
+    """The text of a special token by its role, such as ``tokenizer.bos_token``; None where there is none."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.role = name
+
+    @overload
+    def __get__(self, tokenizer: None, owner: type) -> RoleToken: ...
+    @overload
+    def __get__(self, tokenizer: DeclaredTokens, owner: type) -> str | None: ...
+    def __get__(self, tokenizer: DeclaredTokens | None, owner: type) -> RoleToken | str | None:
+        return self if tokenizer is None else tokenizer._role_text(self.role)
+
+    def __set__(self, tokenizer: DeclaredTokens, value: TokenLike | None) -> None:
+        before = len(tokenizer)
+        tokenizer._set_role(self.role, value)
+        token_id = tokenizer._role_id(self.role)
+        if token_id is not None:
+            tokenizer._say_new({token_id: f"{self.role} {str(value)!r}"}, before)
+
+
+class RoleTokenId:
+    """The id of a special token by its role, such as ``tokenizer.bos_token_id``; None where there is none."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.role = name.removesuffix("_id")
+        self.__doc__ = f"The id of ``{self.role}``."
+
+    @overload
+    def __get__(self, tokenizer: None, owner: type) -> RoleTokenId: ...
+    @overload
+    def __get__(self, tokenizer: DeclaredTokens, owner: type) -> int | None: ...
+    def __get__(self, tokenizer: DeclaredTokens | None, owner: type) -> RoleTokenId | int | None:
+        return self if tokenizer is None else tokenizer._role_id(self.role)
+
+    def __set__(self, tokenizer: Vocabulary, value: int | None) -> None:
+        tokenizer._set_role(self.role, None if value is None else tokenizer.convert_ids_to_tokens(value))
+
+
+@checked_methods
 class Vocabulary(DeclaredTokens):
     """The part of a tokenizer that knows tokens by id and by text."""
 
@@ -27,6 +72,11 @@ class Vocabulary(DeclaredTokens):
         vocabulary = self._engine.vocabulary()
         vocabulary.update((token.content, token_id) for token_id, token in sorted(self._added.items()))
         return vocabulary
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """The same as ``get_vocab()``."""
+        return self.get_vocab()
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
@@ -87,98 +137,53 @@ class Vocabulary(DeclaredTokens):
         """The UTF-8 bytes a token stands for, perhaps part of a character; None where there is no such id."""
         return self._engine.bytes_of(token_id, self._added)
 
+    def ids_without_token(self, size: int) -> list[int]:
+        """The ids below ``size``, the rows of a model's vocabulary, that stand for no token here."""
+        key = (size, len(self), len(self._added))
+        if self._without_token[0] != key:
+            self._without_token = key, self._engine.ids_without_token(size, self._added)
+        return list(self._without_token[1])
+
     # -- special tokens
 
-    def _role_text(self, role: str) -> str | None:
-        token = self._roles[role]
-        return None if token is None else token.content
+    bos_token = RoleToken("The token sequences begin with.")
+    eos_token = RoleToken("The token that ends a text.")
+    unk_token = RoleToken("The token for text that the vocabulary cannot express.")
+    sep_token = RoleToken("The token between texts, of other models; Llamas have none.")
+    pad_token = RoleToken("The token that fills up shorter rows; the original Llamas have none.")
+    cls_token = RoleToken("The token that stands for a whole text, of other models; Llamas have none.")
+    mask_token = RoleToken("The token that hides others in training, of other models; Llamas have none.")
 
-    @property
-    def bos_token(self) -> str | None:
-        """The token sequences begin with."""
-        return self._role_text("bos_token")
-
-    @bos_token.setter
-    def bos_token(self, value: TokenLike | None) -> None:
-        self._set_role("bos_token", value)
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """The id of ``bos_token``."""
-        return self._role_id("bos_token")
-
-    @bos_token_id.setter
-    def bos_token_id(self, value: int | None) -> None:
-        self._set_role("bos_token", None if value is None else self.convert_ids_to_tokens(value))
-
-    @property
-    def eos_token(self) -> str | None:
-        """The token that ends a text."""
-        return self._role_text("eos_token")
-
-    @eos_token.setter
-    def eos_token(self, value: TokenLike | None) -> None:
-        self._set_role("eos_token", value)
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """The id of ``eos_token``."""
-        return self._role_id("eos_token")
-
-    @eos_token_id.setter
-    def eos_token_id(self, value: int | None) -> None:
-        self._set_role("eos_token", None if value is None else self.convert_ids_to_tokens(value))
-
-    @property
-    def unk_token(self) -> str | None:
-        """The token for text that the vocabulary cannot express."""
-        return self._role_text("unk_token")
-
-    @unk_token.setter
-    def unk_token(self, value: TokenLike | None) -> None:
-        self._set_role("unk_token", value)
-
-    @property
-    def unk_token_id(self) -> int | None:
-        """The id of ``unk_token``."""
-        return self._role_id("unk_token")
-
-    @unk_token_id.setter
-    def unk_token_id(self, value: int | None) -> None:
-        self._set_role("unk_token", None if value is None else self.convert_ids_to_tokens(value))
-
-    @property
-    def pad_token(self) -> str | None:
-        """The token that fills up shorter rows; the original Llamas have none."""
-        return self._role_text("pad_token")
-
-    @pad_token.setter
-    def pad_token(self, value: TokenLike | None) -> None:
-        self._set_role("pad_token", value)
-
-    @property
-    def pad_token_id(self) -> int | None:
-        """The id of ``pad_token``."""
-        return self._role_id("pad_token")
-
-    @pad_token_id.setter
-    def pad_token_id(self, value: int | None) -> None:
-        self._set_role("pad_token", None if value is None else self.convert_ids_to_tokens(value))
+    bos_token_id = RoleTokenId()
+    eos_token_id = RoleTokenId()
+    unk_token_id = RoleTokenId()
+    sep_token_id = RoleTokenId()
+    pad_token_id = RoleTokenId()
+    cls_token_id = RoleTokenId()
+    mask_token_id = RoleTokenId()
 
     @property
     def special_tokens_map(self) -> dict[str, str | list[str]]:
-        """Role -> token text, of the roles that are set."""
+        """Role -> token text, of the roles that are set; the additional tokens that have none."""
         named: dict[str, str | list[str]] = {
             role: token.content for role, token in self._roles.items() if token is not None
         }
-        if self._additional:
-            named["additional_special_tokens"] = self.additional_special_tokens
+        others = [token for token in self.additional_special_tokens if token not in named.values()]
+        if others:
+            named["additional_special_tokens"] = others
         return named
 
     @property
     def additional_special_tokens(self) -> list[str]:
         """Special tokens without a role of their own, as declared."""
         return [token.content for token in self._additional]
+
+    @additional_special_tokens.setter
+    def additional_special_tokens(self, tokens: Iterable[TokenLike]) -> None:
+        self.add_special_tokens({"additional_special_tokens": list(tokens)})
+
+    extra_special_tokens = additional_special_tokens
+    """The name of transformers 5."""
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -198,6 +203,7 @@ def as_ids(token_ids: int | Iterable[int]) -> list[int]:
 
     Errors: TokenizerError for anything else, text and fractions among it.
     """
+    check_plain(token_ids, "token_ids")
     listed = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
     if is_one_id(listed):
         return [_integer(listed)]
@@ -216,5 +222,5 @@ def _integer(value: object) -> int:
         return value
     if is_one_id(value):
         return int(operator.index(value))  # type: ignore[arg-type]
-    hint = "use batch_decode for several rows" if isinstance(value, list | tuple) else None
+    hint = "give rows of one depth" if isinstance(value, list | tuple) else None
     raise TokenizerError(f"token ids must be integers, got {value!r:.80}", hint=hint)

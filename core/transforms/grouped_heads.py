@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.base import TensorInfo
+from ..checkpoint.protocol import TensorInfo
 from ..checkpoint.weights import Weights
 from ..errors import InputError, UnsupportedError
 from ..graph.graph import Graph

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.base import TensorInfo
+from ..checkpoint.protocol import TensorInfo
 from ..checkpoint.weights import Weights
 from ..graph.graph import Graph
 from ..graph.quantized import QuantizedEmbedding, QuantizedLinear
@@ -43,7 +43,11 @@ class Quantizer:
 
 
 def quantized_weights(
-    source: Weights, graph: Graph, quantize_module: Callable[[str], Quantized] | None = None
+    source: Weights,
+    graph: Graph,
+    quantize_module: Callable[[str], Quantized] | None = None,
+    *,
+    scales: str | None = None,
 ) -> Weights:
     """The tensors of a quantized graph, made from the plain ones one module at a time.
 
@@ -51,6 +55,7 @@ def quantized_weights(
         source: the plain graph's weights.
         graph: the quantized graph.
         quantize_module: name of a module -> its tensors; plain rounding by default.
+        scales: the dtype of the scales and biases that it makes, where that is not the usual one.
     """
     modules = quantized_modules(graph)
 
@@ -66,7 +71,7 @@ def quantized_weights(
         for parameter in graph.parameters():
             name, _, kind = parameter.name.rpartition(".")
             if name in modules and kind in Quantized._fields:
-                dtype = scale_dtype(source.info(f"{name}.weight").dtype)
+                dtype = scales or scale_dtype(source.info(f"{name}.weight").dtype)
                 info = TensorInfo(parameter.name, parameter.held_as(dtype), parameter.shape)
                 yield info, partial(quantizer.read, name, kind)
             else:

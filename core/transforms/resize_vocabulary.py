@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.base import TensorInfo
+from ..checkpoint.protocol import TensorInfo
 from ..checkpoint.random_values import initial_tensor
 from ..checkpoint.weights import Weights
 from ..dtypes import numpy_dtype

@@ -70,7 +70,7 @@ def write_openvino(checkpoint: Path, path: Path) -> None:
     Raises:
         UnsupportedError: a model that this does not write; names what it has.
     """
-    from ...core.loading.weights import described_weights
+    from ...core.loading.read_weights import described_weights
 
     described, weights = described_weights(checkpoint)
     check_openvino(described.config)

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.checkpoint.base import TensorInfo
 from ...core.checkpoint.huggingface.save_safetensors import save_safetensors
+from ...core.checkpoint.protocol import TensorInfo
 from ...core.checkpoint.weights import dummy_weights
 from ...core.config.schema import LlamaConfig
 from ...core.errors import UnsupportedError
 from ...core.graph.from_config import build_graph
 from ...core.graph.graph import Graph
 from ...core.graph.node import Parameter
-from ...core.quantization.settings import Quantization, parse_quantize
+from ...core.quantization.scheme import Quantization, parse_quantize
 from ...core.transforms.quantize_graph import plan, quantize_graph
 from ..tasks.causal_lm import CausalLM
 

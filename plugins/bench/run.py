@@ -21,7 +21,8 @@ from ...backends.cpu.backend import CpuBackend, instruction_set
 from ...backends.cpu.topology import physical_cores
 from ...core.config.schema import LlamaConfig
 from ...core.errors import BackendUnavailableError, InputError, PolyllamaError, UnsupportedError
-from ...core.quantization.settings import parse_quantize
+from ...core.messages import did_you_mean
+from ...core.quantization.scheme import parse_quantize
 from .openvino_model import WIDTHS, check_openvino, write_openvino
 from .random_models import GGUF_TYPES, write_checkpoint, write_gguf
 
@@ -138,7 +139,9 @@ def run(
     check_kinds(kinds, peers)
     for peer in peers:
         if peer not in PEERS:
-            raise InputError(f"there is no contender called {peer!r}", hint=f"there are: {', '.join(PEERS)}")
+            # 'vllm' is not meant for 'mlx-lm': names of four letters come close to others by chance.
+            hint = did_you_mean(peer, PEERS, f"there are: {', '.join(PEERS)}", cutoff=0.75)
+            raise InputError(f"there is no contender called {peer!r}", hint=hint)
         check_installed(peer)
         if peer == "openvino":
             check_openvino(config)

@@ -92,4 +92,5 @@ def _config(model: str | None) -> Any:
     from ...core.loading.describe import describe
     from ..bench.random_models import TINYLLAMA
 
-    return LlamaConfig(**TINYLLAMA) if model is None else describe(model, load_format="dummy").config
+    sizes: dict[str, Any] = dict(TINYLLAMA)
+    return LlamaConfig(**sizes) if model is None else describe(model, load_format="dummy").config

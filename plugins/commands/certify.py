@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ...cli.console import examples, json_file_option, print_table
-from ...cli.options import PluginName
+from ...cli.options import PluginName, TypedText
+from ...core.messages import counted
 
 if TYPE_CHECKING:
     from ...testing.certificate import Certificate
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 @click.option("--thorough", is_flag=True, help="Further sizes too; takes several times as long.")
 @click.option("--list", "list_only", is_flag=True, help="List the checks and what each means; try nothing.")
 @json_file_option("Write the certificate")
-@click.option("--note", metavar="TEXT", default="", help="What to know of this machine; kept in the certificate.")
+@click.option(
+    "--note",
+    type=TypedText(),
+    metavar="TEXT",
+    default="",
+    help="What to know of this machine; kept in the certificate.",
+)
 @click.pass_context
 def certify(
     ctx: click.Context,
@@ -95,5 +102,5 @@ def _summarize(certificate: Certificate) -> None:
         ", further sizes among them," if certificate.thorough else ""
     )
     tried = sum(result.status != "skipped" for result in certificate.results)
-    count = f"{tried} {'check' if tried == 1 else 'checks'}"
+    count = counted(tried, "check")
     click.echo(f"\n{name} on {where} {verdict}: {count}{part} in {certificate.seconds:.1f} s")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cli.console import examples, json_option, print_json, print_table
-from ...cli.options import PluginName, given, model_argument, overrides_option, parse_overrides
+from ...cli.options import PluginName, TypedText, given, model_argument, overrides_option, parse_overrides
+from ...core.messages import counted
 
 if TYPE_CHECKING:
     from ...testing.comparing import Comparison
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 )
 @model_argument
 @click.option("--backends", required=True, metavar="A,B", help="The two backends, each with a device if wanted.")
-@click.option("--prompt", metavar="TEXT", help='What to run; "Once upon a time" by default.')
+@click.option("--prompt", type=TypedText(), metavar="TEXT", help='What to run; "Once upon a time" by default.')
 @click.option("--dtype", default="auto", metavar="DTYPE", help="For each backend that computes in it.")
 @click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")
@@ -76,7 +77,7 @@ def _show(found: Comparison) -> None:
         rows.append((run.name, run.device, run.dtype, nodes, share))
     print_table(["backend", "device", "dtype", "nodes", "largest error"], rows)
     tokens, apart = len(found.token_ids), f"{found.last_distance:.2g} of the largest value apart"
-    click.echo(f"\n{found.model}, {tokens} tokens; the last outputs are {apart}.")
+    click.echo(f"\n{found.model}, {counted(tokens, 'token')}; the last outputs are {apart}.")
     first = found.first
     if first is None:
         explained = "rounding: every node gives what its inputs and its dtype explain"

@@ -6,6 +6,7 @@ import click
 
 from ...cli.console import examples, json_option, print_json, with_unit
 from ...cli.options import model_argument, source_options
+from ...core.messages import counted
 
 
 @click.command(
@@ -49,4 +50,4 @@ def download(model: str, only: str, revision: str | None, offline: bool | None, 
         return
     click.echo(str(folder))
     note = "" if located.origin == "hf" else f"; {model!r} lies on this machine, so there was nothing to download"
-    click.echo(f"{len(files)} files, {with_unit(size, 'B')}{note}", err=True)
+    click.echo(f"{counted(len(files), 'file')}, {with_unit(size, 'B')}{note}", err=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cli.console import examples, json_option, print_json, print_table
-from ...cli.options import load_model, load_options, model_argument
+from ...cli.options import TypedText, load_model, load_options, model_argument
 from ...cli.texts import read_texts
 from ...core.errors import InputError
-from ...core.messages import shortened, visible
+from ...core.messages import counted, shortened, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ MOST_COMPARED = 12
     ),
 )
 @model_argument
-@click.argument("texts", nargs=-1)
+@click.argument("texts", type=TypedText(), nargs=-1)
 @load_options
 @click.option(
     "--file", metavar="FILE", type=click.Path(), help="Read texts from a file, one per line; - is standard input."
@@ -94,7 +94,7 @@ def _show(texts: list[str], vectors: np.ndarray) -> None:
         (number, visible(_short(text)), f"{' '.join(f'{x:.3f}' for x in vector[:SHOWN].tolist())} ...")
         for number, (text, vector) in enumerate(zip(texts, vectors, strict=True), start=1)
     ]
-    print_table(["#", "text", f"{vectors.shape[1]} numbers"], rows)
+    print_table(["#", "text", counted(vectors.shape[1], "number")], rows)
     if len(texts) == 1:
         return
     click.echo()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cli.console import examples, in_colour, json_option, on_terminal, print_compact_json
-from ...cli.options import LOAD_NAMES, given, load_options, model_argument, parse_overrides
+from ...cli.options import LOAD_NAMES, TypedText, given, load_options, model_argument, parse_overrides
 from ...cli.texts import read_prompt
 
 if TYPE_CHECKING:
     from ...core.attention_mask.picture import AttentionMask
 
-RUNNING = ("backend", "device", "dtype", "quantize", "load_format")
+RUNNING = ("backend", "device", "dtype", "quantize", "load_format", "ignore")
 
 
 @click.command(
@@ -30,7 +30,7 @@ RUNNING = ("backend", "device", "dtype", "quantize", "load_format")
     ),
 )
 @model_argument
-@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.argument("texts", type=TypedText(), nargs=-1, metavar="[TEXT]...")
 @click.option(
     "--padding-side",
     type=click.Choice(["left", "right"]),
@@ -63,7 +63,7 @@ def mask(model: str, texts: tuple[str, ...], file: Path | None, as_json: bool, *
     from ...core.attention_mask.picture import image_kind
 
     needing = ("layer", "head", *RUNNING)
-    if not options["attention"] and (names := [n for n in needing if options[n] is not None]):
+    if not options["attention"] and (names := [n for n in needing if options[n] not in (None, ())]):
         spelt = ", ".join(f"--{name.replace('_', '-')}" for name in names)
         raise click.UsageError(f"{spelt}: without --attention the model is not run.")
     if options["packed"] and options["padding_side"]:

@@ -7,22 +7,16 @@ from typing import Any
 import click
 
 from ...cli.console import examples, json_option, print_json, print_table
-from ...cli.options import PluginName, model_argument, overrides_option, parse_overrides, source_options
-from ...core.messages import visible
-
-NAMES = (
-    "backend",
-    "device",
-    "dtype",
-    "quantize",
-    "batch",
-    "context",
-    "prompt",
-    "prefill_chunk_size",
-    "task",
-    "revision",
-    "offline",
+from ...cli.options import (
+    PluginName,
+    given,
+    ignore_option,
+    model_argument,
+    overrides_option,
+    parse_overrides,
+    source_options,
 )
+from ...core.messages import visible
 
 
 @click.command(
@@ -43,6 +37,7 @@ NAMES = (
 @click.option("--prompt", type=int, metavar="N", help="Tokens of the prompt; by default the whole context.")
 @click.option("--prefill-chunk-size", type=int, metavar="N", help="Run a prompt so many tokens at a time.")
 @click.option("--task", type=PluginName("task"), help="The task head; the checkpoint's own by default.")
+@ignore_option
 @source_options
 @overrides_option
 @json_option
@@ -55,8 +50,7 @@ def plan(model: str, overrides: tuple[str, ...], as_json: bool, **options: Any) 
     from ...core.planning.plan import plan as run
     from ...core.planning.result import HEADERS, head_lines, option_row, tail_lines
 
-    given = {name: options[name] for name in NAMES if options[name] is not None}
-    made = run(model, config_overrides=parse_overrides(overrides), **given)
+    made = run(model, config_overrides=parse_overrides(overrides), **given(options, tuple(options)))
     if as_json:
         print_json(made.to_dict())
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cli.console import examples, json_option, print_json, print_table, progress_bar, with_unit
-from ...cli.options import ModelName, source_options
+from ...cli.options import ModelName, ignore_option, source_options
 from .pack import packer
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file of weights.")
 @click.option("--overwrite", is_flag=True, help="Replace the model that is in TARGET.")
+@ignore_option
 @source_options
 @json_option
 def quantize(

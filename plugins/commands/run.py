@@ -6,21 +6,26 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ...cli.console import examples, json_option, print_json, write_text
 from ...cli.options import (
     GENERATION_NAMES,
+    ModelName,
+    TypedText,
+    checked_text,
     generation_options,
     given,
     load_model,
     load_options,
-    model_argument,
+    refuse_others,
     task_options,
 )
 from ...cli.texts import (
     read_prompt,  # other commands take it from here
     refuse_silence,
 )
+from ...core.messages import counted
 
 if TYPE_CHECKING:
     from ...core.api.llama import Llama
@@ -36,47 +41,110 @@ if TYPE_CHECKING:
         "cat letter.txt | polyllama run llama-3.2-1b --backend torch:cuda --dtype bfloat16",
         'polyllama run ./my-model "Hello" --json | jq -r .text',
         'polyllama run ./my-classifier "What a day" --top-k 3',
-        "polyllama run ./my-classifier --file reviews.txt --json",
+        'echo "Plants make" | polyllama run --task text-generation --model tiny --device cpu',
+        'polyllama run tiny "The sun" "Long ago" --max-new-tokens 20',
+        "polyllama run llama-3.2-1b --file prompts.jsonl --jsonl > results.jsonl",
+        "polyllama run ./my-classifier --file reviews.txt --jsonl",
         'polyllama run ./my-entities "Ann met Tom in Oslo" --option aggregation_strategy=first',
         'polyllama run ./my-reader --question "Who sang?" --context-file story.txt',
     ),
 )
-@model_argument
-@click.argument("prompt", nargs=-1)
+@click.argument("model", type=ModelName(), required=False)
+@click.argument("prompt", type=TypedText(), nargs=-1)
+@click.option("--model", "named", type=ModelName(), metavar="MODEL", help="The model by name; all words are PROMPTs.")
 @load_options
 @task_options
 @generation_options
 @click.option("--stream/--no-stream", default=True, help="Show the text as it appears, or all at once.")
 @click.option("--echo", is_flag=True, help="Print the prompt before what follows it.")
+@click.option("--batch-size", type=int, metavar="N", help="Texts that run at once; 8 by default.")
 @json_option
+@click.option("--jsonl", is_flag=True, help="Print JSON, a document per line for each text.")
 @click.pass_context
-def run(ctx: click.Context, /, model: str, prompt: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def run(
+    ctx: click.Context,
+    /,
+    model: str | None,
+    prompt: tuple[str, ...],
+    named: str | None,
+    as_json: bool,
+    jsonl: bool,
+    **options: Any,
+) -> None:
     """Run MODEL on PROMPT and print what comes of it.
 
-    A language model goes on writing. PROMPT is text, or - to read it from standard input, which is also done where it
-    is left out and something is piped in (one newline at its end is dropped). The text goes to standard output, how
-    fast it came to standard error.
+    MODEL is the first word, or is given with --model. A language model goes on writing. PROMPT is text, or - to read
+    it from standard input, which is also done where it is left out and something is piped in (one newline at its end
+    is dropped). The text goes to standard output, how fast it came to standard error. Several PROMPTs, or the lines
+    of --file, run --batch-size at a time, and each text is printed below its prompt.
 
     A model of another task prints its labels, entities or answers: for each PROMPT, or for each line of --file or of
     standard input. --task says which task, where the checkpoint is of another one.
+
+    A line of a .jsonl file is a JSON text, or an object with "prompt" (for other tasks "text", or "question" and
+    "context"); what else it has, such as an id, goes into the results of --json and --jsonl as it is.
     """
+    model, prompt = _model_and_prompts(model, prompt, named)
+    if as_json and jsonl:
+        raise click.UsageError("--json is one document and --jsonl one per text; give one of the two.")
     if not prompt and not any(options[name] for name in ("question", "context", "context_file", "file")):
         refuse_silence()
-    from ...cli.predictions import predict, refuse_others, show, show_json
-
+    if options["form"] is not None and options["file"] is None:
+        raise click.UsageError("--format says what --file holds, and there is no --file.")
+    how = "jsonl" if jsonl else "json" if as_json else "text"
     llm = load_model(model, options)
     generates = llm.task_head.generates
     refuse_others(ctx, llm, generates=generates)
-    if not generates:
-        texts, results = predict(llm, prompt, options)
-        if as_json:
-            show_json(model, llm, texts, results)
-        else:
-            show(texts, results)
+    if generates:
+        _generate(ctx, model, llm, prompt, how, options)
         return
-    if len(prompt) > 1:
-        raise click.UsageError(f"PROMPT is one text, {len(prompt)} given; put it into quotes.")
-    _write_on(model, llm, read_prompt(prompt[0] if prompt else None), as_json, options)
+    from ...cli.predictions import predict, show, show_json, show_lines
+
+    texts, results = predict(llm, prompt, options)
+    if how == "json":
+        show_json(model, llm, texts, results)
+    elif how == "jsonl":
+        show_lines(texts, results)
+    else:
+        show(texts, results)
+
+
+def _model_and_prompts(model: str | None, prompt: tuple[str, ...], named: str | None) -> tuple[str, tuple[str, ...]]:
+    """The model and the prompts: with ``--model`` the first word is a prompt like the others."""
+    if named is not None:
+        return named, prompt if model is None else (checked_text(model), *prompt)
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
+    return model, prompt
+
+
+def _generate(
+    ctx: click.Context, model: str, llm: Llama, prompt: tuple[str, ...], how: str, options: dict[str, Any]
+) -> None:
+    """What a language model does with one prompt, or with several."""
+    if options["file"] is None and len(prompt) < 2 and how != "jsonl":
+        if options["batch_size"] is not None:
+            raise click.UsageError("--batch-size is for several prompts, and this is one.")
+        _write_on(model, llm, read_prompt(prompt[0] if prompt else None), how == "json", options)
+        return
+    from ...cli.generations import BATCH, generate_all, read_prompts, show_document, show_lines, show_texts
+
+    if ctx.get_parameter_source("stream") is ParameterSource.COMMANDLINE and options["stream"]:
+        raise click.UsageError("--stream is for one prompt; of several, each text is printed when it is whole.")
+    if options["file"] is None and prompt in ((), ("-",)):
+        rows = [{"prompt": read_prompt("-")}]
+    else:
+        rows = read_prompts(prompt, options["file"], options["form"])
+    batch = BATCH if options["batch_size"] is None else options["batch_size"]
+    generation = {**given(options, GENERATION_NAMES), "batch_size": batch}
+    results = generate_all(llm, rows, generation, not sys.stdout.isatty())
+    if how == "json":
+        every = list(results)
+        last = every[-1]
+        show_document(model, rows, every, where_it_ran(llm))
+    else:
+        last = show_lines(rows, results) if how == "jsonl" else show_texts(rows, results, options["echo"])
+        print(speed(last.stats, llm), file=sys.stderr)
 
 
 def _write_on(model: str, llm: Llama, text: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -122,6 +190,9 @@ def as_data(result: Generation) -> dict[str, Any]:
         "seed": result.seed,
         "stats": {
             "prompt_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cached_tokens,
+            "proposed_tokens": stats.proposed_tokens,
+            "accepted_tokens": stats.accepted_tokens,
             "new_tokens": stats.new_tokens,
             "prefill_seconds": stats.prefill_seconds,
             "decode_seconds": stats.decode_seconds,
@@ -140,10 +211,15 @@ def speed(stats: GenerationStats, llm: Llama) -> str:
     """One line: how many tokens, how fast, on what."""
     parts = []
     if stats.prompt_tokens_per_second is not None:
-        parts.append(f"prefill {stats.prompt_tokens} tokens at {stats.prompt_tokens_per_second:,.1f} tokens/s")
+        known = f", {stats.cached_tokens} known" if stats.cached_tokens else ""
+        parts.append(
+            f"prefill {counted(stats.prompt_tokens, 'token')}{known} at {stats.prompt_tokens_per_second:,.1f} tokens/s"
+        )
     if stats.tokens_per_second is not None:
-        parts.append(f"decode {stats.new_tokens} tokens at {stats.tokens_per_second:,.1f} tokens/s")
+        parts.append(f"decode {counted(stats.new_tokens, 'token')} at {stats.tokens_per_second:,.1f} tokens/s")
     elif stats.new_tokens:
-        parts.append(f"decode {stats.new_tokens} token{'s' if stats.new_tokens > 1 else ''}")
+        parts.append(f"decode {counted(stats.new_tokens, 'token')}")
+    if stats.proposed_tokens:
+        parts.append(f"{stats.accepted_tokens} of {counted(stats.proposed_tokens, 'guess', 'guesses')} right")
     where = where_it_ran(llm)
     return f"{', '.join(parts)} ({where['backend']} on {where['device']}, {where['dtype']})"

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from ...cli.console import examples, json_option, print_json, print_table
-from ...cli.options import model_argument, source_options
+from ...cli.options import TypedText, model_argument, source_options
 from ...cli.texts import read_prompt
+from ...core.messages import counted
 
 
 @click.command(
@@ -16,7 +17,7 @@ from ...cli.texts import read_prompt
     epilog=examples('polyllama tokenize tiny "Once upon a time"', "polyllama tokenize tiny --json < story.txt"),
 )
 @model_argument
-@click.argument("text", required=False)
+@click.argument("text", type=TypedText(), required=False)
 @click.option(
     "--special/--no-special", default=True, help="Add the special tokens that the model expects, or leave them out."
 )
@@ -37,4 +38,4 @@ def tokenize(model: str, text: str | None, special: bool, as_json: bool, **optio
         return
     rows = [(index, token_id, repr(piece)) for index, (token_id, piece) in enumerate(zip(ids, pieces, strict=True))]
     print_table(["#", "id", "token"], rows)
-    click.echo(f"{len(ids)} tokens")
+    click.echo(counted(len(ids), "token"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import InputError
 from ...core.graph.node import Node
 from ...core.graph.nodes import Decoder, Linear
-from ...core.tasks.labels import check_shape
+from ...core.tasks.labels import check_shape, warn_of_padding
 from ...core.tasks.losses import causal_lm_loss
 from ...core.tasks.outputs import CausalLMOutput
 from ...core.tasks.task import Task
@@ -40,6 +40,7 @@ class CausalLM(Task):
     def check_labels(self, config: LlamaConfig, labels: Mapping[str, np.ndarray], attended: np.ndarray) -> None:
         super().check_labels(config, labels, attended)
         check_shape(labels["labels"].shape, attended.shape, hint="give one label per input token")
+        warn_of_padding(labels["labels"], attended)
 
     def loss(self, xp: Any, outputs: Mapping[str, Any], labels: Any, **options: Any) -> Any:
         logits = outputs["logits"]
@@ -48,7 +49,7 @@ class CausalLM(Task):
                 f"labels have shape {list(labels.shape)}, the logits cover {list(logits.shape[:2])}",
                 hint="give one label per input token and leave logits_to_keep at 0",
             )
-        return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"))
+        return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"), options.get("attended"))
 
     def predict(self, model: LoadedModel, given: Any, options: Mapping[str, Any]) -> Any:
         """The text that goes on from each given one; options are those of ``Llama.generate``."""

@@ -29,7 +29,7 @@ class QuestionAnswering(Task):
     """``qa_outputs``, with a bias: two numbers for every token, whatever ``num_labels`` says.
 
     Labels are ``start_positions`` and ``end_positions`` ``[B]``; those before the first token or beyond the last are
-    ignored, as a cut text leaves them. The loss is the mean of two cross entropies.
+    ignored, as a cut text leaves them. The loss is the mean of two cross entropies over the tokens that are no padding.
     """
 
     name = "question-answering"
@@ -73,7 +73,9 @@ class QuestionAnswering(Task):
         for name, given in zip(self.labels, (start_positions, end_positions), strict=True):
             _check_shape(tuple(given.shape), batch, name)
             places.append(xp.reshape(given, (batch,)))
-        return span_loss(xp, start, end, places[0], places[1], options.get("num_items_in_batch"))
+        return span_loss(
+            xp, start, end, places[0], places[1], options.get("num_items_in_batch"), options.get("attended")
+        )
 
     def encode(self, encoder: Encoder, texts: Mapping[str, str], *, doc_stride: int | None = None) -> list[Window]:
         """The question and as much of the context as fits, in as many windows as the context takes.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.graph.node import Node
 from ...core.graph.nodes import Chain, Decoder, Dropout, Linear
-from ...core.tasks.labels import check_classes, check_integers, check_shape
-from ...core.tasks.losses import cross_entropy
+from ...core.tasks.labels import check_classes, check_integers, check_shape, warn_of_padding
+from ...core.tasks.losses import cross_entropy, ignore_padding
 from ...core.tasks.outputs import TokenClassifierOutput
 from ...core.tasks.task import Task
 
@@ -27,7 +27,7 @@ DROPOUT = 0.1
 class TokenClassification(Task):
     """``score``, with a bias, on every token, after dropout while training.
 
-    Labels are ``[B, S]`` numbers of labels, -100 ignored; cross entropy.
+    Labels are ``[B, S]`` numbers of labels, -100 and those of padding ignored; cross entropy.
     """
 
     name = "token-classification"
@@ -48,11 +48,13 @@ class TokenClassification(Task):
         check_integers(given)
         check_shape(given.shape, attended.shape)
         check_classes(given, config.num_labels)
+        warn_of_padding(given, attended)
 
     def loss(self, xp: Any, outputs: Mapping[str, Any], labels: Any, **options: Any) -> Any:
         logits = outputs["logits"]
         check_shape(labels.shape, logits.shape[:2])
         flat = xp.reshape(logits, (-1, logits.shape[-1]))
+        labels = ignore_padding(xp, labels, options.get("attended"))
         return cross_entropy(xp, flat, xp.reshape(labels, (-1,)), options.get("num_items_in_batch"))
 
     def encode(self, encoder: Encoder, texts: Mapping[str, str], *, stride: int | None = None) -> list[Window]:

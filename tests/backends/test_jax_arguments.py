@@ -78,12 +78,18 @@ def test_params_that_do_not_fit(flax: FlaxLlamaForCausalLM) -> None:
         jax.jit(lambda params: flax(IDS, params=params).logits)(shorter)
 
 
-def test_params_of_another_dtype_are_not_taken_over(flax: FlaxLlamaForCausalLM) -> None:
-    """The model would still call itself float32, and save bfloat16."""
-    narrow = {name: array.astype(jnp.bfloat16) for name, array in flax.params.items()}
-    with pytest.raises(InputError, match="is bfloat16, the model computes in float32"):
-        flax.params = narrow
-    assert flax(IDS, params=narrow).logits.shape == (2, 5, 97)  # for one call anything goes
+def test_params_of_another_dtype_are_held_and_computed_with_in_the_models() -> None:
+    """As documented: ``model.params = model.to_bf16(model.params)``; the model goes on computing in float32."""
+    flax = FlaxLlamaForCausalLM(LlamaConfig(**{**SIZES, "num_hidden_layers": 1}))
+    narrow = flax.to_bf16(flax.params)
+    rounded = {name: array.astype(jnp.float32) for name, array in narrow.items()}
+    wanted = flax(IDS, params=rounded).logits
+    assert np.array_equal(flax(IDS, params=narrow).logits, wanted)
+    flax.params = narrow
+    assert flax.model.dtype == "float32" and flax.params[NORM].dtype == jnp.bfloat16
+    assert np.array_equal(flax(IDS).logits, wanted)
+    with pytest.raises(InputError, match=f"params: {NORM} is int32, wanted one of float32"):
+        flax.params = {**narrow, NORM: jnp.ones(narrow[NORM].shape, jnp.int32)}
 
 
 def test_keys_and_caches_that_are_none(flax: FlaxLlamaForCausalLM) -> None:

@@ -74,7 +74,7 @@ class TestParity:
             cache = step.past_key_values
             whole = reference.forward(IDS[:, :stop], logits_to_keep=1).numpy()["logits"]
             assert relative_error(step.numpy()["logits"][:, -1:], whole) < TOLERANCE
-        assert len(cache) == 30
+        assert cache.length == 30
 
     @pytest.mark.parametrize("start", [0, 9, 17], ids=["right", "both", "left"])
     def test_padded_rows_then_cached(self, pair: tuple[Llama, Llama], start: int) -> None:
@@ -208,11 +208,11 @@ def test_half_precision(dtype: str, shape: str, tiny_models: Any, tmp_path: Any)
     assert llm.dtype == dtype
     # Against the reference on the same rounded weights, so that only the arithmetic differs.
     reference = Llama.load(llm.save(tmp_path), backend="reference")
-    y = llm.forward(IDS, use_cache=True)
+    y = llm.forward(mx.array(IDS), use_cache=True)
     assert y.logits.dtype == mx.float32
     wanted = reference.forward(IDS).numpy()["logits"]
     assert relative_error(y.numpy()["logits"], wanted) < HALF[dtype]
-    states = llm.forward(IDS, output_hidden_states=True).hidden_states
+    states = llm.forward(mx.array(IDS), output_hidden_states=True).hidden_states
     assert {state.dtype for state in states} == {getattr(mx, dtype)}
     spelled_out = llm.forward(IDS, output_attentions=True).numpy()["logits"]
     assert relative_error(spelled_out, wanted) < HALF[dtype]
@@ -373,7 +373,7 @@ class TestCache:
         step = llm.forward(IDS[[1, 0, 1], 10:11], past_key_values=picked).numpy()["logits"]
         whole = llm.forward(IDS[:, :11], logits_to_keep=1).numpy()["logits"]
         assert relative_error(step, whole[[1, 0, 1]]) < TOLERANCE
-        assert len(cache) == 10
+        assert cache.length == 10
 
 
 def test_mlx_arrays_as_inputs(tiny_models: Any) -> None:
@@ -382,11 +382,11 @@ def test_mlx_arrays_as_inputs(tiny_models: Any) -> None:
     assert relative_error(llm.forward(mx.array(IDS)).numpy()["logits"], wanted) == 0
     table = llm.module.model.embed_tokens.weight
     assert relative_error(llm.forward(inputs_embeds=table[mx.array(IDS)]).numpy()["logits"], wanted) < 1e-6
-    kept = llm.forward(IDS, logits_to_keep=mx.array([0, 7])).numpy()["logits"]
+    kept = llm.forward(mx.array(IDS), logits_to_keep=mx.array([0, 7])).numpy()["logits"]
     assert relative_error(kept, wanted[:, [0, 7]]) < 1e-6
     with pytest.raises(InputError, match=r"inputs_embeds has shape \[1, 2, 3\]"):
         llm.forward(inputs_embeds=mx.zeros((1, 2, 3)))
-    with pytest.raises(InputError, match="both given"):
+    with pytest.raises(InputError, match="given"):
         llm.forward(IDS, inputs_embeds=mx.zeros((2, 30, 48)))
 
 
@@ -397,8 +397,8 @@ def test_wrong_inputs_and_options_are_named(tiny_models: Any) -> None:
         llm.forward(mx.array([[1, 97]]))
     with pytest.raises(InputError, match="attention_masks"):
         llm.module(IDS, attention_masks=IDS)
-    with pytest.raises(InputError, match="past_key_values is a tuple"):
-        llm.forward(IDS, past_key_values=())
+    with pytest.raises(InputError, match=r"past_key_values\[0\] is a int, wanted keys and values"):
+        llm.forward(IDS, past_key_values=(1,))
     with pytest.raises(BackendError, match="computes in float32, bfloat16, float16, not in 'float64'"):
         on_mlx(folder, dtype="float64")
     with pytest.raises(BackendUnavailableError, match="no device 'tpu'"):

@@ -18,6 +18,8 @@ import mlx.nn as nn  # noqa: E402
 from polyllama.backends.mlx.attention import BLOCK, causal_attention  # noqa: E402
 from polyllama.backends.mlx.modules import MOST_STARTS, layers_between_starts  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*max_position_embeddings")
+
 IDS = np.random.default_rng(0).integers(0, 97, (2, 2 * BLOCK + 9))
 
 

@@ -42,11 +42,11 @@ def test_module_takes_and_returns_what_the_documentation_says(pair: tuple[Any, L
     ids = torch.tensor(IDS)
     found = llm.module(input_ids=ids, labels=ids, output_hidden_states=True, output_attentions=True)
     assert found.loss.requires_grad and found.logits.dtype == torch.float32
-    assert len(found.past_key_values) == 12  # config.use_cache, as documented
+    assert found.past_key_values.length == 12  # config.use_cache, as documented
     loss, logits, *_ = llm.module(input_ids=ids, labels=ids, return_dict=False)
     assert torch.equal(logits, llm.module(input_ids=ids).logits) and loss.ndim == 0
     step = llm.module(ids[:, :1], past_key_values=found.past_key_values, cache_position=torch.tensor([12]))
-    assert len(step.past_key_values) == 13
+    assert step.past_key_values.length == 13
     with pytest.raises(Exception, match="cache_position starts at 3, the cache holds 13"):
         llm.module(ids[:, :1], past_key_values=found.past_key_values, cache_position=torch.tensor([3]))
 
@@ -151,7 +151,7 @@ def test_other_dtypes(dtype: str, roundings: float, tiny_models: Any) -> None:
     _, folder = tiny_models()
     exact = Llama.load(folder, backend="reference").forward(IDS).numpy()["logits"]
     llm = Llama.load(folder, backend="torch:cpu", dtype=dtype)
-    y = llm.forward(IDS)
+    y = llm.forward(torch.tensor(IDS))
     assert llm.dtype == dtype and str(y.logits.dtype) == ("torch.float64" if dtype == "float64" else "torch.float32")
     # Three layers round some forty times; errors add up like a random walk, so a few roundings in all.
     # (float64 is compared in the float32 that numpy() gives.)
@@ -293,15 +293,14 @@ class TestAsAnOrdinaryModule:
         for name in names:
             assert relative_error(ours[name], theirs[name]) < 1e-4, name
 
-    def test_hooks_on_the_trunk_fire_and_calling_it_alone_is_explained(self, module: Any) -> None:
-        from polyllama.core.errors import UnsupportedError
-
-        seen = []
-        module.model.register_forward_hook(lambda m, i, o: seen.append(o.shape))
-        module(torch.tensor(IDS))
-        assert seen == [torch.Size([2, 12, 48])]
-        with pytest.raises(UnsupportedError, match="load the trunk alone"):
-            module.model(torch.tensor(IDS))
+    def test_hooks_on_the_trunk_fire_and_it_can_be_called_alone(self, module: Any) -> None:
+        seen: list[Any] = []
+        hook = module.model.register_forward_hook(lambda m, i, o: seen.append(o))
+        hidden = module(torch.tensor(IDS), output_hidden_states=True).hidden_states[-1]
+        assert [states.shape for states in seen] == [torch.Size([2, 12, 48])] and torch.equal(seen[0], hidden)
+        hook.remove()
+        alone = module.model(torch.tensor(IDS))
+        assert torch.equal(alone.last_hidden_state, hidden) and alone.past_key_values is not None
 
     def test_copies_and_pickles_run_their_own_weights(self, module: Any) -> None:
         import io
@@ -334,7 +333,7 @@ class TestAsAnOrdinaryModule:
     def test_gradients_reach_embeddings_given_by_the_user(self, pair: tuple[Any, Llama]) -> None:
         _, llm = pair
         embeds = torch.randn(1, 4, 48, requires_grad=True)
-        llm.forward(inputs_embeds=embeds, attention_mask=[[0, 1, 1, 1]], labels=[[1, 2, 3, 4]]).loss.backward()
+        llm.forward(inputs_embeds=embeds, attention_mask=[[0, 1, 1, 1]], labels=[[-100, 2, 3, 4]]).loss.backward()
         assert embeds.grad is not None and float(embeds.grad.abs().max()) > 0
 
     def test_saving_with_adapters_in_place_is_refused(self, pair: tuple[Any, Llama], tmp_path: Path) -> None:
@@ -356,7 +355,9 @@ class TestAsAnOrdinaryModule:
             ({"position_ids": torch.tensor([[0, 1]])}, r"wanted \[1, 3\]"),
             ({"logits_to_keep": torch.tensor([True, False, True])}, "booleans"),
             ({"logits_to_keep": torch.tensor([7])}, "not positions"),
-            ({"attention_mask": [[1, 1, 1]]}, "wanted a tensor"),
+            ({"attention_mask": [[1, 1]]}, r"wanted \[1, 3\]"),
+            ({"attention_mask": np.ones((1, 3), int)}, "arrays of torch and of numpy are given together"),
+            ({"attention_mask": "111"}, "wanted integers"),
             ({"num_items_in_batch": 0, "labels": torch.tensor([[1, 2, 3]])}, "wanted a positive number"),
         ],
     )

@@ -133,7 +133,7 @@ def test_a_command_that_is_none_is_an_error(offer: Callable[..., None], call: Ca
         (["run", "tiny", "x", "--seed", "many"], "error: Invalid value for '--seed': 'many' is not a valid integer."),
         (["run", "tiny", "x", "--set", "hidden_size"], "error: --set 'hidden_size' is not FIELD=VALUE."),
         (["run", "tiny", "x", "--set", "dtype=float32"], "error: --set dtype: it is an option, --dtype."),
-        (["completion", "tcsh"], "error: Invalid value for '{bash|zsh|fish}'"),
+        (["completion", "tcsh"], "error: Invalid value for '[bash|zsh|fish]'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

@@ -31,6 +31,20 @@ def test_completion_scripts_say_how_to_install_them(call: Callable[..., Outcome]
         assert run_process(["bash", "-n"], input=out, text=True, timeout=30).returncode == 0
 
 
+def test_the_shell_is_the_users_where_none_is_named(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+        first, rest = call("completion")[1].split("\n", 1)
+        assert first == f"# For {shell}, your shell by the variable SHELL." and rest == call("completion", shell)[1]
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    code, out, err = call("completion")
+    assert (code, out) == (2, "") and "Name a shell, bash, zsh, fish: SHELL is '/bin/tcsh'" in err
+    monkeypatch.delenv("SHELL")
+    assert "Name a shell, bash, zsh, fish: the variable SHELL is not set" in call("completion")[2]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

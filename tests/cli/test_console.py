@@ -15,7 +15,7 @@ from polyllama.cli import console as _console
 from polyllama.cli.console import print_table
 from polyllama.cli.main import main
 from polyllama.cli.spelling import as_typed, error_as_typed, typed_names
-from polyllama.core.config.checks import ConfigProblems
+from polyllama.core.config.problems import ConfigProblems
 from polyllama.core.errors import (
     ConfigError,
     GenerationError,

@@ -28,6 +28,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("POLYLLAMA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -52,7 +53,7 @@ def test_every_command_has_help_with_examples(call: Callable[..., Outcome], name
     assert f"Usage: polyllama {name}" in out
     assert re.search(r"Examples:\n    .*polyllama ", out)
     command = plugin_manager().commands()[name].load()
-    assert all(p.help for p in command.params if isinstance(p, click.Option))
+    assert all(p.help or p.hidden for p in command.params if isinstance(p, click.Option))
 
 
 def test_help_imports_no_command_and_nothing_heavy() -> None:
@@ -69,14 +70,15 @@ def test_options_are_spelt_as_the_python_arguments() -> None:
     fields = {field.name for field in dataclasses.fields(GenerationOptions)}
     assert set(GENERATION_NAMES) <= fields
     parameters = set(inspect.signature(Llama.load).parameters)
-    # The last two are about a head that is to be trained, which is done in Python.
-    assert set(LOAD_NAMES) == parameters - {"source", "config_overrides", "seed", "fresh_head"}
+    # About a head that is to be trained, and about torch's modules, which is done in Python.
+    in_python = {"seed", "fresh_head", "ignore_mismatched_sizes", "attn_implementation"}
+    assert set(LOAD_NAMES) == parameters - {"source", "config", "config_overrides"} - in_python
     run = plugin_manager().commands()["run"].load()
     options = {option for parameter in run.params for option in parameter.opts}
     assert {f"--{name.replace('_', '-')}" for name in (*GENERATION_NAMES, *LOAD_NAMES)} <= options
 
 
-@pytest.mark.parametrize("name", ["models", "backends", "plugins", "config", "version"])
+@pytest.mark.parametrize("name", ["models", "list", "backends", "plugins", "config", "version"])
 def test_listings_speak_json_and_only_json(call: Callable[..., Outcome], name: str) -> None:
     code, out, err = call(name, "--json")
     assert (code, err) == (0, "")
@@ -96,8 +98,24 @@ def test_models_are_listed_and_searched(call: Callable[..., Outcome]) -> None:
     assert "code-llama-7b-instruct" in found and "7b" not in found
     _, out, _ = call("models", "code-llama-7b")
     assert out.splitlines()[0].split()[:3] == ["NAME", "PARAMETERS", "CONTEXT"]
-    assert call("models", "zebra") == (0, "", "No model has 'zebra' in its name, aliases, source or summary.\n")
+    assert call("models", "zebra") == (0, "", "No model has 'zebra' in its name, aliases, source, task or summary.\n")
     assert call("models", "zebra", "--json") == (0, "[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("classification", {"tiny-sentiment", "tiny-entities"}),
+        ("ner", {"tiny-entities"}),  # and not all that are for text-ge-ner-ation
+        ("sentiment-analysis", {"tiny-sentiment"}),
+        ("question answer", {"tiny-questions"}),
+        ("tiny generation", {"tiny", "tinyllama", "tinyllama-base"}),
+    ],
+)
+def test_models_are_found_by_their_task(call: Callable[..., Outcome], words: str, found: set[str]) -> None:
+    assert {entry["name"] for entry in json.loads(call("models", words, "--json")[1])} == found
+    shown = call("models", words)[1].splitlines()
+    assert "TASKS" in shown[0] and {line.split()[0] for line in shown[1:]} == found
 
 
 def test_backends_say_which_is_taken_and_why(call: Callable[..., Outcome]) -> None:

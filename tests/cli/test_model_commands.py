@@ -1,4 +1,4 @@
-"""Commands that take a model: show, tokenize, run, chat, download."""
+"""Commands that take a model: show, tokenize, run, download."""
 
 from __future__ import annotations
 
@@ -6,31 +6,15 @@ import inspect
 import json
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
-from command_line import REFERENCE, Outcome, Terminal, spawn
+from command_line import REFERENCE, Outcome, spawn
 from polyllama.cli.options import parse_overrides
 from polyllama.core.api.llama import Llama
-
-TEMPLATE = (
-    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
-
-
-@pytest.fixture(scope="session")
-def chat_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a chat template."""
-    folder = tmp_path_factory.mktemp("chat")
-    for file in checkpoint.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -154,73 +138,6 @@ def test_run_takes_stop_strings_and_overrides(call: Callable[..., Outcome], chec
 def test_run_reads_its_prompt_from_a_pipe(checkpoint: Path) -> None:
     done = spawn("run", str(checkpoint), "--json", "--max-new-tokens", "2", *REFERENCE, stdin="once upon\n")
     assert json.loads(done.stdout)["prompt"] == "once upon", done.stderr
-
-
-def test_chat_needs_a_template(call: Callable[..., Outcome], checkpoint: Path) -> None:
-    code, out, err = call("chat", str(checkpoint), *REFERENCE)
-    assert (code, out) == (1, "")
-    assert "has no chat template, so it is not a chat model" in err and err.count("\n") == 1
-
-
-def test_chat_from_a_pipe_answers_line_by_line(chat_checkpoint: Path) -> None:
-    options = ("--max-new-tokens", "5", "--system", "be brief", *REFERENCE)
-    done = spawn("chat", str(chat_checkpoint), *options, stdin="once upon\n\nthe sea\n")
-    assert done.returncode == 0, done.stderr
-    llm = Llama.load(chat_checkpoint, backend="reference")
-    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "once upon"}]
-    first = llm.chat(messages, max_new_tokens=5)
-    messages += [{"role": "assistant", "content": first.text.strip()}, {"role": "user", "content": "the sea"}]
-    second = llm.chat(messages, max_new_tokens=5)
-    assert done.stdout == f"{first.text}\n{second.text}\n"
-    assert done.stderr.count("prefill ") == 2
-
-
-def test_chat_on_a_terminal(chat_checkpoint: Path, tmp_path: Path) -> None:
-    terminal = Terminal("chat", str(chat_checkpoint), "--max-new-tokens", "5", *REFERENCE)
-    assert "/reset starts over" in terminal.read_until("> ")
-    terminal.type("once upon\n")
-    first = terminal.read_until("\n> ")
-    assert "tokens/s" in first
-    terminal.type("once upon\n")
-    assert prefilled(terminal.read_until("\n> ")) > prefilled(first)  # the conversation is remembered
-    terminal.type("/reset\n")
-    assert "starts over" in terminal.read_until("\n> ")
-    terminal.type("once upon\n")
-    assert prefilled(terminal.read_until("\n> ")) == prefilled(first)
-    terminal.type("/frob\n")
-    assert "/exit ends" in terminal.read_until("\n> ")
-    terminal.type("/exit\n")
-    assert terminal.finish()[0] == 0
-    assert "once upon" in (tmp_path / "state" / "polyllama" / "chat_history").read_text()
-
-
-def prefilled(text: str) -> int:
-    match = re.search(r"prefill (\d+) tokens", text)
-    assert match, text
-    return int(match[1])
-
-
-@pytest.mark.parametrize(("key", "code"), [("\x04", 0), ("\x03", 130)])
-def test_leaving_a_chat_with_a_key(chat_checkpoint: Path, key: str, code: int) -> None:
-    terminal = Terminal("chat", str(chat_checkpoint), *REFERENCE)
-    terminal.read_until("> ")
-    time.sleep(0.5)  # Python's readline misses an interrupt in the moment between showing the prompt and waiting
-    terminal.type(key)
-    got, out = terminal.finish()
-    assert got == code and "Traceback" not in out
-
-
-def test_stopping_an_answer_keeps_the_chat(chat_checkpoint: Path) -> None:
-    slow = ("--max-new-tokens", "100000", "--min-new-tokens", "100000", "--set", "max_position_embeddings=200000")
-    terminal = Terminal("chat", str(chat_checkpoint), *slow, *REFERENCE)
-    terminal.read_until("> ")
-    terminal.type("once upon\n")
-    time.sleep(1)
-    terminal.type("\x03")
-    assert "(stopped; " in terminal.read_until("\n> ")
-    terminal.type("/exit\n")
-    code, out = terminal.finish()
-    assert code == 0 and "Traceback" not in out
 
 
 def test_download_says_where_it_is(call: Callable[..., Outcome], checkpoint: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_head_of_its_own(call: Any, tmp_path: Path) -> None:
 def test_groups_that_do_not_divide_get_smaller_and_it_is_said(call: Any, tmp_path: Path) -> None:
     code, out, err = call("tiny", tmp_path / "q", "--json")
     assert code == 0 and err.startswith("warning: 5 modules, such as model.layers.0.mlp.down_proj, have inputs that")
-    assert err.endswith("they get groups of 32\n")
+    assert err.endswith("they get groups of 32 (model tiny)\n")
     groups = {module["module"]: module["group_size"] for module in json.loads(out)["modules"]}
     assert (groups["model.layers.0.mlp.down_proj"], groups["model.layers.0.mlp.up_proj"]) == (32, 64)
 

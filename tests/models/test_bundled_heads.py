@@ -259,7 +259,7 @@ def test_labels_stand_where_the_words_do() -> None:
 
 def test_every_token_of_an_answer_is_found_again() -> None:
     """Rows decode to their own labels: a model that were always right would score 1."""
-    from polyllama.core.tokenizer.llama import load_tokenizer
+    from polyllama.core.tokenizer.llama_tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(MODELS / "tiny")
     for head in HEADS.values():

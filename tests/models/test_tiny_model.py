@@ -97,7 +97,7 @@ def test_held_out_by_construction_is_no_harder(card_losses: dict[str, float]) ->
 
 
 def test_tokenizer_ids_agree_and_any_text_survives(judge_tokenizer: Any) -> None:
-    from polyllama.core.tokenizer.llama import load_tokenizer
+    from polyllama.core.tokenizer.llama_tokenizer import load_tokenizer
 
     ours = load_tokenizer(TINY)
     texts = [next(stories("heldout", 1, first=index)).text for index in range(5)]

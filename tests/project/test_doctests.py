@@ -51,4 +51,4 @@ def test_examples(name: str) -> None:
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     for test in Finder().find(module, module.__name__):
         runner.run(test)
-    assert runner.tries == written(Path(str(module.__file__))) > 0 and runner.failures == 0
+    assert runner.tries >= written(Path(str(module.__file__))) > 0 and runner.failures == 0  # some are inherited

@@ -593,3 +593,5 @@ def test_the_guide_shows_the_files_as_they_are() -> None:
     }
     for path, text in shown:
         assert text == (ROOT / path).read_text(), path
+    whole = {str(p.relative_to(ROOT)) for p in FORMAT.rglob("*") if p.suffix in (".py", ".toml")}
+    assert whole <= {path for path, _ in shown}

@@ -37,6 +37,8 @@ FOREIGN = {
     "Lib/pickletools.py",
     "torch/serialization.py",
     "torch/_utils.py",
+    "quantization/quant_api.py",
+    "convert_llama_weights_to_hf.py",
     "tokenizer.py",
     # Files of the reader, of a run or of an example in a text.
     "my_plugin.py",
@@ -46,6 +48,8 @@ FOREIGN = {
     "benchmarks/results/NAME.png",
     "backends/NAME",
     "o.toml",
+    # What a build leaves behind.
+    "build/kernels",
 }
 NOT_MODULES = {"polyllama.yml", "polyllama.yaml", "polyllama.tokenizer.legacy", "polyllama.x", "polyllama.Lama"}
 

@@ -14,7 +14,7 @@ from training_support import FRAMEWORKS
 
 PAGE = (Path(polyllama.__file__).parent / "docs" / "training.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-PREPARES, EXAMPLES, REST = BLOCKS[0], dict(zip(("torch", "mlx", "jax"), BLOCKS[1:4], strict=True)), BLOCKS[4:]
+PREPARES, EXAMPLES, REST = BLOCKS[0], dict(zip(("torch", "mlx", "jax"), BLOCKS[1:4], strict=True)), BLOCKS[4:-2]
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -40,3 +40,15 @@ def test_every_option_is_one_that_there_is() -> None:
     for name in ("gradient_checkpointing_enable", "resize_token_embeddings", "mean_resizing", "num_items_in_batch"):
         assert name in PAGE
     assert len(REST) == 2
+
+
+@pytest.mark.parametrize("block", BLOCKS[-2:], ids=["peft", "trainer"])
+@pytest.mark.filterwarnings("ignore::polyllama.PolyllamaWarning")  # a head that starts at random
+def test_other_libraries_train_it(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("torch", "transformers", "accelerate", "peft"):
+        pytest.importorskip(name)
+    names: dict[str, object] = {}
+    exec(PREPARES, names)
+    exec(block, names)
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    assert printed in ("[1, 0, 1, 0]", "['LABEL_1', 'LABEL_0', 'LABEL_1', 'LABEL_0']")

@@ -155,3 +155,46 @@ def write_gguf(path: Path, model: Any, kind: str = "F32", *, mixed: dict[str, st
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+SMALL: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+def small_tensors(config: dict[str, Any] = SMALL) -> dict[str, np.ndarray]:
+    """Random float32 tensors of a causal language model under Hugging Face's names."""
+    random = np.random.default_rng(0)
+    hidden, inner, vocabulary = (config[n] for n in ("hidden_size", "intermediate_size", "vocab_size"))
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        shapes |= {at + "input_layernorm.weight": (hidden,), at + "post_attention_layernorm.weight": (hidden,)}
+        shapes |= {at + f"self_attn.{n}_proj.weight": (hidden, hidden) for n in "qo"}
+        shapes |= {at + f"self_attn.{n}_proj.weight": (keys, hidden) for n in "kv"}
+        shapes |= {at + f"mlp.{n}_proj.weight": (inner, hidden) for n in ("gate", "up")}
+        shapes |= {at + "mlp.down_proj.weight": (hidden, inner)}
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+    return {n: (0.3 * random.normal(size=s) + (len(s) == 1)).astype(np.float32) for n, s in shapes.items()}
+
+
+def small_folder(folder: Path, tensors: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
+    """A Hugging Face folder of a small model, written by safetensors; with fields of its config changed."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(SMALL | config))
+    save_file(small_tensors() if tensors is None else tensors, folder / "model.safetensors")
+    return folder

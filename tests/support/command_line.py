@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from support_processes import run_process, start_process
 
@@ -16,6 +17,7 @@ COMMANDS = [
     "run",
     "embed",
     "chat",
+    "evaluate",
     "show",
     "plan",
     "quantize",
@@ -25,6 +27,8 @@ COMMANDS = [
     "download",
     "convert",
     "models",
+    "list",
+    "rm",
     "backends",
     "certify",
     "compare",
@@ -52,31 +56,41 @@ def spawn(*arguments: str, stdin: str | bytes | None = "", **environment: str) -
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+# In the new process, where no thread of JAX's dislikes it, and before Python becomes the program that is tested.
+OWN_THE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that a typed Ctrl-C reaches the process
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 class Terminal:
     """A process on a terminal of its own, typed into and read from.
 
-    With ``interrupts=False`` Ctrl-C does not reach it, and Python is not forked, which JAX's threads do not like.
+    With ``interrupts=False`` Ctrl-C does not reach it. `stdout` is where its standard output goes instead.
     """
 
-    def __init__(self, *arguments: str, interrupts: bool = True, **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, interrupts: bool = True, stdout: IO[str] | None = None, **environment: str
+    ) -> None:
         import pty
 
         self.master, slave = pty.openpty()
         self.process = start_process(
-            [sys.executable, "-m", "polyllama", *arguments],
+            [sys.executable, *(["-c", OWN_THE_TERMINAL] if interrupts else []), "-m", "polyllama", *arguments],
             stdin=slave,
-            stdout=slave,
+            stdout=slave if stdout is None else stdout,
             stderr=slave,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
-            preexec_fn=_own_the_terminal if interrupts else None,
         )
         os.close(slave)
         self.seen = ""
+        self.read = 0  # characters of it that were given out: a read may bring more than what was waited for
         self.decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end amid a character
 
     def read_until(self, text: str | None, timeout: float = 30) -> str:
-        """What was printed since the last call, up to where a text appears (None: to the end)."""
-        start, deadline = len(self.seen), time.monotonic() + timeout
+        """What was printed since the last call, up to and with the first appearance of a text (None: to the end)."""
+        start, deadline = self.read, time.monotonic() + timeout
         while text is None or text not in self.seen[start:]:
             if not select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise AssertionError(f"{text!r} did not come within {timeout} s; seen: {self.seen!r}")
@@ -89,7 +103,8 @@ class Terminal:
                     break
                 raise AssertionError(f"the program ended before {text!r}; seen: {self.seen!r}")
             self.seen += self.decoder.decode(data)
-        return self.seen[start:]
+        self.read = len(self.seen) if text is None else self.seen.index(text, start) + len(text)
+        return self.seen[start : self.read]
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
@@ -100,13 +115,6 @@ class Terminal:
         code = self.process.wait(timeout=30)
         os.close(self.master)
         return code, rest
-
-
-def _own_the_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that a typed Ctrl-C reaches the process
 
 
 def python_path(folder: Path) -> str:

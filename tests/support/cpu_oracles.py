@@ -28,6 +28,9 @@ ISAS = tuple(_kernels.instruction_sets())
 PAIRS = ("avx512_bf16", "neon_i8mm")
 """Instruction sets that multiply pairs of bfloat16, so that the other operand is rounded to bfloat16 as well."""
 
+TILE = 64
+"""Keys whose probabilities the kernels find together."""
+
 CACHES = ("float32", "bfloat16", "float16", "int8")
 
 FORMATS = (
@@ -207,7 +210,8 @@ def attention_of(
 
     A score is a sum of D products, off by e. A probability is then off by 2 e of itself, by the roundings of the
     exponent (as large as scores differ) and of bringing earlier tiles to a new largest score, and by those of its sum;
-    the result is a sum of T of them.
+    the result is a sum of T of them. Where pairs are multiplied, probabilities are rounded to bfloat16 before values
+    meet them, but not before they are summed.
     """
     queries, keys, values = heads.split(x)
     queries, query_sizes = turn(queries)
@@ -215,6 +219,8 @@ def attention_of(
     scale = np.float32(1) / np.sqrt(np.float32(heads.dim))
     queries, query_sizes = queries[:, :, past:] * np.float64(scale), query_sizes[:, :, past:] * np.float64(scale)
     pairs = element == "bfloat16" and isa in PAIRS
+    # Turned ones differ in float32's last bits, where rounding to fewer bits may go either way: no part of the bound.
+    assert element == "float32" or not turn.frequencies.size, "rotary embeddings are tried with a cache of float32"
     if pairs:
         queries = rounded(queries.astype(np.float32), "bfloat16")
     keys, values = held(keys, element), held(values, element)
@@ -230,14 +236,36 @@ def attention_of(
     sizes = query_sizes @ np.maximum(key_sizes, np.abs(keys)).transpose(0, 1, 3, 2)
     shown = np.where(allowed, scores, -np.inf)
     p = np.exp(shown - shown.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
+    total = p.sum(axis=-1, keepdims=True)
     off = (2 * heads.dim + 8) * U * np.where(allowed, sizes, 0).max(axis=-1, keepdims=True)
     spread = np.where(allowed, np.abs(scores), 0).max(axis=-1, keepdims=True)
-    relative = 2 * off + (2 * spread + 4 * (tokens // 64 + 1) + 2 * tokens + 16) * U
-    bound = (2 * relative + (2.0**-9 if pairs else 0)) * (p @ np.abs(values))
+    exponential = 2 * off + (2 * spread + 16) * U
+    relative = exponential + (4 * (tokens // TILE + 1) + 2 * tokens) * U
+    p, either = rounded_in_tiles(shown, exponential) if pairs else (p, np.zeros_like(p))
+    bound = (2 * relative * p + either) / total @ np.abs(values)
     return tuple(  # type: ignore[return-value]
-        part.transpose(0, 2, 1, 3).reshape(batch, tokens - past, -1) for part in (p @ values, bound)
+        part.transpose(0, 2, 1, 3).reshape(batch, tokens - past, -1) for part in (p / total @ values, bound)
     )
+
+
+def rounded_in_tiles(scores: np.ndarray, relative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exponentials of scores ``[..., T]`` as they are rounded to bfloat16, and how far each may be from that.
+
+    They are rounded tile by tile of keys, each tile's below the largest score up to there, and brought to the largest
+    of all later. One that is off by `relative` of itself may lie on the other side of the border between two numbers,
+    and then comes out as the other: rounding never changes the order, so nothing lies outside its interval's ends.
+    """
+    p, either = np.zeros_like(scores), np.zeros_like(scores)
+    last, top = scores.max(axis=-1, keepdims=True), np.full_like(scores[..., :1], -np.inf)
+    for start in range(0, scores.shape[-1], TILE):
+        tile = scores[..., start : start + TILE]
+        top = np.maximum(top, tile.max(axis=-1, keepdims=True))
+        exact = np.exp(tile - np.where(np.isfinite(top), top, 0))  # nothing may be looked at so far: all are 0
+        low, nearest, high = (rounded(exact * by, "bfloat16") for by in (1 - relative, 1, 1 + relative))
+        brought = np.exp(top - last)
+        p[..., start : start + TILE] = nearest * brought
+        either[..., start : start + TILE] = np.maximum(high - nearest, nearest - low) * brought
+    return p, either
 
 
 class AttentionProgram:

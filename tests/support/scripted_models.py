@@ -62,6 +62,9 @@ class ByteTokenizer:
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         return b"".join(self.piece(i, skip_special_tokens) for i in token_ids).decode(errors="replace")
 
+    def ids_without_token(self, size: int) -> list[int]:
+        return []
+
     def stream_decoder(self, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True) -> ByteDecoder:
         return ByteDecoder(self, prompt_ids, skip_special_tokens)
 

@@ -125,6 +125,14 @@ class TinyModels:
         return self.made[key]
 
 
+def beside_transformers(tiny_models: TinyModels, backend: str) -> tuple[Any, Any]:
+    """A model of transformers', and ours on a backend, in the dtype that both can be compared in."""
+    from polyllama import Llama
+
+    model, folder = tiny_models()
+    return model, Llama.load(folder, backend=backend, dtype="auto" if backend == "reference" else "float32")
+
+
 def forward(model: Any, input_ids: Any = None, **given: Any) -> Any:
     """One pass of a backend's model, its arguments as keywords."""
     options = getattr(model, "forward_options", ())

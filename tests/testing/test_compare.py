@@ -112,14 +112,14 @@ def test_a_fused_kernel_that_only_runs_unwatched_is_caught(folder: Path, break_t
 
 
 def test_wrong_weights_are_found_where_they_are_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from polyllama.backends.torch import model
+    from polyllama.backends.torch import realize
 
-    read = model.from_numpy
+    read = realize.from_numpy
 
     def flipped(array: Any) -> Any:
         return read(array[::-1].copy() if array.shape == (80, 48) else array)
 
-    monkeypatch.setattr(model, "from_numpy", flipped)
+    monkeypatch.setattr(realize, "from_numpy", flipped)
     first = compare_backends(folder, ["torch", "reference"], token_ids=IDS).first
     assert first is not None and first.node == "model.layers.0.mlp.gate_proj"
 

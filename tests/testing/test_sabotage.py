@@ -11,6 +11,7 @@ import pytest
 from polyllama.core.forward.arguments import ForwardArguments
 from polyllama.core.forward.spec_model import SpecModel
 from polyllama.core.graph.activations import ACTIVATIONS
+from polyllama.core.graph.adapted import LoraEmbedding, LoraLinear
 from polyllama.core.graph.cache import ConcatenatingCache
 from polyllama.core.graph.node import Context, causal_mask
 from polyllama.core.graph.nodes import Attention, Embedding, GatedMLP, Linear, RMSNorm
@@ -75,6 +76,10 @@ def linear_without_bias(node: Linear, x: Any, ctx: Context) -> Any:
 
 def embedding_scaled(node: Embedding, x: Any, ctx: Context) -> Any:
     return node.apply(ctx.xp, ctx.weights, x, ctx) * 1.0001
+
+
+def adapter_unscaled(node: Any, x: Any, ctx: Context) -> Any:
+    return dataclasses.replace(node, scale=1.0).apply(ctx.xp, ctx.weights, x, ctx)
 
 
 def mlp_gates_the_wrong_way(node: GatedMLP, x: Any, ctx: Context) -> Any:
@@ -299,6 +304,12 @@ SABOTAGE: Mapping[str, tuple[Mapping[str, Any], tuple[str, ...], str]] = {
     "RMSNorm cast early": ({"overrides": {RMSNorm: norm_cast_early}}, ("node.rms_norm.cast",), "node.linear"),
     "RMSNorm without eps": ({"overrides": {RMSNorm: norm_without_eps}}, ("node.rms_norm",), "node.linear"),
     "linear rounds in between": ({"overrides": {Linear: linear_in_low_precision}}, ("node.linear",), "node.rms_norm"),
+    "LoRA unscaled": (
+        {"overrides": {LoraLinear: adapter_unscaled}},
+        ("node.adapted",),
+        "node.embedding",
+    ),
+    "LoRA on embeddings unscaled": ({"overrides": {LoraEmbedding: adapter_unscaled}}, ("node.adapted",), "node.linear"),
     "no biases": ({"overrides": {Linear: linear_without_bias}}, ("attention.biases", "mlp.biases"), "attention.mha"),
     "embedding scaled": ({"overrides": {Embedding: embedding_scaled}}, ("node.embedding",), "inputs.embeds"),
     "MLP gates wrongly": ({"overrides": {GatedMLP: mlp_gates_the_wrong_way}}, ("node.gated_mlp",), "node.attention"),

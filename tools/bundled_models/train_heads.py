@@ -38,7 +38,7 @@ from polyllama import Llama, LlamaConfig
 from polyllama.backends.torch.backend import build_module
 from polyllama.core.checkpoint.huggingface.save_safetensors import save_safetensors
 from polyllama.core.checkpoint.opening import open_checkpoint
-from polyllama.core.tokenizer.llama import load_tokenizer
+from polyllama.core.tokenizer.llama_tokenizer import load_tokenizer
 
 MODELS = Path(__file__).parents[2] / "models"
 TRUNK = MODELS / "tiny"

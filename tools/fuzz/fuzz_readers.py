@@ -135,7 +135,7 @@ def _write_pytorch(source: Path, target: Path) -> None:
 
 
 def _torch_file(path: Path, tensors: dict[str, Any], write: Callable[..., None]) -> None:
-    from polyllama.core.checkpoint.base import TensorInfo
+    from polyllama.core.checkpoint.protocol import TensorInfo
 
     write(path, [TensorInfo(n, a.dtype.name, a.shape) for n, a in tensors.items()], iter(tensors.values()))
 

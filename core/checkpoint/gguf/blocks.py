@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ..base import check_finite
+from ..protocol import check_finite
 from ..unpacking import row_chunks
 from .file import NUMBERS, TYPES
 
 if TYPE_CHECKING:
-    from ..base import Array
+    from ..protocol import Array
 
 GROUP = 32
 DEQUANTIZED = "float16"

@@ -9,6 +9,7 @@ before it is believed, so that a forged header costs nothing.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _MAX_HEADER_ITEMS = 1 << 23  # metadata pairs, tensors and array items together;
 _MAX_STRING_BYTES = 64 << 20  # of one string; the longest there are, chat templates, have some thousand
 _MAX_TEXT_BYTES = 256 << 20  # of all together
 _MAX_ALIGNMENT = 1 << 20
+_PIECE = re.compile(r"(split-[a-z]{1,2}|part-?\d+of\d+)$")  # as files are cut to fit a limit of size
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -94,7 +96,11 @@ class GgufFile:
             raise self._wrong("its header is cut off") from None
 
     def _wrong(self, what: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {what}", hint=INCOMPLETE)
+        piece = _PIECE.search(self.path.name)
+        hint = (
+            f"{piece[0]!r} in its name says that it is a piece of a file: join the pieces end to end" if piece else None
+        )
+        return CheckpointError(f"{self.path}: {what}", hint=hint or INCOMPLETE)
 
     def _read(self) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         self._check_kind()
@@ -117,6 +123,7 @@ class GgufFile:
                 raise self._wrong(f"the tensor {name!r:.80} is there twice")
             tensors[name] = self._tensor(name, kind, shape, offset, start, alignment)
         self._check_overlaps(tensors)
+        self._check_joined(metadata, max([start, *(t.offset + t.nbytes for t in tensors.values())]), alignment)
         return metadata, tensors
 
     def _check_kind(self) -> None:
@@ -213,6 +220,20 @@ class GgufFile:
         if start + offset + nbytes > self.file.size:
             raise self._wrong(f"{where} ends at byte {start + offset + nbytes:,} of {self.file.size:,}")
         return GgufTensor(name, type_name, shape, start + offset, nbytes)
+
+    def _check_joined(self, metadata: Mapping[str, Any], end: int, alignment: int) -> None:
+        """Behind the last tensor no other GGUF file may begin: parts are files of their own, and cat makes no model."""
+        behind = self.file.data[end : end + alignment + 4].lstrip(b"\0")
+        if not behind.startswith(b"GGUF"):
+            return
+        count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
+        split = type(count) is int and count > 1 and type(number) is int
+        which = f", which is part {number + 1} of {count} of a split model (split.count)" if split else ""
+        raise CheckpointError(
+            f"{self.path}: behind the tensors of this GGUF file{which} another one begins: they were joined end to end",
+            hint="the parts of a split model stay files of their own, in one folder, or are put together by "
+            "`llama-gguf-split --merge`",
+        )
 
     def _check_overlaps(self, tensors: Mapping[str, GgufTensor]) -> None:
         position, previous = 0, ""

@@ -7,26 +7,27 @@ says how. Other types become float16, which a warning says. Names: llama.cpp's `
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CheckpointError, PolyllamaWarning
-from ...messages import few
-from ..base import TensorInfo, own_config
+from ...errors import CheckpointError, PolyllamaWarning, warn
+from ..protocol import TensorInfo, own_config
 from ..rotary_order import halves_from_pairs
 from .blocks import DEQUANTIZED, EXACT, GROUP, blocks_of, check_readable, dequantized, group_parameters, packed_words
 from .file import GgufFile, GgufTensor
+from .parts import open_model
 from .rope import rope_from_divisors
 
 if TYPE_CHECKING:
     from ...config.schema import LlamaConfig
-    from ...tokenizer.base import Tokenizer
-    from ..base import Array
+    from ...tokenizer.tokenizer import Tokenizer
+    from ..protocol import Array
 
 NAMES: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
@@ -46,7 +47,6 @@ ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_
 FLOATS: Mapping[str, str] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _INTEGERS = {"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}
 _NUMBER = re.compile(r"(?<=^blk\.)\d+(?=\.)|(?<=^model\.layers\.)\d+(?=\.)")
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _AGAIN = "download the model again"
 
 
@@ -94,7 +94,7 @@ class GgufCheckpoint:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._files = _open_parts(_first_file(self.path))
+        self._files = open_model(self.path)
         self.metadata = self._files[0].metadata
         self._rope = {n: (f, f.tensors[n]) for f in self._files for n in ROPE_TENSORS if n in f.tensors}
         self._sources: dict[str, _Source] = {}
@@ -113,11 +113,7 @@ class GgufCheckpoint:
             warnings.simplefilter("ignore", PolyllamaWarning)
             self._config = self.config()
         if others:
-            warnings.warn(
-                f"{self.path}: stored as {', '.join(sorted(others))}, which become {DEQUANTIZED} when read",
-                PolyllamaWarning,
-                stacklevel=2,
-            )
+            warn(f"{self.path}: stored as {', '.join(sorted(others))}, which become {DEQUANTIZED} when read")
 
     def config(self, **overrides: Any) -> LlamaConfig:
         """What the metadata and the tensors say of the model, with fields overridden."""
@@ -156,6 +152,12 @@ class GgufCheckpoint:
         if source.part == "weight":
             return packed_words(blocks, tensor.type, order)
         return group_parameters(blocks, tensor.type, order, source.part, where)
+
+    def stored_types(self) -> Iterator[tuple[str, int]]:
+        """GGUF's type of each tensor, and how many values it holds."""
+        for file in self._files:
+            for tensor in file.tensors.values():
+                yield tensor.type, math.prod(tensor.shape)
 
     def release(self, name: str) -> None:
         """Give back the memory that reading a tensor brought in; see ``MappedFile.release``."""
@@ -271,30 +273,3 @@ def _quantization(packed: Mapping[str, int], tensors: Mapping[str, TensorInfo]) 
     return found | {
         module: False for module in plain if module not in packed and not module.endswith((".scales", ".biases"))
     }
-
-
-def _first_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.gguf"))
-    models = [file for file in files if not (m := _PART.fullmatch(file.name)) or int(m["number"]) == 1]
-    if len(models) != 1:
-        what = f"{len(models)} GGUF models: {few([f.name for f in models])}" if models else "no first GGUF part"
-        raise CheckpointError(f"{path}: holds {what}", hint="give the path of one of them")
-    return models[0]
-
-
-def _open_parts(path: Path) -> list[GgufFile]:
-    """The file, and where it is one of numbered parts, all of them in order."""
-    match = _PART.fullmatch(path.name)
-    count = int(match["count"]) if match else 1
-    if match is None or count <= 1:
-        return [GgufFile(path)]
-    names = [f"{match['stem']}-{n:05d}-of-{match['count']}.gguf" for n in range(1, count + 1)]
-    missing = [name for name in names if not (path.parent / name).exists()]
-    if missing:
-        raise CheckpointError(
-            f"{path.parent}: {len(missing)} of {count} parts are missing: {few(missing)}",
-            hint="the download is incomplete: run it again",
-        )
-    return [GgufFile(path.parent / name) for name in names]

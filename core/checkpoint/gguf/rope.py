@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ...config.schema import LlamaConfig
-    from ..base import Array
+    from ..protocol import Array
 
 _CONSTANTS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _TOLERANCE = 2e-6

@@ -1,14 +1,13 @@
 """Writing GGUF, version 3: metadata, tokenizer and weights in one file, under llama.cpp's names and in its order.
 
 Floats keep their type (norms and biases become F32, which llama.cpp computes them in). Packed modules become Q8_0, Q4_0
-or Q4_1 where one of these says exactly the same, else float16, which a warning says.
+or Q4_1 where one of these says exactly the same, else they are refused.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...config.gguf import ARCHITECTURE, PREFIX
 from ...dtypes import numpy_dtype
-from ...errors import CheckpointError, PolyllamaWarning, TokenizerError
-from ...messages import few
+from ...errors import CheckpointError, TokenizerError, UnsupportedError, warn
+from ...messages import few, mention
 from ..rotary_order import pairs_from_halves
 from ..writing import without_place
 from .blocks import blocks_from_packed, matching_type
 from .file import NUMBERS, TYPES
+from .quantizing import gguf_quantizing, nearest_types
 from .reader import FLOATS, GgufFormat, gguf_name
 from .rope import divisors_of
 
 if TYPE_CHECKING:
     from ...config.rope import RopeParameters
     from ...config.schema import LlamaConfig
-    from ..base import Array
+    from ..protocol import Array
     from ..writing import ModelToWrite
 
 _ALIGNMENT = 32
@@ -60,6 +60,7 @@ class GgufWriter(GgufFormat):
     suffix = ".gguf"
     keeps_packed = True
     sharded = False
+    quantizing = staticmethod(gguf_quantizing)
 
     @staticmethod
     def write(model: ModelToWrite, target: Path) -> None:
@@ -147,11 +148,9 @@ def _yarn(rope: RopeParameters, config: LlamaConfig) -> dict[str, Any]:
         "yarn_beta_slow": rope.beta_slow,
     }
     if (rope.beta_fast, rope.beta_slow) != _BETAS:
-        warnings.warn(
+        warn(
             f"llama.cpp takes YaRN's betas from a Llama's file only if it is told: run it with --yarn-beta-fast "
-            f"{rope.beta_fast} --yarn-beta-slow {rope.beta_slow} (polyllama reads them from the file)",
-            PolyllamaWarning,
-            stacklevel=7,
+            f"{rope.beta_fast} --yarn-beta-slow {rope.beta_slow} (polyllama reads them from the file)"
         )
     usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
     attention = build_rope(config).attention_factor
@@ -170,7 +169,7 @@ def _tokenizer(model: ModelToWrite) -> dict[str, Any]:
     try:
         return gguf_from_tokenizer(model.tokenizer, model.config.vocab_size)
     except TokenizerError as error:
-        warnings.warn(f"the tokenizer is not written: {error}", PolyllamaWarning, stacklevel=5)
+        warn(f"the tokenizer is not written: {error}")
         return none
 
 
@@ -195,27 +194,17 @@ def _entries(model: ModelToWrite) -> Iterator[_Entry]:
     strangers = [name for name in weights if gguf_name(name) is None and not _is_part(name, model.packed)]
     if strangers:
         raise without_place(few(strangers, 5), _FORMAT)
-    inexact = []
     for name in weights:
         module, _, part = name.rpartition(".")
         if module in model.packed:
             if part == "weight":
-                entry = _packed_entry(model, module)
-                if entry.type not in ("Q8_0", "Q4_0", "Q4_1"):
-                    inexact.append(module)
-                yield entry
+                yield _packed_entry(model, module)
             continue
         info = weights.info(name)
         kind = "F32" if len(info.shape) == 1 and info.dtype in _TYPE_OF else _TYPE_OF.get(info.dtype)
         if kind is None:
             raise without_place(f"{name} as {info.dtype}", _FORMAT, hint="give a dtype: float32, float16 or bfloat16")
         yield _Entry(str(gguf_name(name)), kind, info.shape, _float_maker(model, name, kind))
-    if inexact:
-        warnings.warn(
-            f"{few(inexact, 4)}: no type of GGUF holds these groups exactly, so they become float16",
-            PolyllamaWarning,
-            stacklevel=6,
-        )
 
 
 def _is_part(name: str, packed: Mapping[str, tuple[int, int]]) -> bool:
@@ -238,7 +227,11 @@ def _float_maker(model: ModelToWrite, name: str, kind: str) -> Callable[[], Arra
 
 
 def _packed_entry(model: ModelToWrite, module: str) -> _Entry:
-    """Scales and biases decide the type, so they are read before the header is written; they are a small part."""
+    """Scales and biases decide the type, so they are read before the header is written; they are a small part.
+
+    Raises:
+        UnsupportedError: no type says the same.
+    """
     import numpy as np
 
     group, bits = model.packed[module]
@@ -246,21 +239,19 @@ def _packed_entry(model: ModelToWrite, module: str) -> _Entry:
     words = weights.info(f"{module}.weight")
     shape = (words.shape[0], words.shape[1] * 32 // bits)
     kind = matching_type(weights[f"{module}.scales"], weights[f"{module}.biases"], bits)
+    if kind is None:
+        nearest = nearest_types(bits)[0]
+        raise UnsupportedError(
+            f"{module}: no type of GGUF holds its groups of int{bits}-g{group} exactly",
+            hint="give a dtype, which unpacks them, or convert the original with " + mention("quantize", nearest),
+        )
     order = pairs_from_halves(np.arange(shape[0]), config.head_dim, config.rotary_dim) if _is_rotary(module) else None
 
     def blocks() -> Array:
         scales, biases = np.array(weights[f"{module}.scales"]), np.array(weights[f"{module}.biases"])
-        return blocks_from_packed(weights[f"{module}.weight"], scales, biases, group, str(kind), order)
+        return blocks_from_packed(weights[f"{module}.weight"], scales, biases, group, kind, order)
 
-    def floats() -> Array:
-        from ..unpacking import unpacked_floats
-
-        scales, biases = np.array(weights[f"{module}.scales"]), np.array(weights[f"{module}.biases"])
-        found = unpacked_floats(weights[f"{module}.weight"], scales, biases, bits, "float16", module)
-        return found if order is None else found[order]
-
-    name = str(gguf_name(f"{module}.weight"))
-    return _Entry(name, kind or "F16", shape, floats if kind is None else blocks)
+    return _Entry(str(gguf_name(f"{module}.weight")), kind, shape, blocks)
 
 
 def _file_type(entries: list[_Entry]) -> int:

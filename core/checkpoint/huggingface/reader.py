@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from ...errors import CheckpointError, ConfigError, PolyllamaWarning
-from ...messages import few
-from ..base import TensorInfo, check_finite, own_config, parse_strict_json
+from ...errors import CheckpointError, ConfigError, refuse_lfs_pointer, warn
+from ...messages import counted, few
+from ..protocol import TensorInfo, check_finite, own_config, parse_strict_json, same_bytes
+from .leftover import leftover_quantization
 from .safetensors import MAX_HEADER_BYTES, SafetensorsFile
 
 if TYPE_CHECKING:
     from ...config.schema import LlamaConfig
-    from ..base import Array
+    from ..protocol import Array
 
+CONFIG_NAME = "config.json"
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _AGAIN = "download or save the checkpoint again"
@@ -77,6 +78,12 @@ class HuggingFaceCheckpoint:
 
     ``path`` is the folder, one file, or an index file. All headers are read and compared with the index when it is
     opened; values are mapped when read.
+
+    Attributes:
+        aliases: names that are not stored -> the stored tensor that they share, as safetensors' metadata says.
+        unlisted: stored tensors that the index omits.
+        misplaced: stored tensors -> the file in which the index places them, though another holds them.
+        lost: tensors that the index names and no file holds -> the file in which it places them.
     """
 
     format = "huggingface"
@@ -87,25 +94,48 @@ class HuggingFaceCheckpoint:
         self.path = Path(path)
         self.folder = self.path if self.path.is_dir() else self.path.parent
         index = _index_file(self.path, kind)
+        placed: Mapping[str, str] = {} if index is None else _read_index(index)
+        if index is not None and self._is_out_of_date(index, placed):
+            index, placed = None, {}
         if index is not None:
-            placed = _read_index(index)
             files = _open_shards(self.folder, sorted(set(placed.values())), index, kind)
-            _compare_with_index(placed, files, index)
             if self.path.is_dir():  # whoever names one file has chosen
                 _check_beside_index(index, {file.path for file in files}, kind)
         else:
             files = [kind.open(file) for file in _files_without_index(self.path, kind)]
-        self._owner = _owners(files)
+        stored = {file.path.name: file.tensors() for file in files}
+        right = {name: file for name, file in placed.items() if name in stored[file]}
+        self._owner, self._copies = _owners(files, right)
+        self.unlisted = frozenset(self._owner.keys() - placed.keys()) if placed else frozenset()
+        wrong = {name: file for name, file in placed.items() if name not in right}
+        self.misplaced = {name: file for name, file in wrong.items() if name in self._owner}
+        self.lost = {name: file for name, file in wrong.items() if name not in self._owner}
+        metadata = (getattr(file, "metadata", {}) for file in files)
+        self.aliases = aliases_in({name: kept for said in metadata for name, kept in said.items()}, self._owner)
         self._tensors = {name: file.tensors()[name] for name, file in self._owner.items()}
         if not self._tensors:
             raise CheckpointError(f"{self.path}: holds no tensors at all", hint=_AGAIN)
 
+    def _is_out_of_date(self, index: Path, placed: Mapping[str, str]) -> bool:
+        """Whether a folder's index names shards that are gone, while the whole model lies beside it in one file."""
+        missing = [name for name in sorted(set(placed.values())) if not (self.folder / name).exists()]
+        single = self.kind.single
+        if not missing or not self.path.is_dir() or not (self.folder / single).is_file():
+            return False
+        warn(f"{self.folder}: {single} is used; {index.name} is not, as files it names are missing: {few(missing)}")
+        return True
+
     def config(self, **overrides: Any) -> LlamaConfig:
-        """The configuration in the same folder, with fields overridden; ``ConfigError`` when there is none."""
+        """The configuration in the same folder, with fields overridden; ``ConfigError`` when there is none.
+
+        Warns:
+            PolyllamaWarning: it says that the weights are quantized, which they are not.
+        """
         from ...config.schema import LlamaConfig
 
         with own_config():
-            return LlamaConfig.from_pretrained(self.folder, **overrides)
+            said = leftover_quantization(self._raw_config(), self._tensors, str(self.folder / CONFIG_NAME))
+            return LlamaConfig.from_pretrained(self.folder, **said | overrides)
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every stored tensor by its stored name."""
@@ -117,6 +147,8 @@ class HuggingFaceCheckpoint:
         if file is None:
             raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
         array = file.read(name)
+        for copy in self._copies.pop(name, ()):
+            _warn_of_another(file, copy, name, array)
         module, _, part = name.rpartition(".")
         if part in ("scales", "biases") and f"{module}.weight" in self._tensors and array.dtype.kind != "u":
             check_finite(array, f"{file.path}: tensor {name!r:.80}", part)
@@ -129,13 +161,17 @@ class HuggingFaceCheckpoint:
     @property
     def model_type(self) -> str | None:
         """What config.json calls the architecture, if it says so."""
+        value = self._raw_config().get("model_type")
+        return value if isinstance(value, str) else None
+
+    def _raw_config(self) -> Mapping[str, Any]:
+        """What config.json says; nothing where it is broken or not there, which is LlamaConfig's to report."""
         from ...config.files import read_json_object
 
         try:
-            value = read_json_object(self.folder / "config.json").get("model_type")
+            return read_json_object(self.folder / CONFIG_NAME)
         except ConfigError:
-            return None  # LlamaConfig is what reports a broken config.json
-        return value if isinstance(value, str) else None
+            return {}
 
 
 class HuggingFaceFormat:
@@ -216,6 +252,7 @@ def _read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from None
     if size > MAX_HEADER_BYTES:
         raise CheckpointError(f"{index}: is larger than {MAX_HEADER_BYTES:,} bytes", hint="do not trust this file")
+    refuse_lfs_pointer(data[:64], index, CheckpointError)
     raw = parse_strict_json(data, index, "index")
     placed = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(placed, dict) or not placed:
@@ -243,37 +280,48 @@ def _open_shards(folder: Path, names: list[str], index: Path, kind: FileKind) ->
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise CheckpointError(
-            f"{index}: {len(missing)} of {len(names)} files it names are missing: {few(missing)}",
+            f"{index}: {len(missing)} of {counted(len(names), 'file')} it names are missing: {few(missing)}",
             hint="the download is incomplete: run it again",
         )
     return [kind.open(folder / name) for name in names]
 
 
-def _compare_with_index(placed: Mapping[str, str], files: Iterable[TensorFile], index: Path) -> None:
-    stored = {file.path.name: file.tensors() for file in files}
-    lacking = [f"{name!r} in {file}" for name, file in placed.items() if name not in stored[file]]
-    if lacking:
-        raise CheckpointError(
-            f"{index}: {len(lacking)} tensors are not in the file it places them in: {few(lacking)}", hint=_AGAIN
-        )
-    extra = [f"{n!r} in {file}" for file, tensors in stored.items() for n in tensors if placed.get(n) != file]
-    if extra:
-        raise CheckpointError(
-            f"{index}: {len(extra)} tensors lie in files it does not place them in: {few(extra)}", hint=_AGAIN
-        )
+def _owners(
+    files: Sequence[TensorFile], placed: Mapping[str, str]
+) -> tuple[dict[str, TensorFile], dict[str, list[TensorFile]]]:
+    """The file of each tensor, and the others that hold one of its name; the index decides, where it is right.
 
-
-def _owners(files: Iterable[TensorFile]) -> dict[str, TensorFile]:
+    Raises:
+        CheckpointError: two files hold different tensors of a name that no index places.
+    """
     owner: dict[str, TensorFile] = {}
+    copies: dict[str, list[TensorFile]] = {}
     for file in files:
         for name in file.tensors():
-            if name in owner:
+            if name not in placed and name in owner and not same_bytes(owner[name].read(name), file.read(name)):
                 raise CheckpointError(
-                    f"tensor {name!r} lies in both {owner[name].path} and {file.path}",
+                    f"tensor {name!r} lies in both {owner[name].path} and {file.path}, and is not the same there",
                     hint="the files belong to different checkpoints: keep one set, or add its index",
                 )
-            owner[name] = file
-    return owner
+            if placed.get(name, file.path.name) != file.path.name:
+                copies.setdefault(name, []).append(file)
+            else:
+                owner.setdefault(name, file)
+    return owner, copies
+
+
+def _warn_of_another(used: TensorFile, other: TensorFile, name: str, array: Array) -> None:
+    """Say so when a file beside the one that the index names holds another tensor of the same name."""
+    if not same_bytes(array, other.read(name)):
+        warn(
+            f"{other.path}: its {name!r} is not used, though it differs from the one in {used.path.name}, "
+            "where the index places it"
+        )
+
+
+def aliases_in(metadata: Mapping[str, str], stored: Collection[str]) -> dict[str, str]:
+    """What safetensors' ``save_model`` notes of tensors that share memory: dropped name -> the name that is stored."""
+    return {name: kept for name, kept in metadata.items() if name not in stored and kept in stored}
 
 
 def _files_without_index(path: Path, kind: FileKind) -> list[Path]:
@@ -316,11 +364,7 @@ def _check_beside_index(index: Path, used: set[Path], kind: FileKind) -> None:
 
 def _warn_unused(folder: Path, unused: list[str]) -> None:
     if unused:
-        warnings.warn(
-            f"{folder}: not used, as they are not part of the model: {few(unused)}",
-            PolyllamaWarning,
-            stacklevel=2,
-        )
+        warn(f"{folder}: not used, as they are not part of the model: {few(unused)}")
 
 
 def _is_complete_set(files: list[Path], folder: Path, kind: FileKind) -> bool:

@@ -10,14 +10,14 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, DownloadError
-from ..base import TensorInfo, parse_strict_json
-from .reader import INDEX_NAME, SINGLE_NAME, is_plain_name
+from ..protocol import TensorInfo, parse_strict_json
+from .reader import INDEX_NAME, SINGLE_NAME, aliases_in, is_plain_name
 from .safetensors import MAX_HEADER_BYTES, check_spans, read_entry, read_metadata
 
 FIRST_BYTES = 1 << 16
@@ -29,13 +29,25 @@ TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model that has not been downloaded: its config.json, its tensors, and how many bytes it took to know."""
+    """A model that has not been downloaded: its config.json, its tensors, and how many bytes it took to know.
+
+    ``unlisted``, ``aliases`` and ``ignored`` are those of a checkpoint on this machine.
+    """
 
     repo_id: str
     revision: str
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     received: int
+    unlisted: Collection[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    ignored: Collection[str] = ()
+
+    @property
+    def model_type(self) -> str | None:
+        """What config.json calls the architecture, if it says so."""
+        value = self.config.get("model_type")
+        return value if isinstance(value, str) else None
 
 
 def read_remote(repo_id: str, revision: str | None = None) -> RemoteModel:
@@ -60,9 +72,15 @@ class _Reader:
         index = self._json(INDEX_NAME)
         files = [SINGLE_NAME] if index is None else _shards(index, Path(f"{self.repo_id}/{INDEX_NAME}"))
         tensors: dict[str, TensorInfo] = {}
+        said: dict[str, str] = {}
         for name in files:
-            tensors.update(self._header(name))
-        return RemoteModel(self.repo_id, self.revision, config, tensors, self.received)
+            found, metadata = self._header(name)
+            tensors |= found
+            said |= metadata
+        placed = tensors if index is None else index["weight_map"]
+        unlisted = [name for name in tensors if name not in placed]
+        aliases = aliases_in(said, tensors)
+        return RemoteModel(self.repo_id, self.revision, config, tensors, self.received, unlisted, aliases)
 
     def _json(self, name: str) -> dict[str, Any] | None:
         got = self._get(name, None)
@@ -73,8 +91,8 @@ class _Reader:
             raise CheckpointError(f"{self.repo_id}/{name}: is no JSON object")
         return found
 
-    def _header(self, name: str) -> dict[str, TensorInfo]:
-        """The tensors of one file, checked as those of a local one are."""
+    def _header(self, name: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+        """The tensors and the metadata of one file, checked as those of a local one are."""
         path = Path(f"{self.repo_id}/{name}")
         got = self._get(name, FIRST_BYTES)
         if got is None:
@@ -92,10 +110,10 @@ class _Reader:
         header = parse_strict_json(data[8 : 8 + length], path, "header")
         if not isinstance(header, dict):
             raise CheckpointError(f"{path}: the header is no JSON object")
-        read_metadata(header.pop("__metadata__", {}), path)
+        metadata = read_metadata(header.pop("__metadata__", {}), path)
         entries = {tensor: read_entry(tensor, entry, path) for tensor, entry in header.items()}
         check_spans([(start, end, tensor) for tensor, (_, start, end) in entries.items()], size - 8 - length, path)
-        return {tensor: info for tensor, (info, _, _) in entries.items()}
+        return {tensor: info for tensor, (info, _, _) in entries.items()}, metadata
 
     def _get(self, name: str, count: int | None, start: int = 0) -> tuple[bytes, int] | None:
         """Bytes of a file and its whole size; ``None`` where there is no such file."""

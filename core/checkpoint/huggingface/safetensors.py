@@ -17,14 +17,14 @@ from ...dtypes import from_safetensors_code, itemsize
 from ...errors import CheckpointError, UnsupportedError
 from ...messages import shortened
 from ...public import for_plugins
-from ..base import TensorInfo, parse_strict_json
 from ..mapped import INCOMPLETE as _CORRUPT
 from ..mapped import MappedFile
+from ..protocol import TensorInfo, parse_strict_json
 
 if TYPE_CHECKING:
     import mmap
 
-    from ..base import Array
+    from ..protocol import Array
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 32  # what every NumPy can hold
@@ -33,7 +33,6 @@ _ENTRY_FIELDS = {"dtype", "shape", "data_offsets"}
 
 # What people have in place of a safetensors file, by its first bytes.
 _LOOK_ALIKES = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the weights", "run `git lfs pull` in its folder"),
     (b"PK\x03\x04", "is a PyTorch pickle archive, which is never loaded", "convert it to safetensors"),
     (b"\x80\x02", "is a Python pickle, which is never loaded", "convert it to safetensors"),
     (b"GGUF", "is a GGUF file with the wrong name", "rename it to .gguf"),
@@ -128,7 +127,9 @@ def _header_end(data: mmap.mmap, size: int, path: Path) -> int:
 
 
 def read_metadata(value: Any, path: Path) -> dict[str, str]:
-    """``__metadata__`` of a header, checked."""
+    """``__metadata__`` of a header, checked; MLX writes ``null`` for none."""
+    if value is None:
+        return {}
     if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
         return value
     raise CheckpointError(f"{path}: __metadata__ must map strings to strings", hint=_CORRUPT)
@@ -185,8 +186,8 @@ def check_spans(spans: list[tuple[int, int, str]], size: int, path: Path) -> Non
             raise CheckpointError(f"{path}: tensors {_short(previous)} and {_short(name)} overlap", hint=_CORRUPT)
         if start > position:
             raise CheckpointError(
-                f"{path}: {start - position:,} bytes before tensor {_short(name)} belong to no tensor", hint=_CORRUPT
+                f"{path}: bytes before tensor {_short(name)} belong to no tensor ({start - position:,})", hint=_CORRUPT
             )
         position, previous = end, name
     if position != size:
-        raise CheckpointError(f"{path}: {size - position:,} bytes at the end belong to no tensor", hint=_CORRUPT)
+        raise CheckpointError(f"{path}: bytes at the end belong to no tensor ({size - position:,})", hint=_CORRUPT)

@@ -17,7 +17,7 @@ from ...dtypes import dtype_name, itemsize, safetensors_code
 from ...errors import CheckpointError, UnsupportedError
 from ...messages import mention, subject
 from ...public import for_plugins
-from ..base import TensorInfo
+from ..protocol import TensorInfo
 from ..tensor_summary import bytes_text
 from ..weights import Weights
 from .reader import INDEX_NAME, SINGLE_NAME, is_plain_name
@@ -97,7 +97,7 @@ def save_safetensors(
     return written
 
 
-def parse_size(size: int | str | None) -> int | None:
+def parse_size(size: int | str | None, name: str = "max_shard_size") -> int | None:
     """Bytes of "5GB", "1.5 GiB" or a number.
 
     >>> parse_size("5GB"), parse_size("1KiB"), parse_size(100)
@@ -110,7 +110,7 @@ def parse_size(size: int | str | None) -> int | None:
         size = int(float(match[1]) * _UNITS[unit]) if unit in _UNITS else size
     if type(size) is not int or size <= 0:
         raise CheckpointError(
-            subject("max_shard_size", size) + f": {size!r} is not a size", hint='write "5GB", "500MB", "1GiB" or bytes'
+            subject(name, size) + f": {size!r} is not a size", hint='write "5GB", "500MB", "1GiB" or bytes'
         )
     return size
 

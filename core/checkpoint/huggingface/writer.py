@@ -28,7 +28,7 @@ class HuggingFaceWriter:
     def write(cls, model: ModelToWrite, target: Path) -> None:
         """See ``FormatWriter.write``."""
         save_safetensors(target, model.weights, max_shard_size=model.max_shard_size, metadata={"format": cls.metadata})
-        write_json(target, "config.json", model.config.to_dict())
+        write_json(target, "config.json", model.config.to_diff_dict())
         if model.tokenizer is not None and not _copy_tokenizer(model.folder, target):
             model.tokenizer.save_pretrained(target)
         defaults = model.folder / GENERATION if model.folder is not None else None

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, PolyllamaWarning, TokenizerError
 from ...messages import few
-from ..base import TensorInfo, own_config
 from ..huggingface.reader import SAFETENSORS, is_meta_shard
+from ..protocol import TensorInfo, own_config
 from ..pytorch.torch_file import TorchFile
 from ..rotary_order import halves_from_pairs
+from ..tensor_names import is_buffer
 
 if TYPE_CHECKING:
     from ...config.schema import LlamaConfig
-    from ...tokenizer.base import Tokenizer
-    from ..base import Array
+    from ...tokenizer.tokenizer import Tokenizer
+    from ..protocol import Array
 
 PARAMS = "params.json"
 _AGAIN = "download the checkpoint again"
@@ -48,8 +49,6 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "layers.{}.feed_forward.w3.weight": ("model.layers.{}.mlp.up_proj.weight", COLUMN),
 }
 """Meta's name -> Hugging Face's, and how the ranks share it. Biases are named alike and shared as their weights are."""
-IGNORED = ("rope.freqs",)
-"""Computed from the config instead."""
 _LAYER = re.compile(r"(?<=^layers\.)\d+(?=\.)|(?<=^model\.layers\.)\d+(?=\.)")
 
 
@@ -117,7 +116,7 @@ class MetaCheckpoint:
         self._tensors: dict[str, TensorInfo] = {}
         self._merges: dict[str, _Merge] = {}
         for name, info in stored.items():
-            if name in IGNORED:
+            if is_buffer(info):  # computed from the config instead
                 continue
             known = huggingface_name(name)
             # A name that is not Meta's is reported by the check against the graph, beside all else that is wrong.
@@ -161,7 +160,7 @@ class MetaCheckpoint:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer.model in the folder, or in the one above, where Llama 1 keeps it."""
-        from ...tokenizer.llama import load_tokenizer
+        from ...tokenizer.llama_tokenizer import load_tokenizer
 
         for folder in (self.folder, self.folder.absolute().parent):
             if (folder / "tokenizer.model").is_file() or (folder / "tokenizer.json").is_file():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...config.files import write_json
 from ...errors import CheckpointError
-from ..base import TensorInfo
+from ..protocol import TensorInfo
 from ..pytorch.pickle_reader import STORAGES
 from ..rotary_order import pairs_from_halves
 from ..writing import without_place
@@ -23,7 +23,7 @@ from .reader import PARAMS, MetaFormat, meta_name
 
 if TYPE_CHECKING:
     from ...config.schema import LlamaConfig
-    from ..base import Array
+    from ..protocol import Array
     from ..writing import ModelToWrite
 
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items() if name != "UntypedStorage"}
@@ -134,15 +134,9 @@ def _copy_tokenizer(model: ModelToWrite, target: Path) -> None:
         return
     content = getattr(model.tokenizer, "_model_bytes", None)
     if content is None:
-        import warnings
+        from ...errors import warn
 
-        from ...errors import PolyllamaWarning
-
-        warnings.warn(
-            "the tokenizer is not written: Meta's format has a tokenizer.model only, and this model a tokenizer.json",
-            PolyllamaWarning,
-            stacklevel=5,
-        )
+        warn("the tokenizer is not written: Meta's format has a tokenizer.model only, and this model a tokenizer.json")
         return
     (target / "tokenizer.model").write_bytes(content)
 

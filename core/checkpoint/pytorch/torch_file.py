@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...dtypes import itemsize
 from ...errors import CheckpointError
-from ..base import TensorInfo
 from ..mapped import MappedFile
+from ..protocol import TensorInfo
 from .pickle_reader import MAX_PICKLE_BYTES, StoredTensor, read_pickle
 from .zip_archive import Member, zip_members
 
 if TYPE_CHECKING:
-    from ..base import Array
+    from ..protocol import Array
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How a file of torch before 1.6 begins: the pickle of a magic number."""
@@ -115,10 +115,6 @@ def _check_kind(file: MappedFile) -> None:
         raise CheckpointError(
             f"{file.path}: is a bare Python pickle, which can run any code when read, so it never is",
             hint="save the weights as safetensors",
-        )
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{file.path}: is a Git LFS pointer, not the weights", hint="run `git lfs pull` in its folder"
         )
     raise CheckpointError(f"{file.path}: is no file of torch.save (it begins with {start[:8]!r})")
 

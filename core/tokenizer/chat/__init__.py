@@ -1,4 +1,4 @@
 """Chat templates: a checkpoint's own Jinja template, rendered in a sandbox.
 
-Generating the answer is in ``core/generation/``. Begin with ``chat.py``.
+Generating the answer is in ``core/generation/``. Begin with ``templates.py``.
 """

@@ -13,12 +13,14 @@ Sizes are estimated from the operands, before memory is taken. Comparisons are n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
+import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -48,20 +50,29 @@ _NESTED_FIELD = re.compile(r"\{[^{}]*\{")
 
 
 class GenerationBlocks(Extension):
-    """``{% generation %}...{% endgeneration %}`` marks what an assistant said; the text is kept as it is."""
+    """``{% generation %}...{% endgeneration %}`` encloses what an assistant said.
+
+    The text is kept as it is; within ``ChatEnvironment.marking`` it stands between two marks.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (declared so by Jinja)
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
+        return [_mark("<", line), nodes.Scope(body).set_lineno(line), _mark(">", line)]
+
+
+def _mark(end: str, line: int) -> nodes.Node:
+    call = nodes.Call(nodes.EnvironmentAttribute("generation_mark"), [nodes.Const(end)], [], None, None)
+    return nodes.Output([call.set_lineno(line)]).set_lineno(line)
 
 
 class Budget(threading.local):
     """What the rendering of this thread has used so far."""
 
     def __init__(self) -> None:
+        self.mark: str | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -165,6 +176,16 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """Start a new budget."""
         self.budget.begin()
 
+    @contextlib.contextmanager
+    def marking(self) -> Iterator[str]:
+        """Within it, what generation blocks make stands between a mark with ``<`` and the same mark with ``>``."""
+        # Of private use, so that no piece of it is taken for text, and no filter for letters changes it.
+        self.budget.mark = "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(8))
+        try:
+            yield self.budget.mark
+        finally:
+            self.budget.mark = None
+
     @staticmethod
     def _raise(message: object) -> None:
         raise jinja2.TemplateError(str(message))
@@ -182,6 +203,10 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     @staticmethod
     def literal(text: str) -> str:
         return text
+
+    def generation_mark(self, end: str) -> str:
+        mark = self.budget.mark
+        return "" if mark is None else mark + end
 
     @jinja2.pass_context  # with the context it is not applied while compiling, where nothing would be counted
     def _finalize(self, context: Any, value: Any) -> Any:

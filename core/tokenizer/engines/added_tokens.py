@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import TokenizerError
+from ...public import public
 
 # Unicode White_Space. `str.isspace` also counts U+001C..U+001F, which the tokenizers library does not.
 _WHITE_SPACE = frozenset(
@@ -16,6 +17,7 @@ _WHITE_SPACE = frozenset(
 )
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class AddedToken:
     """One token that is never split, and how it is matched.
@@ -34,6 +36,13 @@ class AddedToken:
     rstrip: bool = False
     normalized: bool = False
     special: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.content, str):
+            raise TokenizerError(f"a token's content is text, not {self.content!r:.80}")
+        for name in ("single_word", "lstrip", "rstrip", "normalized", "special"):
+            if not isinstance(getattr(self, name), bool):
+                raise TokenizerError(f"{name} of token {self.content!r:.40} must be true or false")
 
     def __str__(self) -> str:
         return self.content

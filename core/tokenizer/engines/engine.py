@@ -10,17 +10,27 @@ from typing import Protocol
 from ...errors import TokenizerError
 from .added_tokens import AddedToken, AddedTokenMatcher
 from .decoding import DecodingOptions, PieceAssembler, TextAssembler
+from .places import FoundPlaces, Offset, Places
 from .sentencepiece_model import SPACE, PieceKind, SentencePieceModel
-
-Offset = tuple[int, int]
 
 
 @dataclass(slots=True)
 class Encoded:
-    """Ids, and where asked for the (start, end) characters of the text each came from."""
+    """Ids, and where in the text each came from."""
 
     ids: list[int]
-    offsets: list[Offset] | None = None
+    places: Places
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A stretch of a text without added tokens, or an added token: where it starts and ends, and its ids."""
+
+    start: int
+    end: int
+    ids: list[int]
+    added: bool = False
+    prefix: bool = False
 
 
 class Engine(ABC):
@@ -46,7 +56,7 @@ class Engine(ABC):
         """Match exactly these tokens from now on."""
 
     @abstractmethod
-    def encode(self, text: str, *, split_special: bool, with_offsets: bool) -> Encoded:
+    def encode(self, text: str, *, split_special: bool) -> Encoded:
         """Segment; with ``split_special`` special tokens in the text are text."""
 
     @abstractmethod
@@ -64,6 +74,10 @@ class Engine(ABC):
             return added[token_id].content.encode("utf-8")
         token = self.token(token_id)
         return None if token is None else self._base_bytes(token_id, token)
+
+    def ids_without_token(self, size: int, added: Mapping[int, AddedToken]) -> list[int]:
+        """The ids below ``size`` that stand for nothing: beyond the vocabulary, or in a gap of it."""
+        return sorted(set(range(size)).difference(self.vocabulary().values(), added))
 
     @abstractmethod
     def _base_bytes(self, token_id: int, token: str) -> bytes: ...
@@ -107,29 +121,37 @@ class PieceEngine(Engine):
             vocabulary.setdefault(piece.text, piece_id)
         return vocabulary
 
+    def ids_without_token(self, size: int, added: Mapping[int, AddedToken]) -> list[int]:
+        return [token_id for token_id in range(self.size, size) if token_id not in added]
+
     def set_added_tokens(self, tokens: Mapping[int, AddedToken]) -> None:
         self._matcher = AddedTokenMatcher(tokens)
 
-    def encode(self, text: str, *, split_special: bool, with_offsets: bool) -> Encoded:
-        if with_offsets and self.model.charsmap:
-            raise TokenizerError(
-                f"{self.model.source} normalizes text ({self.model.normalization}), so its tokens have no offsets",
-                hint="leave out return_offsets_mapping",
-            )
-        ids: list[int] = []
-        offsets: list[Offset] = []
+    def encode(self, text: str, *, split_special: bool) -> Encoded:
+        chunks: list[_Chunk] = []
         for start, end, added_id in self._matcher.split(text, ignore_special=split_special):
             if added_id is not None:
-                ids.append(added_id)
-                offsets.append((start, end))
+                chunks.append(_Chunk(start, end, [added_id], added=True))
                 continue
-            chunk = text[start:end]
             prefix = self.add_prefix_space and (self.legacy or start == 0)
-            chunk_ids = self.encoder.encode(chunk, prefix)
-            ids.extend(chunk_ids)
-            if with_offsets:
-                offsets.extend(self._offsets(chunk_ids, chunk, start, prefix))
-        return Encoded(ids, offsets if with_offsets else None)
+            chunks.append(_Chunk(start, end, self.encoder.encode(text[start:end], prefix), prefix=prefix))
+        words: list[int | None] = [word for word, chunk in enumerate(chunks) for _ in chunk.ids]
+        ids = [token_id for chunk in chunks for token_id in chunk.ids]
+        return Encoded(ids, FoundPlaces(words, lambda: self._chunk_offsets(text, chunks)))
+
+    def _chunk_offsets(self, text: str, chunks: list[_Chunk]) -> list[Offset]:
+        if self.model.charsmap:
+            raise TokenizerError(
+                f"{self.model.source} normalizes text ({self.model.normalization}), so its tokens have no offsets",
+                hint="leave out return_offsets_mapping, and do not ask for characters",
+            )
+        offsets: list[Offset] = []
+        for chunk in chunks:
+            if chunk.added:
+                offsets.append((chunk.start, chunk.end))
+            else:
+                offsets += self._offsets(chunk.ids, text[chunk.start : chunk.end], chunk.start, chunk.prefix)
+        return offsets
 
     def _offsets(self, ids: list[int], chunk: str, start: int, prefix: bool) -> list[Offset]:
         normalized, origin = self.model.normalize(chunk, prefix)

@@ -1,67 +1,45 @@
 """Pair merges for an ordered BPE engine, from a vocabulary that only ranks whole tokens.
 
 SentencePiece and tiktoken join, at every step, the neighbouring pair whose *result* ranks best, the leftmost of equals.
-The tokenizers library instead walks a list of pairs, no two of equal rank. Pairs that rank equal there (the ways of
-splitting one token, or different tokens of one score) must therefore be listed such that the leftmost still wins.
-Two equal pairs only compete where they overlap: (x, y) against (y, z). There (x, y) lies left, so it must come first.
+The tokenizers library instead walks a list of pairs, no two of equal rank. For tokens of different ranks the ranks are
+that list: merges inside a token's text come in the same order wherever the text stands, so a token is always put
+together from the same two parts, and the other ways of splitting it never meet. Tokens of one rank need an order of
+their own, see ``tie_groups``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
-from itertools import groupby
-from typing import TypeVar
+from collections.abc import Mapping
 
-from ...errors import TokenizerError
-
-Token = TypeVar("Token", str, bytes)
+from .tie_groups import TieGroups, Token
 
 
 def pair_merges(ranks: Mapping[Token, float], *, source: str) -> list[tuple[Token, Token]]:
-    """The pairs to merge, best first, such that the tokenizers library segments as the ranks do.
+    """Return the pairs to merge, best first, such that the tokenizers library segments as the ranks do.
 
-    ``ranks`` gives every token that may be joined or result from joining; the smallest rank is joined first.
+    ``ranks`` gives every token that may be joined or result from joining; the smallest rank, a finite
+    number, is joined first.
 
-    Errors: TokenizerError where equal ranks make an order impossible.
+    Errors: NotExpressible where no order was found that keeps the leftmost of equal ranks first.
 
     >>> pair_merges({"a": 0, "b": 0, "ab": 1, "aba": 2}, source="example")
     [('a', 'b'), ('ab', 'a')]
     """
-    splits: list[tuple[float, Token, Token]] = []
-    for token, rank in ranks.items():
-        for cut in range(1, len(token)):
-            left = token[:cut]
-            if left in ranks and (right := token[cut:]) in ranks:
-                splits.append((rank, left, right))
-    splits.sort(key=lambda split: split[0])
+    splits: dict[Token, list[tuple[Token, Token]]] = {}
+    for token in ranks:
+        found = [
+            (left, token[cut:])
+            for cut in range(1, len(token))
+            if (left := token[:cut]) in ranks and token[cut:] in ranks
+        ]
+        if found:
+            splits[token] = found
+    groups = TieGroups(ranks, splits)
+    places = groups.order(source)
     merges: list[tuple[Token, Token]] = []
-    for _, group in groupby(splits, key=lambda split: split[0]):
-        pairs = [(left, right) for _, left, right in group]
-        merges.extend(_leftmost_first(pairs, source) if len(pairs) > 1 else pairs)
+    for token in sorted(splits, key=lambda token: (ranks[token], places.get(token, 0))):
+        if token not in groups.tied:
+            merges.extend(splits[token])
+        elif (pair := groups.pairs.get(token)) is not None:
+            merges.append(pair)
     return merges
-
-
-def _leftmost_first(pairs: list[tuple[Token, Token]], source: str) -> Iterable[tuple[Token, Token]]:
-    starting: dict[Token, list[tuple[Token, Token]]] = {}
-    for pair in pairs:
-        starting.setdefault(pair[0], []).append(pair)
-    order: TopologicalSorter[tuple[Token, Token]] = TopologicalSorter()
-    for left, right in pairs:
-        order.add((left, right))
-        for rival in starting.get(right, ()):
-            # A run of one unit (x + y == y + x) is always cut greedily from its left end, so the longer part comes
-            # first and the opposite arrangement never arises.
-            commuting = rival == (right, left) and left + right == right + left
-            if rival == (left, right) or (commuting and len(right) > len(left)):
-                continue
-            order.add(rival, (left, right))
-    try:
-        return list(order.static_order())
-    except CycleError as error:
-        first, second = error.args[1][0], error.args[1][1]
-        raise TokenizerError(
-            f"{source}: {first[0] + first[1]!r} and {second[0] + second[1]!r} have the same score, so the leftmost "
-            "of them wins, which the tokenizers engine cannot express",
-            hint="use the SentencePiece engine (LlamaTokenizer)",
-        ) from None

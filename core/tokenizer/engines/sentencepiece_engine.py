@@ -27,7 +27,7 @@ class SentencePieceEncoder:
 
     def __init__(self, model: SentencePieceModel, sampling: Mapping[str, Any] | None = None) -> None:
         self._model = model
-        self._sampling = _checked_sampling(sampling)
+        self._sampling = checked_sampling(sampling)
         self._processors: dict[bool, Any] = {}
         processor = self._processor(model.add_dummy_prefix)
         if processor.get_piece_size() != len(model):
@@ -62,7 +62,12 @@ class SentencePieceEncoder:
         return piece_id if processor.id_to_piece(piece_id) == piece else None
 
 
-def _checked_sampling(options: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_sampling(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``sp_model_kwargs`` as sentencepiece's sampling takes them; ``None`` is none.
+
+    Raises:
+        TokenizerError: an option that it has not, or a value of another type.
+    """
     if options is None:
         return {}
     if not isinstance(options, Mapping):

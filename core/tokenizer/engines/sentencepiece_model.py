@@ -97,8 +97,9 @@ class SentencePieceModel:
         """Control and unknown pieces, without decoding the many others: their type is written out, NORMAL is not."""
         kinds = (PieceKind.CONTROL, PieceKind.UNKNOWN)
         marks = tuple(b"\x18" + bytes([kind]) for kind in kinds)
+        find = self.content.find
         for piece_id, (start, end) in enumerate(self.spans):
-            if marks[0] in self.content[start:end] or marks[1] in self.content[start:end]:
+            if find(marks[0], start, end) >= 0 or find(marks[1], start, end) >= 0:
                 piece = self.piece(piece_id)
                 if piece.kind in kinds:
                     yield piece_id, piece

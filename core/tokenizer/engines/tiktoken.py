@@ -15,14 +15,11 @@ from ...errors import TokenizerError
 from .added_tokens import AddedToken as Token
 from .decoding import BYTE_OF_CHARACTER
 from .merges import pair_merges
+from .word_splitting import LLAMA3, WordSplitting
 
 if TYPE_CHECKING:
     import tokenizers
 
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _NAMED = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
 
 
@@ -39,12 +36,6 @@ def llama3_special_tokens() -> list[str]:
         f"<|{_NAMED[index] if index in _NAMED else f'reserved_special_token_{next(reserved)}'}|>"
         for index in range(256)
     ]
-
-
-def looks_like_ranks(content: bytes) -> bool:
-    """Whether a `tokenizer.model` is of this kind: its first line is base64, a space and a number."""
-    line = content[:4096].split(b"\n", 1)[0].split()
-    return len(line) == 2 and line[1].isdigit() and all(byte < 0x80 for byte in line[0])
 
 
 def read_ranks(content: bytes, source: str) -> dict[bytes, int]:
@@ -84,33 +75,27 @@ def backend_from_ranks(ranks: dict[bytes, int], special: list[str], source: str)
     merges = [(spelled(left), spelled(right)) for left, right in pair_merges(ranks, source=source)]
     vocabulary = {spelled(token): rank for token, rank in ranks.items()}
     added = {len(ranks) + index: Token(token, special=True) for index, token in enumerate(special)}
-    return byte_level_backend(vocabulary, merges, added, llama3=True)
+    return byte_level_backend(vocabulary, merges, added, LLAMA3)
 
 
 def byte_level_backend(
-    vocabulary: dict[str, int], merges: list[tuple[str, str]], added: Mapping[int, Token], *, llama3: bool
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], added: Mapping[int, Token], words: WordSplitting
 ) -> tokenizers.Tokenizer:
-    """A tokenizers backend of byte-level BPE that cuts text into words as Llama 3 or as GPT-2 does.
+    """A tokenizers backend of byte-level BPE.
 
     Args:
         vocabulary: token, spelled in the characters that stand for bytes -> id.
         merges: best first.
         added: further tokens by id; those beyond the vocabulary follow it without a gap.
-        llama3: by Llama 3's pattern, and whole words that are tokens are not put together from merges.
+        words: how it cuts text into words.
 
     Errors: TokenizerError where an added token would get another id.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, processors
     from tokenizers.models import BPE
 
-    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=llama3))
-    if llama3:
-        split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated", invert=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-    else:
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=words.whole_words))
+    backend.pre_tokenizer = words.pre_tokenizer()
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     for _, token in sorted(added.items()):  # in the order of ids, which is what the library gives out

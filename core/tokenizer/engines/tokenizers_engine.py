@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import warnings
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PolyllamaWarning, TokenizerError
+from ...errors import TokenizerError, warn
 from .added_tokens import AddedToken
 from .decoding import BYTE_OF_CHARACTER, ByteLevelAssembler, DecodingOptions, PieceAssembler, TextAssembler
 from .engine import Encoded, Engine, byte_value
 from .merges import pair_merges
-from .sentencepiece_model import SPACE, PieceKind, SentencePieceModel
-from .template import SpecialTokensTemplate
+from .places import LibraryPlaces
+from .sentencepiece_model import SPACE, Piece, PieceKind, SentencePieceModel
+from .special_tokens_template import SpecialTokensTemplate
+from .tie_groups import NotExpressible, last_pair
 
 if TYPE_CHECKING:
     import tokenizers
-
-_USE_SENTENCEPIECE = "use the SentencePiece engine (LlamaTokenizer)"
 
 
 class MergesEncoder:
     """A SentencePiece BPE `.model` run by the tokenizers library, its merges recovered from the scores.
 
-    Errors: TokenizerError for models that it cannot run with identical ids (unigram, normalizing, unused pieces).
+    Errors: NotExpressible for models that it cannot run with identical ids (unigram, normalizing, unused pieces, scores
+    shared by pieces such that no order of merges was found); TokenizerError for damaged ones.
     """
 
     name = "tokenizers"
@@ -32,42 +33,33 @@ class MergesEncoder:
     def __init__(self, model: SentencePieceModel) -> None:
         self._model = model
         if model.model_type != "bpe":
-            raise TokenizerError(
-                f"{model.source} is a {model.model_type} model; only BPE models have merges", hint=_USE_SENTENCEPIECE
-            )
+            raise NotExpressible(f"{model.source} is a {model.model_type} model; only BPE models have merges")
         if model.charsmap:
-            raise TokenizerError(
-                f"{model.source} normalizes text ({model.normalization}), which tokenizers cannot do exactly",
-                hint=_USE_SENTENCEPIECE,
+            raise NotExpressible(
+                f"{model.source} normalizes text ({model.normalization}), which tokenizers cannot do exactly"
             )
         self._ids: dict[str, int] = {}
-        scores: dict[str, float] = {}
+        ranks: dict[str, float] = {}
         frozen: list[str] = []
         for piece_id, piece in enumerate(model.pieces()):
-            if piece.kind is PieceKind.UNUSED:
-                raise TokenizerError(
-                    f"{model.source}: piece {piece_id} {piece.text!r} is unused, a kind that tokenizers does not know",
-                    hint=_USE_SENTENCEPIECE,
-                )
             if piece.text in self._ids:
                 raise TokenizerError(
                     f"{model.source}: piece {piece.text!r} appears twice, the second time as {piece_id}"
                 )
             self._ids[piece.text] = piece_id
-            if piece.kind is PieceKind.NORMAL:
-                scores[piece.text] = -piece.score
+            if piece.kind is PieceKind.NORMAL and math.isfinite(piece.score):
+                ranks[piece.text] = -piece.score
             elif piece.kind is PieceKind.USER_DEFINED:
                 frozen.append(piece.text)
-            elif len(piece.text) == 1:
-                raise TokenizerError(
-                    f"{model.source}: the character {piece.text!r} is a control piece, which tokenizers would match",
-                    hint=_USE_SENTENCEPIECE,
-                )
-        self.bpe = _bpe_tokenizer(
+            else:
+                _check_never_met(piece_id, piece, model.source)
+        _check_characters(ranks, frozenset(frozen), model.source)
+        self.bpe = bpe_backend(
             self._ids,
-            pair_merges(scores, source=model.source),
+            pair_merges(ranks, source=model.source),
             unk_token=model.piece(model.unk_id).text if 0 <= model.unk_id < len(model) else None,
             byte_fallback=model.byte_fallback,
+            source=model.source,
         )
         from tokenizers import AddedToken as Symbol
 
@@ -82,11 +74,50 @@ class MergesEncoder:
         return self._ids.get(piece)
 
 
-def _bpe_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
+def _check_never_met(piece_id: int, piece: Piece, source: str) -> None:
+    """Refuse a piece that the library would find in text, or join, where sentencepiece does neither."""
+    if piece.kind is PieceKind.UNUSED:
+        raise NotExpressible(
+            f"{source}: piece {piece_id} {piece.text!r} is unused, a kind that tokenizers does not know"
+        )
+    if piece.kind is PieceKind.NORMAL:
+        raise NotExpressible(f"{source}: piece {piece_id} {piece.text!r} has the score {piece.score}")
+    if len(piece.text) == 1:
+        raise NotExpressible(f"{source}: the character {piece.text!r} is a control piece, which tokenizers would match")
+
+
+def _check_characters(ranks: Mapping[str, float], symbols: frozenset[str], source: str) -> None:
+    """Refuse a piece put together from characters that are no pieces: the library takes their bytes before joining."""
+    missing = set().union(*ranks) - ranks.keys() - symbols
+    for piece in ranks if missing else ():
+        if len(piece) > 1 and not missing.isdisjoint(piece) and last_pair(ranks, piece) is not None:
+            character = next(character for character in piece if character in missing)
+            raise NotExpressible(
+                f"{source}: the piece {piece!r} holds the character {character!r}, which is no piece of its own"
+            )
+
+
+def bpe_backend(
+    vocabulary: dict[str, int],
+    merges: list[tuple[str, str]],
+    *,
+    unk_token: str | None,
+    byte_fallback: bool,
+    source: str,
+) -> tokenizers.Tokenizer:
+    """A backend of the library for a vocabulary of pieces, without steps before and after it.
+
+    Errors: TokenizerError for what the library does not take.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
-    return Tokenizer(BPE(vocab=vocabulary, merges=merges, fuse_unk=not options.get("ignore_merges"), **options))
+    try:
+        return Tokenizer(
+            BPE(vocab=vocabulary, merges=merges, fuse_unk=True, unk_token=unk_token, byte_fallback=byte_fallback)
+        )
+    except Exception as error:  # the library raises no narrower one
+        raise TokenizerError(f"{source}: the vocabulary and its merges do not fit ({error!s:.200})") from None
 
 
 class JsonEngine(Engine):
@@ -103,11 +134,7 @@ class JsonEngine(Engine):
         ):
             if settings is not None:
                 length = settings.get("max_length") or settings.get("length") or "the longest's"
-                warnings.warn(
-                    f"{source} is written to {done} to {length} tokens, which is not done (pass {instead} if wanted)",
-                    PolyllamaWarning,
-                    stacklevel=5,
-                )
+                warn(f"{source} is written to {done} to {length} tokens, which is not done (pass {instead} if wanted)")
                 reset()
         self.size = backend.get_vocab_size(with_added_tokens=False)
         self.byte_level, self._drop_prefix = _decoder_kind(_state(backend.decoder), source)
@@ -167,11 +194,11 @@ class JsonEngine(Engine):
                 )
         self._tokens.clear()
 
-    def encode(self, text: str, *, split_special: bool, with_offsets: bool) -> Encoded:
+    def encode(self, text: str, *, split_special: bool) -> Encoded:
         if self.backend.encode_special_tokens != split_special:
             self.backend.encode_special_tokens = split_special
         encoding = self.backend.encode(text, add_special_tokens=False)
-        return Encoded(encoding.ids, encoding.offsets if with_offsets else None)
+        return Encoded(encoding.ids, LibraryPlaces(encoding))
 
     def assembler(self, options: DecodingOptions, added: Mapping[int, AddedToken], size: int) -> TextAssembler:
         if self.byte_level:

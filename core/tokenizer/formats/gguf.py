@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import TokenizerError
-from ..base import Tokenizer
+from ...errors import TokenizerError, warn
+from ...messages import closest_few, counted, few
 from ..engines.added_tokens import AddedToken
 from ..engines.sentencepiece_model import Piece, PieceKind
+from ..engines.word_splitting import WordSplitting
 from ..files import InMemory
-from ..llama import LlamaTokenizer, LlamaTokenizerFast
+from ..llama_tokenizer import LlamaTokenizer, LlamaTokenizerFast
+from ..tokenizer import Tokenizer
+from .gguf_words import DEFAULT, NOT_BYTES, SPLITTINGS
 from .sentencepiece_writer import sentencepiece_model
 
 PREFIX = "tokenizer.ggml."
 LEGACY = "polyllama.tokenizer.legacy"
 """Our own key: whether a prefix space follows every special token, as llama.cpp does it. Absent, it does."""
-LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 NO_TOKENIZER = ("none", "no_vocab")
-GPT2_NAMES = ("gpt-2", "gpt2")
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
@@ -56,8 +57,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
         if index is not None and not (type(index) is int and 0 <= index < len(tokens)):
             raise TokenizerError(f"{source}: {PREFIX}{key}_token_id={index!r:.40} is no token of {len(tokens)}")
         options[f"{role}_token"] = None if index is None else tokens[index]
-    for flag, default in (("add_bos_token", True), ("add_eos_token", False)):
-        options[flag] = bool(metadata.get(f"{PREFIX}{flag}", default))
+    options["add_eos_token"] = bool(metadata.get(f"{PREFIX}add_eos_token", False))
     options["chat_template"] = _templates(metadata, source)
     return makers[kind](metadata, tokens, kinds, options, source)
 
@@ -88,10 +88,11 @@ def _kinds(metadata: Mapping[str, Any], tokens: list[str], source: str) -> list[
     numbers = _list(metadata, "token_type", int, source) or [1] * len(tokens)
     if len(numbers) != len(tokens):
         raise TokenizerError(f"{source}: {len(tokens)} tokens, but {len(numbers)} token types")
+    kinds = {int(kind): kind for kind in PieceKind}
     try:
-        return [PieceKind(number) for number in numbers]
-    except ValueError as error:
-        raise TokenizerError(f"{source}: a token type is unknown ({error})") from None
+        return [kinds[number] for number in numbers]
+    except KeyError as error:
+        raise TokenizerError(f"{source}: a token has the type {error.args[0]}, which is unknown") from None
 
 
 def _sentencepiece(
@@ -107,6 +108,7 @@ def _sentencepiece(
         add_dummy_prefix=bool(metadata.get(f"{PREFIX}add_space_prefix", True)),
         remove_extra_whitespaces=bool(metadata.get(f"{PREFIX}remove_extra_whitespaces", False)),
     )
+    options["add_bos_token"] = bool(metadata.get(f"{PREFIX}add_bos_token", True))
     return LlamaTokenizer(InMemory(source, content), legacy=bool(metadata.get(LEGACY, True)), **options)
 
 
@@ -117,35 +119,56 @@ def _id_of(token: str | None, tokens: list[str]) -> int:
 def _byte_level(
     metadata: Mapping[str, Any], tokens: list[str], kinds: list[PieceKind], options: dict[str, Any], source: str
 ) -> Tokenizer:
-    import json
-
-    pre = metadata.get(f"{PREFIX}pre")
-    if pre not in (*LLAMA3_NAMES, *GPT2_NAMES):
-        raise TokenizerError(
-            f"{source}: splits text into words as {pre!r:.60} does, which no Llama uses",
-            hint=f"known are {', '.join((*LLAMA3_NAMES, *GPT2_NAMES))}",
-        )
+    words = _word_splitting(metadata, source)
+    adds_bos = metadata.get(f"{PREFIX}add_bos_token")
+    options["add_bos_token"] = (
+        words.adds_bos and options["bos_token"] is not None if adds_bos is None else bool(adds_bos)
+    )
     merges: list[Any] = [tuple(merge.split(" ")) for merge in _strings(metadata, "merges", source)]
     if bad := next((m for m in merges if len(m) != 2), None):
         raise TokenizerError(f"{source}: the merge {' '.join(bad)!r:.60} is not of two tokens")
     base = len(kinds)
     while base and kinds[base - 1] is not PieceKind.NORMAL:
         base -= 1  # the special tokens after the vocabulary are added to it
-    from ..engines.tiktoken import byte_level_backend
-
     vocabulary = {token: index for index, token in enumerate(tokens[:base])}
     if len(vocabulary) != base:
-        raise TokenizerError(f"{source}: {base - len(vocabulary)} tokens are there twice")
+        raise TokenizerError(f"{source}: {counted(base - len(vocabulary), 'token is', 'tokens are')} there twice")
     added = {
         index: AddedToken(tokens[index], special=kinds[index] is not PieceKind.USER_DEFINED)
         for index in range(len(kinds))
         if kinds[index] is not PieceKind.NORMAL
     }
+    from ..engines.tiktoken import byte_level_backend
+
     try:
-        backend = byte_level_backend(vocabulary, merges, added, llama3=pre in LLAMA3_NAMES)
+        backend = byte_level_backend(vocabulary, merges, added, words)
     except TokenizerError:
         raise
     except Exception as error:  # the library's own
         raise TokenizerError(f"{source}: its tokenizer is damaged ({error})") from None
-    content = json.dumps(json.loads(backend.to_str()), ensure_ascii=False).encode()
-    return LlamaTokenizerFast(tokenizer_file=InMemory(source, content), **options)
+    return LlamaTokenizerFast(tokenizer_file=InMemory(source, b"", backend), **options)
+
+
+def _word_splitting(metadata: Mapping[str, Any], source: str) -> WordSplitting:
+    """What ``tokenizer.ggml.pre`` says; as llama.cpp does, "default" where it says nothing, which a warning tells."""
+    key = f"{PREFIX}pre"
+    name = metadata.get(key) or None
+    if name is None:
+        warn(
+            f"{source} does not say how it splits text into words ({key}), so this is done as llama.cpp does it then "
+            "('default'); the model may have been trained with another way, and its answers be worse for it: convert "
+            "it again with a current llama.cpp"
+        )
+        return DEFAULT
+    if found := SPLITTINGS.get(name) if isinstance(name, str) else None:
+        return found
+    if name in NOT_BYTES:
+        raise TokenizerError(
+            f"{source}: splits text as {name!r} does ({key}), whose tokens are not of bytes; no Llama has such ones",
+            hint="load a tokenizer from elsewhere, or give token ids",
+        )
+    close = closest_few(name, SPLITTINGS, 3)
+    raise TokenizerError(
+        f"{source}: splits text into words as {name!r:.60} does ({key}), which is not known",
+        hint=f"known are {', '.join(close)} and others" if close else f"known are {few(list(SPLITTINGS))}",
+    )

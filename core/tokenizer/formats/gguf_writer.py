@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import warnings
 from typing import Any
 
-from ...errors import PolyllamaWarning, TokenizerError
-from ..base import Tokenizer
+from ...errors import TokenizerError, warn
 from ..engines.engine import PieceEngine
 from ..engines.sentencepiece_model import PieceKind
-from ..engines.tiktoken import LLAMA3_PATTERN
-from .gguf import GPT2_NAMES, LEGACY, LLAMA3_NAMES, PREFIX
+from ..engines.word_splitting import kinds_of, patterns_of
+from ..tokenizer import Tokenizer
+from .gguf import LEGACY, PREFIX
+from .gguf_words import name_of
 
 _UNUSED_SCORE = -1000.0
 
@@ -58,11 +58,7 @@ def _pieces(tokenizer: Tokenizer, engine: PieceEngine) -> dict[str, Any]:
     if not any(piece.kind is PieceKind.BYTE for piece in pieces):  # it looks one up for every character it has not
         raise TokenizerError(f"{model.source} has no tokens for bytes, without which llama.cpp breaks down")
     if model.remove_extra_whitespaces:
-        warnings.warn(
-            f"{model.source} makes runs of spaces one, which llama.cpp does not: its token ids of such texts differ",
-            PolyllamaWarning,
-            stacklevel=8,
-        )
+        warn(f"{model.source} makes runs of spaces one, which llama.cpp does not: its token ids of such texts differ")
     tokens, scores = [piece.text for piece in pieces], [piece.score for piece in pieces]
     kinds = [int(piece.kind) for piece in pieces]
     for index, token in sorted(tokenizer.added_tokens_decoder.items()):
@@ -112,13 +108,15 @@ def _byte_level(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _splitting(content: dict[str, Any]) -> str:
     """llama.cpp's name for how a tokenizer.json cuts text into words."""
-    step, normalizer = content["pre_tokenizer"], content["normalizer"]
-    steps = step["pretokenizers"] if step and step["type"] == "Sequence" else [step]
-    kinds = [one["type"] if one else "none" for one in steps]
-    whole = bool(content["model"].get("ignore_merges"))
-    if normalizer is None and content["model"]["type"] == "BPE":
-        if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"] == {"Regex": LLAMA3_PATTERN} and whole:
-            return LLAMA3_NAMES[0]
-        if kinds == ["ByteLevel"] and steps[0]["use_regex"] and not steps[0]["add_prefix_space"] and not whole:
-            return GPT2_NAMES[0]
-    raise TokenizerError(f"it cuts text into words by {' and '.join(kinds)}, which GGUF has no name for here")
+    step, model = content["pre_tokenizer"], content["model"]
+    patterns = patterns_of(step)
+    if content["normalizer"] is not None:
+        raise TokenizerError(f"it normalizes text ({content['normalizer'].get('type')}), which GGUF has no way to say")
+    found = None
+    if patterns is not None and model["type"] == "BPE":
+        found = name_of(patterns, whole_words=bool(model.get("ignore_merges")))
+    if found is None:
+        raise TokenizerError(
+            f"it cuts text into words by {' and '.join(kinds_of(step))}, which GGUF has no name for here"
+        )
+    return found

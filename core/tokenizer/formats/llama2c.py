@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import TokenizerError
 from ..engines.sentencepiece_model import SPACE, Piece, PieceKind
 from ..files import InMemory, read_bytes
-from ..llama import LlamaTokenizer
+from ..llama_tokenizer import LlamaTokenizer
 from .sentencepiece_writer import sentencepiece_model
 
 _SPECIAL = {0: ("<unk>", PieceKind.UNKNOWN), 1: ("<s>", PieceKind.CONTROL), 2: ("</s>", PieceKind.CONTROL)}

@@ -1,33 +1,34 @@
-"""Graph to graph: linear layers that an adapter names get it beside them."""
+"""Graph to graph: layers that an adapter names get it beside them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import UnsupportedError
-from ...graph.adapted import LoraLinear
+from ...graph.adapted import LoraEmbedding, LoraLinear
 from ...graph.graph import Graph
-from ...graph.nodes import Linear
+from ...graph.nodes import Embedding, Linear
 from ...messages import mention
 from .adapter_tensors import Adapter, Pair
-
-if TYPE_CHECKING:
-    from ...config.schema import LlamaConfig
+from .graph_changes import map_nodes
 
 SUFFIX = "_adapter"
 """What is added to a layer's name for what is beside it: a name of its own, so the layer keeps its place."""
 
 
 def adapt_graph(graph: Graph, adapter: Adapter) -> Graph:
-    """The graph with an adapter beside each layer that it adapts; every tensor of the plain graph keeps its name."""
+    """The graph with an adapter beside each layer that it adapts; every tensor of the plain graph keeps its name.
+
+    Args:
+        graph: ``adapter.graph``, quantized or not.
+    """
 
     def adapted(node: Any) -> Any:
         pair = adapter.pairs.get(node.path)
         return node if pair is None else beside(node, pair)
 
-    return map_nodes(untied(graph, adapter), adapted)
+    return map_nodes(graph, adapted)
 
 
 def adapt_as(graph: Graph, other: Graph) -> Graph:
@@ -36,7 +37,7 @@ def adapt_as(graph: Graph, other: Graph) -> Graph:
     Raises:
         UnsupportedError: an adapted layer has another width here, which its adapter would have to have too.
     """
-    beside = {node.base.path: node for node in other.walk() if isinstance(node, LoraLinear)}
+    beside = {node.base.path: node for node in other.walk() if isinstance(node, (LoraEmbedding, LoraLinear))}
     if not beside:
         return graph
 
@@ -44,7 +45,7 @@ def adapt_as(graph: Graph, other: Graph) -> Graph:
         lora = beside.get(node.path)
         if lora is None:
             return node
-        if (node.in_features, node.out_features) != (lora.in_features, lora.out_features):
+        if _size(node) != _size(lora):
             raise UnsupportedError(
                 f"{node.name} has an adapter, which would have to be resized with it",
                 hint="load with " + mention("merge_adapter", True) + ", which adds it into the weights",
@@ -54,33 +55,20 @@ def adapt_as(graph: Graph, other: Graph) -> Graph:
     return map_nodes(graph, adapted)
 
 
-def untied(graph: Graph, adapter: Adapter) -> Graph:
-    """The graph with a head of its own, where the adapter brings one."""
-    if not adapter.untied or graph.head is None:
-        return graph
-    head: Any = graph.head
-    own = Linear(head.name, head.in_features, head.out_features, head.bias, head.partition, None, head.role)
-    return dataclasses.replace(graph, head=own)
+def _size(node: Any) -> tuple[int, int]:
+    if isinstance(node, (Embedding, LoraEmbedding)):
+        return node.num_embeddings, node.dim
+    return node.in_features, node.out_features
 
 
-def untied_config(config: LlamaConfig, adapter: Adapter) -> LlamaConfig:
-    """The config that goes with :func:`untied`."""
-    return config.replace(tie_word_embeddings=False) if adapter.untied else config
-
-
-def beside(node: Any, pair: Pair) -> LoraLinear:
+def beside(node: Any, pair: Pair) -> LoraLinear | LoraEmbedding:
     """A layer with the two small ones beside it."""
     name = f"{node.name}{SUFFIX}"
+    if isinstance(node, Embedding):
+        table = Embedding(f"{name}.lora_A", node.num_embeddings, pair.rank)
+        return LoraEmbedding(
+            name, node, table, Linear(f"{name}.lora_B", pair.rank, node.dim, role="adapter"), pair.scale
+        )
     down = Linear(f"{name}.lora_A", node.in_features, pair.rank, role="adapter")
     up = Linear(f"{name}.lora_B", pair.rank, node.out_features, pair.b_bias is not None, role="adapter")
     return LoraLinear(name, node, down, up, pair.scale, pair.magnitude is not None)
-
-
-def map_nodes(graph: Graph, function: Callable[[Any], Any]) -> Graph:
-    """The graph with `function` applied to every node, children first; what does not change stays the same object."""
-
-    def mapped(node: Any) -> Any:
-        return function(node.map_children(mapped))
-
-    head = None if graph.head is None else mapped(graph.head)
-    return dataclasses.replace(graph, decoder=mapped(graph.decoder), head=head)

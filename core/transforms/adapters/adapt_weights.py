@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoint.base import TensorInfo
+from ...checkpoint.protocol import TensorInfo
 from ...checkpoint.weights import Weights
 from ...errors import UnsupportedError
 from ...graph.graph import Graph
-from ...graph.quantized import QuantizedLinear
-from .adapt_graph import SUFFIX, untied, untied_config
+from ...graph.nodes import Embedding
+from ...graph.quantized import QuantizedEmbedding, QuantizedLinear
+from .adapt_graph import SUFFIX
 from .adapter_tensors import Adapter, Pair
 
 if TYPE_CHECKING:
@@ -42,19 +44,28 @@ def merge_adapter(path: str | Path, weights: Weights, graph: Graph, config: Llam
             packed weights, and a head that is tied to the embedding, cannot be merged into.
     """
     adapter = Adapter(path, graph)
-    return merged_weights(weights, graph, adapter), untied_config(config, adapter)
+    return merged_weights(weights, adapter), adapter.config(config)
 
 
-def replaced_weights(weights: Weights, graph: Graph, adapter: Adapter) -> Weights:
-    """The model's tensors with those in their place that the adapter brings whole."""
+def replaced_weights(weights: Weights, adapter: Adapter, *, exact: bool) -> Weights:
+    """The tensors of ``adapter.graph``: the model's own, and those in their place that the adapter brings whole.
+
+    Args:
+        exact: leave what the adapter brings as it is, instead of rounding it to the dtype of what it replaces.
+    """
 
     def entries() -> Iterator[Entry]:
-        for parameter in untied(graph, adapter).parameters():
+        for parameter in adapter.graph.parameters():
             stored = adapter.replaced.get(parameter.name)
             if stored is None:
-                yield weights.info(parameter.name), partial(weights.__getitem__, parameter.name)
+                source = adapter.copied.get(parameter.name, parameter.name)
+                yield (
+                    dataclasses.replace(weights.info(source), name=parameter.name),
+                    partial(weights.__getitem__, source),
+                )
                 continue
             dtype = weights.info(parameter.name).dtype if parameter.name in weights else weights.dtype
+            dtype = adapter.info(stored).dtype if exact else dtype
             info = TensorInfo(parameter.name, dtype, parameter.shape)
             yield info, partial(_as_dtype, adapter, stored, dtype)
 
@@ -67,16 +78,21 @@ def _as_dtype(adapter: Adapter, stored: str, dtype: str) -> Array:
     return adapter.read(stored).astype(numpy_dtype(dtype), copy=False)
 
 
-def merged_weights(weights: Weights, graph: Graph, adapter: Adapter, dtype: str | None = None) -> Weights:
+def merged_weights(weights: Weights, adapter: Adapter, dtype: str | None = None) -> Weights:
     """See :func:`merge_adapter`; with `dtype`, what is merged is not rounded to what it was stored in, but to that."""
-    nodes = {node.path: node for node in untied(graph, adapter).walk()}
+    nodes = {node.path: node for node in adapter.graph.walk()}
+    tied = {node.shares_with for node in nodes.values() if node.shares_with}
     for module, pair in adapter.pairs.items():
         node: Any = nodes[module]
         what = None
-        if isinstance(node, QuantizedLinear):
+        if isinstance(node, (QuantizedLinear, QuantizedEmbedding)):
             what = "whose weights are packed"
-        elif node.tied_to is not None:
+        elif pair.turned:
+            continue  # it reads the table that the embedding's own pair is merged into
+        elif node.shares_with is not None:
             what = "which is tied to the embedding"
+        elif module in tied and not adapter.settings.mlx:
+            what = "to which a head is tied that the adapter leaves as it is"
         elif pair.b_bias is not None and not node.bias:
             what = "which has no bias to merge its own into (lora_bias)"
         if what:
@@ -85,16 +101,16 @@ def merged_weights(weights: Weights, graph: Graph, adapter: Adapter, dtype: str 
                 hint="load it unmerged: adapter=... alone"
                 + (", or convert with a dtype, which unpacks them" if "packed" in what else ""),
             )
-    plain = replaced_weights(weights, graph, adapter)
+    plain = replaced_weights(weights, adapter, exact=dtype is not None)
 
     def entries() -> Iterator[Entry]:
         for name in plain:
             module, _, kind = name.rpartition(".")
             pair = adapter.pairs.get(module)
-            if pair is not None and kind == "weight":
+            if pair is not None and kind == "weight" and not pair.turned:
                 info = plain.info(name)
                 info = TensorInfo(name, dtype or info.dtype, info.shape, info.file)
-                yield info, partial(_merged, plain, info, adapter, pair)
+                yield info, partial(_merged, plain, info, adapter, pair, embeds=isinstance(nodes[module], Embedding))
             elif pair is not None and kind == "bias" and pair.b_bias is not None:
                 yield plain.info(name), partial(_merged_bias, plain, name, adapter, pair)
             else:
@@ -103,7 +119,7 @@ def merged_weights(weights: Weights, graph: Graph, adapter: Adapter, dtype: str 
     return Weights(entries())
 
 
-def _merged(plain: Weights, info: TensorInfo, adapter: Adapter, pair: Pair) -> Array:
+def _merged(plain: Weights, info: TensorInfo, adapter: Adapter, pair: Pair, *, embeds: bool) -> Array:
     """``W + scale * B A``, or DoRA's rescaled sum, some rows at a time."""
     import numpy as np
 
@@ -111,7 +127,9 @@ def _merged(plain: Weights, info: TensorInfo, adapter: Adapter, pair: Pair) -> A
 
     weight = plain[info.name]
     wide: Any = np.float64 if weight.dtype == np.float64 else np.float32
-    a, b = (np.asarray(adapter.read(name).astype(wide)) for name in (pair.a, pair.b))
+    a, b = (matrix.astype(wide) for matrix in adapter.matrices(pair))
+    if embeds:  # a table has a row for each of the inputs
+        a, b = b.T, a.T
     magnitude = None if pair.magnitude is None else adapter.read(pair.magnitude).astype(wide)
     result = np.empty(weight.shape, numpy_dtype(info.dtype))
     step = max(1, ROWS // weight.shape[1])
@@ -145,30 +163,41 @@ def adapted_weights(weights: Weights, graph: Graph, adapted: Graph, adapter: Ada
     Args:
         weights: those of `graph`, packed or not, replaced ones in their place already.
     """
-    beside: dict[str, tuple[Pair, str]] = {}
-    for module, pair in adapter.pairs.items():
-        name = f"{module}{SUFFIX}"
-        beside |= {f"{name}.lora_A.weight": (pair, pair.a), f"{name}.lora_B.weight": (pair, pair.b)}
-        if pair.b_bias is not None:
-            beside[f"{name}.lora_B.bias"] = pair, pair.b_bias
-        if pair.magnitude is not None:
-            beside[f"{name}.factor"] = pair, pair.magnitude
     nodes = {node.path: node for node in graph.walk()}
+    beside: dict[str, tuple[str, Callable[[], Array]]] = {}
+    for module, pair in adapter.pairs.items():
+        name, (first, second) = f"{module}{SUFFIX}", _matrix_readers(adapter, pair)
+        if isinstance(nodes[module], Embedding):
+            first = _turned(first)
+        beside |= {f"{name}.lora_A.weight": (pair.a, first), f"{name}.lora_B.weight": (pair.b, second)}
+        if pair.b_bias is not None:
+            beside[f"{name}.lora_B.bias"] = pair.b_bias, partial(adapter.read, pair.b_bias)
+        if pair.magnitude is not None:
+            beside[f"{name}.factor"] = pair.magnitude, partial(_factor, weights, nodes[module], adapter, pair)
 
     def entries() -> Iterator[Entry]:
         for parameter in adapted.parameters():
             if parameter.name not in beside:
                 yield weights.info(parameter.name), partial(weights.__getitem__, parameter.name)
                 continue
-            pair, stored = beside[parameter.name]
-            info = adapter.info(stored)
-            read: Callable[[], Array] = partial(adapter.read, stored)
-            if stored == pair.magnitude:
-                info = TensorInfo(parameter.name, "float32", parameter.shape)
-                read = partial(_factor, weights, nodes[pair.module], adapter, pair)
-            yield TensorInfo(parameter.name, info.dtype, info.shape, info.file), read
+            stored, read = beside[parameter.name]
+            dtype = "float32" if parameter.name.endswith(".factor") else adapter.info(stored).dtype
+            yield TensorInfo(parameter.name, dtype, parameter.shape, adapter.info(stored).file), read
 
     return Weights(entries())
+
+
+def _matrix_readers(adapter: Adapter, pair: Pair) -> tuple[Callable[[], Array], Callable[[], Array]]:
+    """What reads ``a`` ``[rank, in]`` and ``b`` ``[out, rank]``, each alone."""
+    a, b = partial(adapter.read, pair.a), partial(adapter.read, pair.b)
+    return (_turned(b), _turned(a)) if pair.turned else (a, b)
+
+
+def _turned(read: Callable[[], Array]) -> Callable[[], Array]:
+    def transposed() -> Array:
+        return read().T
+
+    return transposed
 
 
 def _factor(weights: Weights, node: Any, adapter: Adapter, pair: Pair) -> NDArray[np.float32]:
@@ -176,7 +205,7 @@ def _factor(weights: Weights, node: Any, adapter: Adapter, pair: Pair) -> NDArra
     import numpy as np
 
     weight = _matrix(weights, node)
-    a, b = adapter.read(pair.a).astype(np.float32), adapter.read(pair.b).astype(np.float32)
+    a, b = (matrix.astype(np.float32) for matrix in adapter.matrices(pair))
     magnitude = adapter.read(str(pair.magnitude)).astype(np.float32)
     factor = np.empty(len(magnitude), np.float32)
     step = max(1, ROWS // a.shape[1])

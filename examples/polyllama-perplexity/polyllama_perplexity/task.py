@@ -45,7 +45,7 @@ class Perplexity(Task):
         if tuple(labels.shape) != tuple(log_probs.shape[:2]):
             raise InputError(f"labels have shape {list(labels.shape)}, wanted {list(log_probs.shape[:2])}")
         # A softmax of log-probabilities changes nothing, so the language model's own loss is the right one.
-        return causal_lm_loss(xp, log_probs, labels, options.get("num_items_in_batch"))
+        return causal_lm_loss(xp, log_probs, labels, options.get("num_items_in_batch"), options.get("attended"))
 
     def result(self, example: Example) -> Surprise:
         """How surprised the model is by a text."""

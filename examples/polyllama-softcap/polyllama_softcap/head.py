@@ -44,7 +44,7 @@ class SoftCappedLM(Task):
     def loss(self, xp: Any, outputs: Mapping[str, Any], labels: Any, **options: Any) -> Any:
         logits = outputs["logits"]
         check_shape(labels.shape, logits.shape[:2], hint="give one label per input token")
-        return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"))
+        return causal_lm_loss(xp, logits, labels, options.get("num_items_in_batch"), options.get("attended"))
 
     def predict(self, model: LoadedModel, given: Any, options: Mapping[str, Any]) -> Any:
         """The text that goes on from each given one; options are those of ``Llama.generate``."""

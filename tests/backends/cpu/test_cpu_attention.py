@@ -143,6 +143,32 @@ def test_attention_does_not_depend_on_the_number_of_threads(isa: str, threads: i
             np.testing.assert_array_equal(*found)
 
 
+ROUNDINGS = {
+    "truncated": lambda p: (p.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32),
+    "not rounded": lambda p: p,
+    "another key's": lambda p: held(np.where(np.arange(p.shape[-1]) == 1, p[..., :1], p), "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("fault", [None, *ROUNDINGS])
+def test_the_bound_is_tight_enough_to_see_how_probabilities_are_rounded(fault: str | None) -> None:
+    """What multiplies pairs of bfloat16 rounds them to nearest. In float32 here, on machines without that as well."""
+    heads, tokens = Heads(2, 2, 16), 60  # one tile
+    x = inputs(heads, 2, tokens)
+    wanted, bound = attention_of(x, heads, past=0, turn=NEITHER, element="bfloat16", isa="avx512_bf16")
+    queries, keys, values = (held(part, "bfloat16").astype(np.float32) for part in heads.split(x))
+    scores = np.where(np.tri(tokens, dtype=bool), queries / np.float32(4) @ keys.swapaxes(2, 3), np.float32("-inf"))
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    near = held(p, "bfloat16").astype(np.float32)
+    mixed = (near if fault is None else ROUNDINGS[fault](p)) @ values / p.sum(axis=-1, keepdims=True)
+    found = mixed.transpose(0, 2, 1, 3).reshape(2, tokens, -1)
+    if fault is None:
+        check(found, wanted, bound)
+        return
+    with pytest.raises(AssertionError, match="elements are off"):
+        check(found, wanted, bound)
+
+
 # rotary embeddings ---------------------------------------------------------------------------------------------------
 
 # Components that are turned, of 16; where positions begin; a row's own positions and frequencies or all rows' together.

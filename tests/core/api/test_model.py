@@ -39,11 +39,11 @@ def backend(request: pytest.FixtureRequest) -> str:
         ("tiny", {"task": 3}, InputError, "task is 3"),
         ("tiny", {"hidden_size": "big"}, ConfigError, "hidden_size"),
         ("tiny", {"num_hidden_layers": 6}, CheckpointError, "num_hidden_layers"),
-        ("tiny", {"revision": "main"}, RegistryError, "revision"),
+        ("tiny", {"revision": "v2"}, RegistryError, "revision"),
         ("tinny", {}, RegistryError, "tiny"),
         ("./nowhere", {}, RegistryError, "no file or folder"),
         ("x" * 5000, {}, RegistryError, "cannot be looked up|no file"),
-        (None, {}, InputError, "not by a NoneType"),
+        (None, {}, InputError, "no model was named"),
         (b"tiny", {}, InputError, "not by a bytes"),
         (["tiny"], {}, InputError, "not by a list"),
         (LlamaConfig(), {}, InputError, "load_format='dummy'"),
@@ -62,7 +62,7 @@ def test_dtypes_may_be_objects(tiny_models: Any) -> None:
     _, folder = tiny_models()
     for dtype, name in [(torch.float16, "float16"), (np.float64, "float64"), ("torch.bfloat16", "bfloat16")]:
         assert Llama.load(folder, backend="torch", dtype=dtype).dtype == name
-    assert LlamaForCausalLM.from_pretrained(folder, backend="torch", torch_dtype=torch.float16).dtype == "float16"
+    assert LlamaForCausalLM.from_pretrained(folder, backend="torch", torch_dtype=torch.float16).dtype == torch.float16
     assert Llama.load(folder, backend="torch", dtype=None, device=torch.device("cpu")).dtype == "float32"
     with pytest.raises(InputError, match="both given"):
         Llama.from_pretrained(folder, dtype="float32", torch_dtype="float32")
@@ -147,8 +147,11 @@ class TestPrompts:
     def test_every_form_of_the_same_prompt(self, llm: Llama) -> None:
         ids = llm.tokenizer.encode("Once upon a time")
         wanted = llm.generate("Once upon a time", max_new_tokens=6).token_ids
-        forms: list[Any] = [ids, np.array(ids), [np.int64(i) for i in ids], tuple(ids)]
+        forms: list[Any] = [ids, [np.int64(i) for i in ids], tuple(ids)]
         assert all(llm.generate(form, max_new_tokens=6).token_ids == wanted for form in forms)
+        with pytest.raises(InputError, match=r"wanted \[rows, tokens\]; for one row write input_ids\[None\]"):
+            llm.generate(np.array(ids), max_new_tokens=6)
+        assert llm.generate(np.array(ids)[None], max_new_tokens=6).tolist() == [[*ids, *wanted]]
         padded = [[0, 0, *ids], [0, *ids, 0]]
         mask = [[0, 0] + [1] * len(ids), [0] + [1] * len(ids) + [0]]
         found = llm.generate(input_ids=padded, attention_mask=mask, max_new_tokens=6)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polyllama import Llama, PolyllamaWarning, pipeline
-from polyllama.core.api.pipelines import Pipeline, task_of
+from polyllama import Llama, PolyllamaError, PolyllamaWarning, pipeline
+from polyllama.core.api.pipelines.base import Pipeline
+from polyllama.core.api.pipelines.making import task_of
 from polyllama.core.errors import BackendUnavailableError, GenerationError, InputError, PluginError, UnsupportedError
 from polyllama.core.tasks.entities import STRATEGIES, ScoredTokens, find_entities
 from prediction_models import labels, random_head, taught_head
@@ -224,8 +225,48 @@ class TestOthers:
         assert found == {"generated_text": [*messages, {"role": "assistant", "content": answer}]}
         assert ours([messages, messages]) == [[found], [found]]
         assert ours(messages, return_full_text=False) == [{"generated_text": answer}]
-        with pytest.raises(UnsupportedError, match="ends with the assistant's own message"):
-            ours([*messages, {"role": "assistant", "content": "And"}])
+
+    def test_an_answer_that_was_begun_is_gone_on_with(self, folder: Any, tmp_path: Path) -> None:
+        path = random_head(tmp_path / "chat", "ForCausalLM")
+        (path / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+        ours = pipeline("text-generation", model=path, backend="reference", max_new_tokens=3)
+        begun = [{"role": "user", "content": "Lily went"}, {"role": "assistant", "content": "And"}]
+        prompt = ours.model.tokenizer.encode("Lily went And", add_special_tokens=False)
+        text = ours.model.generate(prompt, max_new_tokens=3).text
+        [found] = ours(begun)
+        assert found == {"generated_text": [begun[0], {"role": "assistant", "content": "And" + text}]}
+        assert ours(begun, return_full_text=False) == [{"generated_text": text}]
+        [other] = ours(begun, continue_final_message=False)
+        assert len(other["generated_text"]) == 3
+        with pytest.raises(UnsupportedError, match="only a last message whose content is text"):
+            ours([begun[0], {"role": "assistant", "content": [{"type": "text", "text": "And"}]}])
+        [other] = ours(begun, add_generation_prompt=True)  # asks for another answer, so none is gone on with
+        assert other["generated_text"][:2] == begun and len(other["generated_text"]) == 3
+
+    @pytest.mark.parametrize("key", ["reasoning_content", "thinking"])
+    def test_the_part_that_is_named_is_gone_on_with(self, folder: Any, key: str) -> None:
+        template = "{% for m in messages %}{{ m.reasoning_content or m.content }} {% endfor %}"
+        ours = pipeline(
+            "text-generation", folder("writer"), backend="reference", max_new_tokens=3, chat_template=template
+        )
+        asked = {"role": "user", "content": "Lily went"}
+        prompt = ours.model.tokenizer.encode("Lily went And", add_special_tokens=False)
+        text = ours.model.generate(prompt, max_new_tokens=3).text
+        for beside in ({"content": "said"}, {}, {"content": None}):
+            last = {"role": "assistant", **beside, key: "And"}
+            [found] = ours([asked, last], continue_final_message="reasoning_content")
+            assert found == {"generated_text": [asked, {**last, key: "And" + text}]}
+        with pytest.raises(UnsupportedError, match="whose reasoning_content is text"):
+            ours([asked, {"role": "assistant", "content": "And"}], continue_final_message="reasoning_content")
+
+    def test_a_variable_that_looks_like_an_option_of_loading(self, folder: Any) -> None:
+        template = "{{ tasks }}{{ messages[0].content }}"
+        options = {"chat_template": template, "max_new_tokens": 1, "tasks": "Lily "}
+        made = pipeline("text-generation", folder("writer"), backend="reference", **options)
+        assert made.defaults == options
+        for misspelt, meant in (("devices", "device"), ("dtpye", "dtype")):
+            with pytest.raises(InputError, match=f"a pipeline has no option '{misspelt}'; did you mean '{meant}'"):
+                pipeline("text-generation", folder("writer"), backend="reference", **options, **{misspelt: "x"})
 
 
 class TestMaking:
@@ -310,12 +351,28 @@ class TestMaking:
             ("text-classification", {"topk": 1, "top_k": 2}, InputError, "top_k is given twice"),
             ("text-generation", {"max_new_token": 3}, GenerationError, "did you mean 'max_new_tokens'?"),
             ("text-generation", {"temperature": -1}, GenerationError, "temperature"),
-            ("text-generation", {"device_map": "auto"}, InputError, "'device_map'; name a device: device='cuda'"),
-            ("ner", {"trust_remote_code": True}, InputError, "polyllama never runs code from a checkpoint"),
-            ("text-generation", {"tokenizer": "x"}, InputError, "no option 'tokenizer'; the model's own is taken"),
-            ("text-generation", {"framework": "pt"}, InputError, "no option 'framework'; name a backend"),
-            ("text-generation", {"model_kwargs": {}}, InputError, "no option 'model_kwargs'; give them to pipeline"),
-            ("text-classification", {"return_all_scores": True}, InputError, "top_k=None gives every label"),
+            ("text-generation", {"tokenizer": "./x"}, PolyllamaError, "./x"),
+            ("text-generation", {"tokenizer": 3}, InputError, "tokenizer is a builtins.int; load it with polyllama"),
+            ("text-generation", {"framework": "pt"}, InputError, "framework='pt' and backend='reference' contradict"),
+            ("text-generation", {"framework": "tf"}, UnsupportedError, "framework is 'tf', which no backend is of"),
+            ("text-generation", {"model_kwargs": 3}, InputError, "model_kwargs is a int, wanted a dictionary"),
+            (
+                "ner",
+                {"model_kwargs": {"num_labels": 5}, "num_labels": 5},
+                InputError,
+                "num_labels is given to pipeline",
+            ),
+            ("ner", {"model_kwargs": {"dtype": "x"}, "torch_dtype": "y"}, InputError, "dtype is given to pipeline and"),
+            (
+                "ner",
+                {"device_map": {"a": "cpu", "b": 0}},
+                UnsupportedError,
+                "names 2 devices: a model runs on one so far",
+            ),
+            ("ner", {"device_map": "cpu", "device": 0}, InputError, "device 'cuda:0' and device_map 'cpu' contradict"),
+            ("ner", {"use_fast": False}, UnsupportedError, "use_fast=False: the checkpoint says which tokenizer"),
+            ("text-generation", {"return_type": 1}, InputError, "return_full_text=False gives the new text alone"),
+            ("text-generation", {"feature_extractor": "x"}, InputError, "a Llama reads texts alone"),
             ("ner", {"grouped_entities": True}, InputError, "aggregation_strategy='simple' puts tokens together"),
         ],
     )
@@ -326,6 +383,11 @@ class TestMaking:
         with pytest.raises(kind) as caught:
             pipeline(task, model=model, backend="reference", **options)
         assert said in str(caught.value)
+
+    def test_options_of_loading_that_have_no_effect_are_said(self, folder: Any) -> None:
+        with pytest.warns(PolyllamaWarning, match="trust_remote_code=True has no effect"):
+            pipeline("ner", model=folder("entities"), backend="reference", trust_remote_code=True)
+        pipeline("ner", model=folder("entities"), backend="reference", trust_remote_code=False, token=None)
 
     def test_habits_from_elsewhere_in_a_call(self, folder: Any) -> None:
         ours = pipeline("question-answering", model=folder("sea"), backend="reference")

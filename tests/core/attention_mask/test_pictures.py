@@ -19,8 +19,9 @@ from polyllama.core.attention_mask.png import measures
 from polyllama.core.attention_mask.rows import Cell, Row
 from polyllama.core.attention_mask.terminal import tenths
 from polyllama.core.attention_mask.token_texts import fitted, printable, token_labels, width_of
+from polyllama.core.errors import InputError
 from polyllama.core.sources.locate import resolve_checkpoint_folder
-from polyllama.core.tokenizer.llama import LlamaTokenizerFast, load_tokenizer
+from polyllama.core.tokenizer.llama_tokenizer import LlamaTokenizerFast, load_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -295,3 +296,17 @@ def test_too_many_heat_maps_for_one_picture(tiny: AttentionMaskVisualizer) -> No
     with pytest.raises(PolyllamaError, match=r"1 heat maps of 1025 x 1025 cells .*; take fewer tokens"):
         AttentionMask("m", (Row(**{**vars(large), "heats": heat}),)).svg()
     assert row.heats == ()
+
+
+def test_the_documented_arguments_of_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    visualizer = AttentionMaskVisualizer("tiny")
+    visualizer("Once upon", "")
+    wanted = capsys.readouterr().out
+    visualizer(input_sentence="Once upon", suffix="")
+    assert capsys.readouterr().out == wanted and "\u2581upon" in wanted
+    with pytest.raises(InputError, match=r"suffix='x' is for models of images; put it behind the text"):
+        visualizer("Once", suffix="x")
+    with pytest.raises(InputError, match="the text is given twice"):
+        visualizer("Once", input_sentence="Once")
+    with pytest.raises(InputError, match="give a text, a list of texts or lists of token ids"):
+        visualizer()

@@ -62,7 +62,12 @@ def test_names_and_devices() -> None:
     assert choose_backend("torch", backends, device="cuda:0").device == "cuda:0"
     assert choose_backend("torch", backends).device is None
     for name, device, error, message in [
-        ("torhc", None, BackendError, "no backend is called 'torhc'; there are: reference, torch"),
+        (
+            "torhc",
+            None,
+            BackendError,
+            "no backend is called 'torhc'; did you mean 'torch'\\? there are: reference, torch",
+        ),
         (
             "torch:tpu",
             None,

@@ -218,9 +218,9 @@ def test_where_there_is_no_dropout_it_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="backend 'reference' has no module to train"):
         llm.train()
     assert llm.eval() is llm
-    with pytest.raises(InputError, match=r"no argument train; on torch and mlx llm\.train\(\) turns dropout on"):
+    with pytest.raises(InputError, match=r"no argument 'train'; on torch and mlx llm\.train\(\) turns dropout on"):
         llm.forward(IDS, train=True)
-    with pytest.raises(InputError, match="no argument dropout_rng"):
+    with pytest.raises(InputError, match="no argument 'dropout_rng'"):
         fresh("torch").forward(IDS, dropout_rng=0)
 
 

@@ -122,7 +122,7 @@ def test_a_padding_token_that_is_attended_to_is_trained() -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from polyllama import LlamaConfig
-    from polyllama.backends.torch.module import build_module
+    from polyllama.backends.torch.realize import build_module
     from polyllama.plugins.tasks.token_classification import TokenClassification
 
     fields = SIZES | {"pad_token_id": 2, "num_labels": 3}

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polyllama.core.checkpoint.base import TensorInfo
 from polyllama.core.checkpoint.check import check
 from polyllama.core.checkpoint.huggingface.save_safetensors import save_safetensors
+from polyllama.core.checkpoint.ignoring import ignoring
 from polyllama.core.checkpoint.opening import open_checkpoint
+from polyllama.core.checkpoint.protocol import TensorInfo
 from polyllama.core.config.schema import LlamaConfig
 from polyllama.core.errors import CheckpointError, PolyllamaWarning
 from polyllama.core.graph.node import Parameter
+from safetensors.numpy import save_file
 
 VOCAB, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM = 96, 32, 48, 4, 2, 8
 CONFIG = LlamaConfig(
@@ -138,6 +141,65 @@ def test_a_base_checkpoint_cannot_be_a_causal_lm_unless_tied():
     assert dict(check(stored(BASE), trunk(), config=TIED))["model.norm.weight"] == "norm.weight"
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda n: f"_orig_mod.{n}",
+        lambda n: f"module.{n}",
+        lambda n: f"base_model.model.{n}",
+        lambda n: f"_forward_module.module._orig_mod.{n}",
+        lambda n: f"_fsdp_wrapped_module.{n}".replace(".mlp.", "._fsdp_wrapped_module.mlp._checkpoint_wrapped_module."),
+        lambda n: n.replace("model.", "model._orig_mod."),
+        lambda n: n.replace("_proj.", "_proj.base_layer."),
+        lambda n: f"model.{n}",
+        lambda n: f"model._orig_mod.{n}",
+        lambda n: f"student.llm.{n}",
+    ],
+)
+def test_names_that_wrappers_of_modules_gave_are_the_bare_ones(wrapped: Any):
+    for parameters in (CAUSAL, QA, TOKEN_CLASSIFIER):
+        found = check(renamed(stored(parameters), wrapped), parameters)
+        assert dict(found) == {p.name: wrapped(p.name) for p in parameters}
+    with pytest.warns(PolyllamaWarning, match=r"lm_head.weight not used: a head of another task"):
+        found = check(renamed(stored(CAUSAL), wrapped), BASE)
+    assert found.unused == (wrapped("lm_head.weight"),) and found["norm.weight"] == wrapped("model.norm.weight")
+
+
+def test_wrapped_names_beside_bare_ones_are_unexpected():
+    tensors = extra(stored(CAUSAL), "module.model.norm.weight", (HIDDEN,))
+    assert "unexpected  module.model.norm.weight" in failure(tensors, CAUSAL)
+    message = failure(extra(renamed(S, lambda n: f"llm.{n}"), "criterion.weight"), CAUSAL)
+    assert "1 unexpected" in message and "criterion.weight" in message
+
+
+def test_a_parameter_called_like_a_wrapper_is_found():
+    own = [*CAUSAL, Parameter("model.layers.0.module.weight", (3,), "linear")]
+    assert check(stored(own), own)["model.layers.0.module.weight"] == "model.layers.0.module.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.cos_cached", (1, 1, 64, 8)),
+        ("model.layers.0.self_attn.rotary_emb.sin_cached", (1, 1, 64, 8)),
+        ("model.rotary_emb.inv_freq", (4,)),
+        ("rotary_emb.original_inv_freq", (4,)),
+        ("rope.freqs", (4,)),
+        ("model.layers.0.attention.inner_attention.rope.freqs", (4,)),
+        ("model.layers.0.self_attn.masked_bias", ()),
+        ("model.layers.0.self_attn.bias", (1, 1, 64, 64)),
+    ],
+)
+def test_tables_and_masks_of_old_layers_are_no_weights(name: str, shape: tuple[int, ...]):
+    assert name not in check(extra(stored(CAUSAL), name, shape), CAUSAL).values()
+    own = [*CAUSAL, Parameter(name, shape, "linear")]
+    assert check(stored(own), own)[name] == name
+
+
+def test_a_bias_of_attention_is_no_mask():
+    assert "model.layers.0.self_attn.bias" in failure(extra(S, "model.layers.0.self_attn.bias", (HIDDEN,)), CAUSAL)
+
+
 def test_rotary_buffers_and_what_the_caller_ignores_are_left_out():
     tensors = stored(CAUSAL)
     for layer in range(4):
@@ -219,6 +281,59 @@ def test_a_stored_copy_of_the_tied_embedding_is_nothing_to_speak_of(tmp_path: Pa
     assert set(result) == {p.name for p in trunk()}
     with pytest.warns(PolyllamaWarning, match="not used: a head of another task"):
         check(checkpoint, trunk(), config=CONFIG)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "", "_orig_mod.model."])
+def test_a_tied_model_may_be_stored_as_its_head_alone(prefix: str):
+    wrapper = prefix.removesuffix("model.")
+    tensors = without(renamed(stored(CAUSAL), lambda n: n.replace("model.", prefix)), "embed_tokens")
+    tensors = renamed(tensors, lambda n: n.replace("lm_head", f"{wrapper}lm_head"))
+    found = check(tensors, trunk(), config=TIED)
+    assert found["model.embed_tokens.weight"] == f"{wrapper}lm_head.weight" and found.unused == ()
+    assert check(tensors, trunk(), config=TIED, ignore=["lm_head.*"])["model.embed_tokens.weight"] in tensors
+    assert "missing     model.embed_tokens.weight" in failure(tensors, CAUSAL, config=CONFIG)
+    message = failure(changed(tensors, "lm_head.weight", shape=(VOCAB + 1, HIDDEN)), trunk(), config=TIED)
+    assert "missing     model.embed_tokens.weight" in message
+
+
+def test_names_that_safetensors_dropped_stand_for_what_is_stored(tmp_path: Path):
+    class Shared(torch.nn.Module):
+        """A model whose head is its embedding, though no config says so."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(VOCAB, HIDDEN)})
+            self.lm_head = torch.nn.Linear(HIDDEN, VOCAB, bias=False)
+            self.lm_head.weight = self.model["embed_tokens"].weight
+
+    file = str(tmp_path / "model.safetensors")
+    safetensors.torch.save_model(Shared(), file)
+    opened = open_checkpoint(file)
+    assert len(opened.tensors()) == 1
+    both = [Parameter("model.embed_tokens.weight", (VOCAB, HIDDEN), "embedding"), LM_HEAD]
+    assert set(check(opened, both, config=CONFIG).values()) == set(opened.tensors())
+
+
+@pytest.mark.parametrize("wrapped", [lambda n: f"_orig_mod.{n}", lambda n: f"net.{n}", lambda n: n])
+def test_shared_names_go_with_those_that_wrappers_gave(wrapped: Callable[[str], str], tmp_path: Path):
+    file = tmp_path / "model.safetensors"
+    tensors = {wrapped(p.name): np.zeros(p.shape, np.float32) for p in trunk()}
+    embedding = wrapped("model.embed_tokens.weight")
+    save_file(tensors, file, metadata={"format": "pt", wrapped("lm_head.weight"): embedding})
+    opened = open_checkpoint(file)
+    assert check(opened, CAUSAL, config=CONFIG)["lm_head.weight"] == embedding
+    with pytest.warns(PolyllamaWarning, match="tensors? ignored as asked"):
+        ignored = ignoring(opened, [embedding])
+    with pytest.raises(CheckpointError, match="2 missing"):
+        check(ignored, CAUSAL, config=CONFIG)
+
+
+def test_the_task_of_a_head_that_a_trainer_wrapped_is_named():
+    tensors = renamed(
+        stored([*trunk(), Parameter("qa_outputs.weight", (2, HIDDEN), "head")]), lambda n: f"net._orig_mod.{n}"
+    )
+    with pytest.warns(PolyllamaWarning, match=r"head of another task \(question answering\)"):
+        check(tensors, trunk())
 
 
 def test_a_stored_head_that_differs_from_the_tied_embedding_is_said(tmp_path: Path):
@@ -375,7 +490,6 @@ CAUSES: dict[str, tuple[Stored, list[Parameter], str]] = {
         CAUSAL,
         "the checkpoint has biases in mlp, the config says mlp_bias=False",
     ),
-    "PEFT wrapper": (renamed(S, lambda n: f"base_model.model.{n}"), CAUSAL, "'base_model.model.', that PEFT adds"),
     "PEFT adapter": (
         {
             n: TensorInfo(n, "float32", (8, 32))
@@ -384,14 +498,11 @@ CAUSES: dict[str, tuple[Stored, list[Parameter], str]] = {
         CAUSAL,
         "a PEFT adapter (lora_A, lora_B), not a model",
     ),
-    "compiled": (renamed(S, lambda n: f"_orig_mod.{n}"), CAUSAL, "'_orig_mod.', that torch.compile adds"),
-    "compiled base": (
-        renamed(stored(BASE), lambda n: f"_orig_mod.{n}"),
+    "FSDP": (
+        {n: TensorInfo(n, "float32", (9,)) for n in ("_flat_param", "model.layers.0._fsdp_wrapped_module._flat_param")},
         CAUSAL,
-        "'_orig_mod.', that torch.compile adds",
+        "FSDP's flattened parameters",
     ),
-    "DDP": (renamed(S, lambda n: f"module.{n}"), CAUSAL, "'module.', that DistributedDataParallel adds"),
-    "Lightning": (renamed(S, lambda n: f"model.{n}"), CAUSAL, "every name starts with 'model.' once too often"),
     "Meta": (renamed(S, meta_name), CAUSAL, "those of Meta's own format (tok_embeddings, wq ...)"),
     "fused": (fused(S), CAUSAL, "qkv_proj is q_proj, k_proj and v_proj in one tensor"),
     "GPTQ": (gptq(S), CAUSAL, "the weights are quantized (GPTQ or AWQ)"),
@@ -470,3 +581,19 @@ def test_a_map_is_given_only_for_a_checkpoint_that_fits(data: st.DataObject):
         else:
             assert p.name in result.fresh and p.role.startswith("head") and p.name != "lm_head.weight"
     assert set(tensors) - set(result.values()) == set(result.unused)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_an_untied_model_stored_as_its_head_alone_names_the_field(prefix: str) -> None:
+    stored = {f"{prefix}{p.name}": TensorInfo(f"{prefix}{p.name}", "float32", p.shape) for p in CAUSAL[1:]}
+    with pytest.raises(CheckpointError, match=r"only an lm_head of its shape.*override tie_word_embeddings=True"):
+        check(stored, CAUSAL, config=CONFIG)
+    check(stored, trunk(), config=TIED)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.position_ids", "position_ids", "model.layers.0.self_attn.rotary_emb.cos_sin_cache"]
+)
+def test_further_buffers_are_left_out(name: str) -> None:
+    stored = {p.name: TensorInfo(p.name, "float32", p.shape) for p in CAUSAL}
+    assert name not in check(stored | {name: TensorInfo(name, "int64", (1, 64))}, CAUSAL, config=CONFIG).values()

@@ -14,12 +14,14 @@ import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from polyllama.core.checkpoint.base import Checkpoint
+from polyllama.core.checkpoint.check import check
 from polyllama.core.checkpoint.huggingface.reader import HuggingFaceFormat
 from polyllama.core.checkpoint.huggingface.safetensors import SafetensorsFile
 from polyllama.core.checkpoint.huggingface.save_safetensors import save_safetensors
 from polyllama.core.checkpoint.opening import open_checkpoint
+from polyllama.core.checkpoint.protocol import Checkpoint
 from polyllama.core.errors import CheckpointError, PolyllamaWarning, UnsupportedError
+from polyllama.core.graph.node import Parameter
 
 INDEX = "model.safetensors.index.json"
 
@@ -38,6 +40,12 @@ def hf_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path]
     model.save_pretrained(whole)
     model.save_pretrained(sharded, max_shard_size="10KB")
     return model, whole, sharded
+
+
+@pytest.fixture
+def parameters(hf_model: Any) -> list[Any]:
+    """What the model's graph asks for."""
+    return [Parameter(name, tuple(t.shape), "linear") for name, t in hf_model[0].state_dict().items()]
 
 
 @pytest.fixture
@@ -179,33 +187,108 @@ def test_an_index_that_names_a_tensor_twice(sharded: Path):
         open_checkpoint(sharded)
 
 
-def test_tensors_that_the_index_places_wrongly(sharded: Path):
+def test_tensors_that_the_index_places_wrongly(hf_model: Any, sharded: Path, parameters: list[Any]):
     def misplace(index: Any) -> None:
         where = index["weight_map"]
         where["model.norm.weight"] = next(f for f in where.values() if f != where["model.norm.weight"])
 
     edit_index(sharded, misplace)
-    with pytest.raises(
-        CheckpointError, match=r"1 tensors are not in the file it places them in: 'model\.norm\.weight'"
+    opened = open_checkpoint(sharded)
+    with pytest.warns(
+        PolyllamaWarning, match=r"model\.norm\.weight \(in .*\) found in another file than the index says"
     ):
+        assert check(opened, parameters)["model.norm.weight"] == "model.norm.weight"
+    right = hf_model[0].state_dict()["model.norm.weight"]
+    assert bits(opened.read("model.norm.weight")) == bits(right.view(torch.uint16).numpy())
+
+
+def test_of_a_misplaced_tensor_in_two_shards_both_must_be_the_same(sharded: Path, parameters: list[Any]):
+    add_to_last_shard(sharded, **{"model.embed_tokens.weight": np.zeros((96, 32), np.float32)})
+
+    def misplace(index: Any) -> None:
+        where = index["weight_map"]
+        files = [where["model.embed_tokens.weight"], max(where.values())]
+        where["model.embed_tokens.weight"] = next(f for f in where.values() if f not in files)
+
+    edit_index(sharded, misplace)
+    with pytest.raises(CheckpointError, match=r"'model\.embed_tokens\.weight' lies in both"):
         open_checkpoint(sharded)
 
 
-def test_tensors_that_the_index_does_not_know(sharded: Path):
+def test_tensors_that_only_the_index_knows(sharded: Path, parameters: list[Any]):
+    def add(*names: str) -> None:
+        edit_index(sharded, lambda index: index["weight_map"].update(dict.fromkeys(names, first)))
+
+    first = sorted(sharded.glob("*.safetensors"))[0].name
+    add("model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight")
+    with pytest.warns(PolyllamaWarning, match=r"the index names .*inv_freq, score\.weight, which no file holds"):
+        check(open_checkpoint(sharded), parameters)
+    more = [*parameters, Parameter("score.weight", (2, 32), "head")]
+    with pytest.raises(CheckpointError, match=rf"names 1 tensor that no file holds, such as score.weight, .*{first}"):
+        check(open_checkpoint(sharded), more)
+    more = [*parameters, Parameter("model.layers.0.self_attn.q_proj.bias", (32,), "linear")]
+    add("base_model.model.model.layers.0.self_attn.q_proj.bias")
+    with pytest.raises(CheckpointError, match=r"names 1 tensor that no file holds, such as base_model.*q_proj\.bias"):
+        check(open_checkpoint(sharded), more)
+
+
+def test_an_index_whose_shards_are_gone_beside_the_whole_model(hf_model: Any, sharded: Path, parameters: list[Any]):
+    shutil.copy(hf_model[1] / "model.safetensors", sharded)
+    gone, *others = sorted(sharded.glob("model-*.safetensors"))
+    gone.unlink()
+    used = rf"model\.safetensors is used; .* are missing: {gone.name}"
+    with (
+        pytest.warns(PolyllamaWarning, match=rf"not used, as they are not part.*{others[0].name}"),
+        pytest.warns(PolyllamaWarning, match=used),
+    ):
+        open_checkpoint(sharded)
+    for file in others:
+        file.unlink()
+    with pytest.warns(PolyllamaWarning, match=used):
+        opened = open_checkpoint(sharded)
+    check(opened, parameters)
+    assert {info.file for info in opened.tensors().values()} == {sharded / "model.safetensors"}
+    with pytest.raises(CheckpointError, match="files it names are missing"):
+        open_checkpoint(sharded / INDEX)
+
+
+def test_tensors_that_the_index_omits_are_used_where_the_model_needs_them(sharded: Path, parameters: list[Any]):
     edit_index(sharded, lambda index: index["weight_map"].pop("model.norm.weight"))
-    with pytest.raises(CheckpointError, match=r"1 tensors lie in files .*: 'model\.norm\.weight' in "):
-        open_checkpoint(sharded)
+    with pytest.warns(PolyllamaWarning, match="model.norm.weight used, though the index omits it"):
+        found = check(open_checkpoint(sharded), parameters)
+    assert found["model.norm.weight"] == "model.norm.weight"
 
 
-def test_a_tensor_in_two_shards(tmp_path: Path):
-    for number in (1, 2):
-        safetensors.numpy.save_file({"a": np.ones(1), f"b{number}": np.ones(1)}, tmp_path / f"{number}.safetensors")
-    where = {"a": "1.safetensors", "b1": "1.safetensors", "b2": "2.safetensors"}
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": where}))
-    with pytest.raises(
-        CheckpointError, match=r"1 tensors lie in files it does not place them in: 'a' in 2\.safetensors"
-    ):
-        open_checkpoint(tmp_path)
+def add_to_last_shard(folder: Path, **tensors: np.ndarray) -> Path:
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file) | tensors, file)
+    return file
+
+
+def test_tensors_that_the_index_omits_and_nobody_needs_are_left_out(sharded: Path, parameters: list[Any]):
+    rotary = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    add_to_last_shard(sharded, **rotary)
+    check(open_checkpoint(sharded), parameters)  # warnings are errors here
+    file = add_to_last_shard(sharded, **{"mtp.weight": np.ones(4, np.float32)})
+    with pytest.warns(PolyllamaWarning, match="mtp.weight not used: the model needs no such tensor, and the index"):
+        check(open_checkpoint(sharded), parameters)
+    edit_index(sharded, lambda index: index["weight_map"].update({"mtp.weight": file.name}))
+    with pytest.raises(CheckpointError, match=r"1 unexpected\n  unexpected  mtp\.weight"):
+        check(open_checkpoint(sharded), parameters)
+
+
+def test_of_a_tensor_in_two_shards_the_index_chooses(sharded: Path):
+    where = json.loads((sharded / INDEX).read_text())["weight_map"]
+    name = next(n for n, file in where.items() if file != max(where.values()))
+    right = np.array(open_checkpoint(sharded).read(name))
+    other = add_to_last_shard(sharded, **{name: right})
+    assert bits(open_checkpoint(sharded).read(name)) == bits(right)
+    add_to_last_shard(sharded, **{name: np.zeros(3, np.float32)})
+    opened = open_checkpoint(sharded)
+    with pytest.warns(PolyllamaWarning, match=rf"{other.name}: its '{name}' is not used, though it differs") as caught:
+        assert bits(opened.read(name)) == bits(right)
+    opened.read(name)
+    assert len(caught) == 1
 
 
 def test_a_damaged_shard_is_named(sharded: Path):
@@ -259,6 +342,8 @@ def test_shards_without_their_index(sharded: Path):
 def test_shards_without_index_that_share_a_tensor(tmp_path: Path):
     for number in (1, 2):
         one(tmp_path / f"model-0000{number}-of-00002.safetensors")
+    assert set(open_checkpoint(tmp_path).tensors()) == {"a"}  # the same in both
+    safetensors.numpy.save_file({"a": np.zeros(2, np.float32)}, tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(CheckpointError, match="tensor 'a' lies in both"):
         open_checkpoint(tmp_path)
 

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf_tokenizers
 import numpy as np
 import pytest
 import torch
+from checkpoint_models import write_gguf
 from polyllama import Llama, LlamaConfig, PolyllamaWarning, convert
+from polyllama.core.checkpoint.gguf.reader import GgufCheckpoint
 from polyllama.core.errors import UnsupportedError
+from polyllama.core.tokenizer.formats.gguf_words import SPLITTINGS
 from tiny_models import ROPE_TYPES, TinyModels, peer, relative_error
 from tokenizer_models import Models
 
@@ -238,6 +242,50 @@ def test_token_ids_are_llama_cpps(models: Models, tmp_path: Path, kind: str) -> 
     texts = [*TEXTS, *("".join(chance.choices("abc  \n\té你🙂▁.,'!AB129", k=20)) for _ in range(60))]
     for text in texts:
         assert theirs.tokenize(text.encode(), add_bos=True, special=True) == tokenizer.encode(text), repr(text)
+
+
+# Those that a Llama has; llama.cpp approximates some patterns of the others, so only plain text is compared there.
+OF_LLAMAS = "llama-bpe falcon3 gpt-2 smollm qwen2 dbrx smaug-bpe default deepseek-llm deepseek-coder".split()  # noqa: SIM905
+PLAIN = [
+    "Once upon a time there were 3 bears, 12345 llamas and 1000000 x",
+    "It's IT'S we'll  (hello)\n\n\tworld   !\r\n ",
+    "def f(x):\n    return x ** 2  # 2.5e-7 <a|b> $5 ~`_",
+]
+WIDE = [*PLAIN, "naïve café Ünï 日本語。한국어 Привет мир \u00a0x"]
+
+
+@pytest.mark.parametrize("pre", SPLITTINGS)
+def test_words_are_split_as_llama_cpp_does(tiny_models: TinyModels, tmp_path: Path, pre: str) -> None:
+    said = gguf_tokenizers.metadata(pre)
+    count = len(said["tokenizer.ggml.tokens"])
+    model, _ = tiny_models(**SIZES | {"vocab_size": count})
+
+    def add(writer: Any) -> None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2" if pre == "gpt2" else pre)
+        writer.add_token_list(said["tokenizer.ggml.tokens"])
+        writer.add_token_types(said["tokenizer.ggml.token_type"])
+        writer.add_token_merges(said["tokenizer.ggml.merges"])
+        writer.add_bos_token_id(count - 3)
+        writer.add_eos_token_id(count - 2)
+
+    path = write_gguf(tmp_path / "x.gguf", model, tokens=add)
+    try:
+        theirs = opened(path, vocab_only=True)
+    except ValueError:
+        if pre in OF_LLAMAS:
+            raise
+        pytest.skip(f"this llama.cpp does not know the name {pre!r}")
+    ours = GgufCheckpoint(path).tokenizer()
+    for text in WIDE if pre in OF_LLAMAS else PLAIN:
+        wanted = theirs.tokenize(text.encode(), add_bos=True, special=True)
+        assert ours.encode(text) == wanted, (pre, text)
+
+
+def test_smollm2_has_the_ids_of_llama_cpp(smollm2: Path) -> None:
+    theirs, ours = opened(smollm2, vocab_only=True), GgufCheckpoint(smollm2).tokenizer()
+    for text in [*WIDE, "<|im_start|>user\nHi 2024<|im_end|>\n"]:
+        assert ours.encode(text) == theirs.tokenize(text.encode(), add_bos=True, special=True), text
 
 
 def test_a_tokenizer_that_joins_spaces(models: Models, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from polyllama.core.config.keys import FOREIGN_KEYS
+from polyllama.core.config.keys import FOREIGN_KEYS, changes_the_model
 from polyllama.core.config.rope import RopeParameters
 from polyllama.core.config.schema import LlamaConfig
 from polyllama.core.errors import ConfigError
-from polyllama.core.quantization.settings import Quantization
+from polyllama.core.quantization.scheme import Quantization
 
 SMALL = {
     "vocab_size": 99,
@@ -88,7 +88,8 @@ def test_explicit_head_dim_need_not_divide() -> None:
 def test_every_field_has_a_provenance() -> None:
     config = LlamaConfig(**SMALL, foo=1, rope_scaling={"type": "yarn", "factor": 2.0})
     assert set(config.provenance) >= (set(LlamaConfig.model_fields) - {"extra"}) | {"foo"}
-    for name, value in config.rope_parameters:
+    for name in RopeParameters.model_fields:
+        value = getattr(config.rope_parameters, name)
         assert (f"rope_parameters.{name}" in config.provenance) == (value is not None), name
 
 
@@ -218,6 +219,10 @@ def test_null_where_a_default_is_meant() -> None:
     )
     assert (config.pretraining_tp, config.attention_dropout, config.num_key_value_heads) == (1, 0.0, 4)
     assert config.provenance["pretraining_tp"] == "default (null in argument)"
+    nulls = dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings"))
+    config = LlamaConfig.from_dict({**SMALL, **nulls})
+    assert [getattr(config, name) for name in nulls] == [False] * 3
+    assert config.provenance["mlp_bias"].startswith("default (null in ")
 
 
 def test_torch_and_numpy_dtypes_are_accepted() -> None:
@@ -347,8 +352,8 @@ def test_value_semantics() -> None:
         assert copied == one
         assert copied.provenance == one.provenance
         assert copied.replace(vocab_size=100).foo == [1]
-    with pytest.raises(ConfigError, match=r"vocab_size cannot be set; make a changed copy: config = config.replace"):
-        one.vocab_size = 3
+        copied.vocab_size = 98
+        assert (one.vocab_size, copied.vocab_size) == (99, 98)
     mine = {"foo": {"a": [1]}}
     kept = LlamaConfig.from_dict({**SMALL, **mine})
     mine["foo"]["a"].append(2)
@@ -376,3 +381,14 @@ def test_unknown_attributes() -> None:
     assert not hasattr(config, "bar")
     with pytest.raises(AttributeError, match="LlamaConfig has no field 'bar'"):
         _ = config.bar
+
+
+def test_keys_that_would_change_what_is_computed() -> None:
+    said = {
+        "logit_scale": 0.5,
+        "qk_norm": True,
+        "num_experts": 8,
+        "layer_types": ["full_attention", "chunked_attention"],
+    }
+    assert set(changes_the_model(said)) == set(said)
+    assert changes_the_model({"num_experts": 1, "logit_scale": 1.0, "layer_types": ["full_attention"]}) == []

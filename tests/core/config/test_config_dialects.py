@@ -65,7 +65,10 @@ def test_real_file_round_trips(name: str, tmp_path: Path) -> None:
     again = LlamaConfig.from_pretrained(tmp_path)
     assert again == config
     assert again.to_dict() == config.to_dict()
-    assert json.loads((tmp_path / "config.json").read_text()) == config.to_dict() == json.loads(config.to_json_string())
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written == config.to_diff_dict() == json.loads(config.to_json_string())
+    usual = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+    assert {**usual, **written} == config.to_dict() == json.loads(config.to_json_string(use_diff=False))
     lost = set(raw_of(name)) - set(config.to_dict()) - {"max_sequence_length"}
     assert not lost
 

@@ -103,7 +103,7 @@ def test_values_that_contain_themselves() -> None:
         LlamaConfig(foo=loop)
 
 
-@pytest.mark.parametrize("name", ["local_files_only", "trust_remote_code", "token"])
+@pytest.mark.parametrize("name", ["device_map", "trust_remote_code", "proxies"])
 def test_loader_arguments_of_transformers_are_no_fields(tmp_path: Path, name: str) -> None:
     LlamaConfig(**SMALL).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=f"from_pretrained does not take {name}; "):

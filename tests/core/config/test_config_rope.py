@@ -149,6 +149,41 @@ def test_parameters_without_effect_are_said(rope: dict[str, Any], message: str) 
         LlamaConfig(**SMALL, rope_scaling=rope)
 
 
+@pytest.mark.parametrize(
+    ("rope", "said", "read"),
+    [
+        ({"type": "linear", "factor": 2.0, "beta_fast": 3}, ['beta_fast=3 is not used: rope_type "linear" does'], {}),
+        (
+            {"rope_type": "default", "factor": 1.0, "original_max_position_embeddings": 64},
+            ["factor=1.0 is not used", "original_max_position_embeddings=64 is not used"],
+            {"rope_type": "default"},
+        ),
+        ({"factor": 1.0}, ["rope_scaling.factor=1.0 is not used"], {"rope_type": "default"}),
+        ({"type": "linear", "factor": 2.0, "mrope_section": [1]}, ["mrope_section=[1] is not used"], {}),
+        (
+            {"type": "yarn", "factor": 2.0, "attn_factor": 1.0, "extrapolation_factor": 1.0},
+            ["attn_factor=1.0 is not used", "extrapolation_factor=1.0 is not used"],
+            {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": SMALL["max_position_embeddings"]},
+        ),
+    ],
+)
+def test_in_a_file_parameters_of_other_types_are_said_and_left_out(
+    rope: dict[str, Any], said: list[str], read: dict[str, Any]
+) -> None:
+    with pytest.warns(PolyllamaWarning) as caught:
+        config = LlamaConfig.from_dict({**SMALL, "rope_scaling": rope}, source="config.json")
+    assert [any(text in str(w.message) for w in caught) for text in said] == [True] * len(said) == [True] * len(caught)
+    assert config.rope_parameters == RopeParameters(**read or {"rope_type": "linear", "factor": 2.0})
+    with pytest.raises(ConfigError):
+        LlamaConfig(**SMALL, rope_scaling=rope)
+
+
+@pytest.mark.parametrize("rope", [{"type": "linear", "factor": 2.0, "factr": 3}, {"factor": 2.0}, {"type": "bogus"}])
+def test_in_a_file_too_a_misspelt_parameter_or_a_missing_type_is_an_error(rope: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="rope_scaling"):
+        LlamaConfig.from_dict({**SMALL, "rope_scaling": rope}, source="config.json")
+
+
 LONG = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 LLAMA3 = {"rope_type": "llama3", **SCALINGS["llama3"]}
 

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gguf_tokenizers
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from polyllama.core.checkpoint.opening import open_checkpoint
 from polyllama.core.errors import CheckpointError, InputError, PluginError, UnsupportedError
 from polyllama.core.plugin_system.manager import plugin_manager
 from polyllama.core.sources.locate import locate
+from polyllama.core.tokenizer.formats.gguf_words import SPLITTINGS
 from tiny_models import ROPE_TYPES, TinyModels, relative_error
 
 SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
@@ -298,15 +300,14 @@ def test_mlx_lm_reads_the_packed_folder(tiny_models: TinyModels, tmp_path: Path)
     assert relative_error(found, our_logits(source)) < 5e-3
 
 
-def test_groups_that_gguf_cannot_hold_become_floats(tiny_models: TinyModels, tmp_path: Path) -> None:
+def test_groups_that_gguf_cannot_hold_become_floats_if_asked(tiny_models: TinyModels, tmp_path: Path) -> None:
     from polyllama.core.export.quantize_checkpoint import quantize_checkpoint
 
     _, source = tiny_models(**SIZES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PolyllamaWarning)
         quantize_checkpoint(source, tmp_path / "q8", bits=8, group_size=32)
-    with pytest.warns(PolyllamaWarning, match="no type of GGUF holds these groups exactly, so they become float16"):
-        convert(tmp_path / "q8", tmp_path / "x.gguf", to="gguf")
+    convert(tmp_path / "q8", tmp_path / "x.gguf", to="gguf", dtype="float16")
     assert relative_error(our_logits(tmp_path / "x.gguf"), our_logits(tmp_path / "q8")) < 5e-3
 
 
@@ -343,11 +344,33 @@ def test_vocabularies_that_cannot_be(tiny_models: TinyModels, tmp_path: Path) ->
     ):
         with pytest.raises(InputError, match=message):
             convert(source, tmp_path / "out", to="hf", vocab_size=size)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="vocab_size=1000, but the tokenizer has 1792 tokens"):
+    with pytest.raises(InputError, match="vocab_size=1000, but the tokenizer has 1,792 tokens"):
         convert("tiny", tmp_path / "out", to="hf", vocab_size=1000)
 
 
 # ---- tokenizers
+
+
+@pytest.mark.parametrize("pre", ["smollm", "qwen2", "llama-bpe", "deepseek-llm"])
+def test_a_byte_level_tokenizer_goes_through_gguf_and_back(tiny_models: TinyModels, tmp_path: Path, pre: str) -> None:
+    splitting = SPLITTINGS[pre]
+    backend = gguf_tokenizers.oracle(splitting.pre_tokenizer(), whole_words=splitting.whole_words)
+    _, source = tiny_models(**SIZES | {"vocab_size": backend.get_vocab_size()})
+    folder = shutil.copytree(source, tmp_path / "start")
+    backend.save(str(folder / "tokenizer.json"))
+    roles = {"bos_token": gguf_tokenizers.SPECIAL[0], "eos_token": gguf_tokenizers.SPECIAL[1]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(roles))
+    ids = {f"{role}_id": backend.token_to_id(token) for role, token in roles.items()}
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).exists():
+            (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | ids))
+    convert(folder, tmp_path / "x.gguf", to="gguf")
+    convert(tmp_path / "x.gguf", tmp_path / "end", to="hf")
+    text = "It's 12345 llamas!\n\n  naïve café É日本 x+y=1234<|turn|>"
+    for path in (folder, tmp_path / "x.gguf", tmp_path / "end"):
+        found = Llama.load(path, backend="reference").tokenizer
+        assert found.encode(text, add_special_tokens=False) == backend.encode(text).ids, path
+        assert found.decode(found.encode(text)) == text
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -237,7 +237,7 @@ def test_mistakes(tiny_models: TinyModels, tmp_path: Path) -> None:
     adapter(source, tmp_path / "lora")
     before = sorted(tmp_path.iterdir())
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"to": "hf", "quantize": "int4"}, UnsupportedError, "the format has no packed weights.*use mlx"),
+        ({"to": "hf", "quantize": "int4"}, UnsupportedError, "the format has no packed weights.*use mlx or gguf"),
         ({"to": "mlx", "quantize": "int9"}, UnsupportedError, "quantize='int9' is not known"),
         ({"to": "hf", "num_key_value_heads": 3}, InputError, "use one of 1, 2"),
         ({"to": "hf", "adapter": tmp_path / "nowhere"}, CheckpointError, "there is no such folder"),

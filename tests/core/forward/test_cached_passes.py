@@ -91,16 +91,16 @@ class TestAPassThatStartsOverAndFails:
             with pytest.raises(KeyboardInterrupt):
                 # Attentions are asked for, so that on every backend keys go through the cache's own method.
                 llm.forward(tokens, past_key_values=cache, output_attentions=True)
-        assert lengths == [len(cache) + tokens.shape[1]] * 2
+        assert lengths == [cache.length + tokens.shape[1]] * 2
 
     def test_the_same_tokens_again(
         self, filled_cache: tuple[Llama, Any], filled: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         llm, cache = filled_cache
         self.interrupt(llm, cache, IDS[:1, filled : filled + 2], monkeypatch)
-        assert len(cache) == filled
+        assert cache.length == filled
         for stop in (filled + 2, filled + 3, filled + 7):
-            found = logits(llm, IDS[:1, len(cache) : stop], past_key_values=cache)
+            found = logits(llm, IDS[:1, cache.length : stop], past_key_values=cache)
             assert relative_error(found[:, -1], logits(llm, IDS[:1, :stop])[:, -1]) < TOLERANCE
 
     def test_other_tokens_with_which_no_row_grows(
@@ -141,7 +141,7 @@ class TestACacheThatWasNeverUsed:
     def test_its_rows_can_be_taken(self, llm: Llama) -> None:
         cache = llm.model.new_cache(2, 16)
         picked = cache.select_rows([1, 0, 1])
-        assert (picked.batch, len(picked), cache.batch, len(cache)) == (3, 0, 2, 0)
+        assert (picked.batch, picked.length, cache.batch, cache.length) == (3, 0, 2, 0)
         for held, rows in ((picked, [1, 0, 1]), (cache, [0, 1])):
             found = [logits(llm, IDS[rows, start:stop], past_key_values=held) for start, stop in ((0, 7), (7, 20))]
             assert relative_error(np.concatenate(found, axis=1), logits(llm, IDS[rows, :20])) < TOLERANCE

@@ -81,7 +81,7 @@ class TestAgainstTransformers:
             whole = llm.forward(IDS[:, :stop]).numpy()["logits"]
             # Earlier positions of a chunk may know of fewer tokens than the whole run; the last knows all.
             assert relative_error(step.numpy()["logits"][:, -1], whole[:, -1]) < TOLERANCE
-        assert len(cache) == 30
+        assert cache.length == 30
 
     @pytest.mark.parametrize("side", ["left", "right", "both"])
     def test_padded_rows_equal_solo(self, pair: tuple[Any, Llama], side: str) -> None:
@@ -118,7 +118,7 @@ class TestForward:
         return Llama.load(tiny_models()[1], backend=backend)
 
     def test_embeddings_instead_of_ids(self, llm: Llama) -> None:
-        table = llm.forward([list(range(97))], output_hidden_states=True).numpy()["hidden_states"][0][0]
+        table = llm.forward([[i] for i in range(97)], output_hidden_states=True).numpy()["hidden_states"][0][:, 0]
         embedded = llm.forward(inputs_embeds=table[IDS]).numpy()["logits"]
         assert relative_error(embedded, llm.forward(IDS).numpy()["logits"]) < TOLERANCE
 
@@ -186,13 +186,15 @@ class TestForward:
         step = llm.forward(IDS[[1, 0, 1], 10:11], past_key_values=picked).numpy()["logits"]
         whole = llm.forward(IDS[:, :11]).numpy()["logits"][:, -1:]
         assert relative_error(step, whole[[1, 0, 1]]) < TOLERANCE
-        assert len(cache) == 10
+        assert cache.length == 10
 
     def test_output_by_attribute_key_and_tuple(self, llm: Llama) -> None:
         y = llm.forward(IDS, labels=IDS)
         assert y.logits is y["logits"] and y.to_tuple()[0] is y.loss and y[1] is y.logits
+        assert y.past_key_values.length == 30  # as the configuration says
+        y = llm.forward(IDS, labels=IDS, use_cache=False)
         assert y.past_key_values is None and "past_key_values" not in y
-        plain = llm.forward(IDS, labels=IDS, return_dict=False)
+        plain = llm.forward(IDS, labels=IDS, use_cache=False, return_dict=False)
         assert isinstance(plain, tuple) and len(plain) == 2
 
     def test_the_bare_trunk(self, llm: Llama, backend: str, tiny_models: Any) -> None:
@@ -229,7 +231,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     "a negative count of logits": ({"input_ids": [[1, 2]], "logits_to_keep": -1}, "logits_to_keep is -1"),
     "positions of another shape": ({"input_ids": [[1, 2]], "position_ids": [[0]]}, r"wanted \[1, 2\]"),
     "negative positions": ({"input_ids": [[1, 2]], "position_ids": [[-1, 0]]}, "positions start at 0"),
-    "a foreign cache": ({"input_ids": [[1, 2]], "past_key_values": ()}, "past_key_values is a tuple"),
+    "a foreign cache": ({"input_ids": [[1, 2]], "past_key_values": 5}, "past_key_values is a int"),
     "a four-dimensional mask of another shape": (
         {"input_ids": [[1, 2]], "attention_mask": np.ones((1, 1, 2, 3), bool)},
         r"wanted \[1, 1, 2, 2\]",
@@ -239,7 +241,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     "embeddings of text": ({"inputs_embeds": [["a", "b"]]}, "wanted floats"),
     "a count of logits that is no count": ({"input_ids": [[1, 2]], "logits_to_keep": True}, "logits_to_keep is True"),
     "no items in the batch": ({"input_ids": [[1]], "labels": [[1]], "num_items_in_batch": 0}, "positive number"),
-    "an unknown argument": ({"input_ids": [[1, 2]], "attention_masks": [[1, 1]]}, "no argument attention_masks"),
+    "an unknown argument": ({"input_ids": [[1, 2]], "attention_masks": [[1, 1]]}, "no argument 'attention_masks'"),
 }
 
 

@@ -261,7 +261,7 @@ def test_logprobs_are_those_of_transformers(tiny_models):
 @pytest.fixture(scope="module")
 def sentencepiece_tokenizer(tmp_path_factory):
     import sentencepiece
-    from polyllama.core.tokenizer.llama import load_tokenizer
+    from polyllama.core.tokenizer.llama_tokenizer import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     text = ["Once upon a time there was a llama. It liked naïve 世界 🦙 stories!"] * 20

@@ -62,17 +62,25 @@ def test_giving_a_temperature_or_a_filter_means_sampling():
         ({"logit_bias": [1, 2]}, "logit_bias is"),
         ({"do_sample": 1}, "do_sample is 1; wanted True or False"),
         ({"logprobs": -1}, "logprobs is -1"),
-        ({"do_sample": False, "temperature": 0.7}, "do_sample=False and temperature=0.7 contradict.*leave out"),
-        ({"do_sample": False, "top_p": 0.7}, "do_sample=False and top_p=0.7 contradict"),
         ({"do_sample": True, "temperature": 0}, "do_sample=True and temperature=0 contradict"),
-        ({"max_new_tokens": 5, "max_length": 9}, "max_new_tokens=5 and max_length=9 are two limits"),
         ({"max_new_tokens": 5, "min_new_tokens": 9}, "min_new_tokens=9 is more than max_new_tokens=5"),
-        ({"num_return_sequences": 2}, "num_return_sequences=2 without sampling.*temperature"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 without sampling.*do_sample=True"),
         ({"num_return_sequences": 0, "temperature": 1}, "num_return_sequences is 0"),
         ({"temprature": 1}, "no option 'temprature'; did you mean 'temperature'"),
         ({"max_tokens": 1}, "did you mean 'max_new_tokens'"),
-        ({"stop_strings": "a"}, "did you mean 'stop'"),
-        ({"num_beams": 4}, "no option 'num_beams'; there is no beam search"),
+        ({"stop_sequences": "a"}, "did you mean 'stop'"),
+        ({"stop_strings": "a", "stop": "b"}, "stop is given twice"),
+        ({"num_beams": 4}, "num_beams=4 is not offered; beam search comes with a later release"),
+        ({"min_length": -1}, "min_length is -1"),
+        ({"max_time": 0}, "max_time is 0; wanted a number of seconds above 0"),
+        ({"bad_words_ids": [[]]}, r"bad_words_ids is \[\[\]\]; wanted a list of lists"),
+        ({"bad_words_ids": [5]}, "bad_words_ids is"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens is"),
+        ({"pad_token_id": -1}, "pad_token_id is -1; wanted a token id"),
+        ({"use_cache": 1}, "use_cache is 1; wanted True or False"),
+        ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not offered.*later release"),
+        ({"assistant_tokenizer": object()}, "assistant_tokenizer=.* is not offered"),
+        ({"logits_processor": [print]}, "logits_processor=.*is not offered"),
         ({"xyzzy": None}, "no option 'xyzzy'; there are: max_new_tokens"),
     ],
 )
@@ -80,6 +88,81 @@ def test_wrong_options_say_what_is_wanted(arguments, message):
     with pytest.raises(GenerationError, match=message) as error:
         options(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_two_limits_in_one_call_are_said_and_the_one_on_new_tokens_holds(unsaid):
+    with pytest.warns(PolyllamaWarning, match="max_new_tokens=5 and max_length=9 are two limits; max_new_tokens holds"):
+        asked = options(max_new_tokens=5, max_length=9)
+    assert (asked.max_new_tokens, asked.max_length) == (5, None)
+    with pytest.raises(GenerationError, match="max_new_tokens=5 and max_length=9 are two limits"):
+        GenerationOptions(max_new_tokens=5, max_length=9)
+
+
+def test_what_greedy_decoding_leaves_unused_is_said_once(unsaid):
+    with pytest.warns(
+        PolyllamaWarning, match="^temperature=0.7, top_k=5 without effect: do_sample is not True"
+    ) as said:
+        for _ in range(2):
+            asked = options(do_sample=False, temperature=0.7, top_k=5)
+    assert len(said) == 1 and asked.filters is None
+
+
+def test_other_values_of_the_same_options_are_not_said_again(unsaid):
+    with pytest.warns(PolyllamaWarning) as said:
+        for value in (3, 4, 5):
+            options(do_sample=False, temperature=value / 10)
+            options(do_sample=False, temperature=value / 10, top_k=value)
+            options(max_new_tokens=value, max_length=value)
+            options(max_cache_len=value)
+    assert [str(each.message).partition(" ")[0] for each in said] == [
+        *("temperature=0.3", "temperature=0.3,", "max_new_tokens=3", "max_cache_len=3")
+    ]
+
+
+def test_where_arrays_go_in_do_sample_alone_means_sampling(unsaid):
+    def resolve(defaults=None, **arguments):
+        return GenerationOptions.resolve(arguments, defaults=defaults, documented=True)
+
+    assert resolve(do_sample=True, top_k=5).filters.top_k == 5
+    assert resolve(read(do_sample=True), temperature=0.5).filters.temperature == 0.5
+    assert resolve(temperature=0).filters is None
+    with pytest.warns(PolyllamaWarning, match="temperature=0.5 without effect"):
+        assert resolve(temperature=0.5).filters is None
+
+
+@pytest.mark.parametrize("value", [{"cache_implementation": "static"}, {"disable_compile": True}, {"max_cache_len": 9}])
+def test_what_changes_nothing_here_is_said_once(unsaid, value):
+    with pytest.warns(PolyllamaWarning, match=f"{next(iter(value))}=.* changes nothing here") as said:
+        assert [options(**value), options(**value)] == [options(), options()]
+    assert len(said) == 1
+
+
+def test_what_does_nothing_is_taken():
+    # pytest turns PolyllamaWarning into an error
+    inert = {
+        "num_beams": 1, "early_stopping": False, "length_penalty": 1.0, "logits_processor": [],
+        "stopping_criteria": None, "synced_gpus": False, "assistant_tokenizer": None, "guidance_scale": 1.0, 
+        "epsilon_cutoff": 0.0, "sequence_bias": None, "remove_invalid_values": False, "use_mtp": False,
+    }  # fmt: skip
+    assert options(**inert) == options()
+    with pytest.raises(GenerationError, match="early_stopping=True is not offered"):
+        options(early_stopping=True)
+    with pytest.raises(GenerationError, match="num_beams=True is not offered"):
+        options(num_beams=True)
+
+
+def test_a_given_generation_config_stands_between_the_call_and_the_model():
+    model = read(max_length=40, top_p=0.9, do_sample=True)
+    given = GenerationDefaults.from_dict({"max_new_tokens": 5, "temperature": 0.5}, strict=True)
+    layered = given.over(model)
+    asked = GenerationOptions.resolve({}, defaults=layered)
+    assert (asked.max_new_tokens, asked.max_length, asked.temperature, asked.top_p) == (5, None, 0.5, 0.9)
+    assert asked.origin["top_p"] == "generation_config.json" and asked.origin["max_new_tokens"] == "generation_config"
+    assert GenerationOptions.resolve({"max_length": 9}, defaults=layered).max_new_tokens is None
+    whole = GenerationDefaults.from_dict({"max_length": 30}, strict=True).over(read(max_new_tokens=7))
+    assert GenerationOptions.resolve({}, defaults=whole).max_length == 30 and "max_new_tokens" not in whole.values
+    with pytest.raises(GenerationError, match=r"num_beams=4 \(from generation_config\) is not offered"):
+        GenerationDefaults.from_dict({"num_beams": 4}, strict=True)
 
 
 def test_numpy_numbers_are_numbers():
@@ -178,10 +261,11 @@ def test_keys_that_change_nothing_are_quiet():
     # pytest turns PolyllamaWarning into an error
     defaults = read(
         _from_model_config=True, transformers_version="4.45.0.dev0", bos_token_id=1, pad_token_id=0, num_beams=1,
-        diversity_penalty=0.0, guidance_scale=None, length_penalty=2.0, cache_implementation="static", min_length=0,
-        bad_words_ids=None, num_return_sequences=1, use_cache=True, top_k=None,
+        diversity_penalty=0.0, guidance_scale=None, length_penalty=2.0, cache_implementation="static",
+        bad_words_ids=None, top_k=None,
     )  # fmt: skip
-    assert dict(defaults.values) == {} and defaults.not_honoured == ()
+    assert dict(defaults.values) == {"bos_token_id": 1, "pad_token_id": 0} and defaults.not_honoured == ()
+    assert dict(read(pad_token_id=-1).values) == {}, "so some files say that there is none"
 
 
 def test_everything_transformers_writes_is_known(tmp_path):
@@ -190,11 +274,10 @@ def test_everything_transformers_writes_is_known(tmp_path):
     GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[1, 2]).save_pretrained(tmp_path)
     assert GenerationDefaults.from_pretrained(tmp_path).values["temperature"] == 0.6
     # ... and so is every field it has: each is honoured, named or harmless, none is a surprise
-    from polyllama.core.generation import defaults as module
+    from polyllama.core.generation.option_rules import is_option
 
-    known = set(module._HONOURED) | set(module._INERT_AT) | module._HARMLESS
-    fields = {name for name in GenerationConfig().to_dict() if not name.startswith("_")}
-    assert fields <= known, fields - known
+    fields = {name for name in GenerationConfig().to_dict() if not name.startswith("_")} - {"transformers_version"}
+    assert all(is_option(name) for name in fields), [name for name in fields if not is_option(name)]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +301,12 @@ def test_no_file_is_no_defaults(tmp_path):
     assert GenerationDefaults.from_pretrained(tmp_path) is None
     (tmp_path / "generation_config.json").write_text(json.dumps({"temperature": 0.5}))
     assert GenerationDefaults.from_pretrained(tmp_path).values == {"temperature": 0.5}
+
+
+@pytest.fixture
+def unsaid(monkeypatch):
+    """As in a process in which nothing has been said yet."""
+    monkeypatch.setattr("polyllama.core.generation.arguments._said", set())
 
 
 @pytest.fixture(autouse=True, scope="module")

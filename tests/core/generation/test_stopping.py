@@ -51,7 +51,7 @@ def test_a_stop_string_counts_from_the_least_number_of_tokens_on(minimum, cut):
 
 def say(text_or_ids, **arguments):
     """What comes out when the model says this (and then an eos) after the beginning-of-sequence token."""
-    ids = TOKENIZER.encode(text_or_ids, False) if isinstance(text_or_ids, str) else list(text_or_ids)
+    ids = TOKENIZER.encode(text_or_ids, add_special_tokens=False) if isinstance(text_or_ids, str) else list(text_or_ids)
     model = Scripted([*ids, EOS])
     asked = options(**{"max_new_tokens": len(ids) + 1, "eos_token_id": EOS, **arguments})
     whole = generate(model, TOKENIZER, [[BOS]], asked)[0]
@@ -63,14 +63,14 @@ def say(text_or_ids, **arguments):
 
 def test_an_eos_is_in_the_ids_and_not_in_the_text():
     result = say("hello the世")
-    assert result.token_ids == [*TOKENIZER.encode("hello the世", False), EOS]
+    assert result.token_ids == [*TOKENIZER.encode("hello the世", add_special_tokens=False), EOS]
     assert (result.text, result.finish_reason, result.stop_reason) == ("hello the世", "stop", EOS)
     assert str(result) == result.text
     assert TOKENIZER.decode([BOS, *result.token_ids], True) == "hello the世"
 
 
 def test_a_stop_id_that_carries_text_is_in_the_text():
-    the = TOKENIZER.encode(" the", False)[0]
+    the = TOKENIZER.encode(" the", add_special_tokens=False)[0]
     result = say("hello the end", stop_token_ids=the)
     assert (result.text, result.token_ids[-1], result.stop_reason) == ("hello the", the, the)
     assert result.text == TOKENIZER.decode(result.token_ids, True)
@@ -196,7 +196,7 @@ def test_a_stop_string_that_passed_unarmed_stays_passed():
 
 
 def test_a_special_token_as_a_stop_string_is_found_by_its_id():
-    ids = [*TOKENIZER.encode("he", False), EOT, *TOKENIZER.encode("ll", False)]
+    ids = [*TOKENIZER.encode("he", add_special_tokens=False), EOT, *TOKENIZER.encode("ll", add_special_tokens=False)]
     result = say(ids, stop=["<eot>", "zzz"])
     assert (result.text, result.stop_reason, result.token_ids[-1]) == ("he", "<eot>", EOT)
     shown = say(ids, stop="<eot>", skip_special_tokens=False)

@@ -14,7 +14,7 @@ from polyllama import LlamaConfig, hookimpl
 from polyllama.core.graph.serialize import node_from_dict
 from polyllama.core.plugin_system.manager import Plugins, reset_plugins
 from polyllama.core.public import defined_in
-from polyllama.core.quantization.settings import Quantization
+from polyllama.core.quantization.scheme import Quantization
 from polyllama.core.transforms.quantize_graph import quantize_graph
 from polyllama.extend import (
     Chain,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_models import small_folder, small_tensors
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -542,6 +543,16 @@ def test_a_server_without_parts(hub: Any, model: Path) -> None:
     plan = Llama.plan("org/name", context=64, offline=False)
     assert plan.fit is not None and plan.fit.ok
     assert "66," in plan.notes[0] or "67," in plan.notes[0]  # 64 KB and the config were taken in
+
+
+def test_odd_checkpoints_on_the_hub(hub: Any) -> None:
+    tensors = small_tensors() | {"x.window": np.zeros(1, np.float32)}
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    hub.folder.rmdir()
+    small_folder(hub.folder, tensors, tie_word_embeddings=True, quantization_config={"load_in_4bit": True})
+    plan = Llama.plan("org/name", backend="reference", context=8, ignore="*.window", offline=False)
+    assert plan.fit is not None and plan.fit.ok
+    assert all(any(t in note for note in plan.notes) for t in ("by bitsandbytes, but", "1 tensor ignored")), plan.notes
 
 
 def test_what_the_hub_refuses(hub: Any, model: Path) -> None:

@@ -37,6 +37,29 @@ def test_entry_points_come_from_the_first_copy_of_a_package(tmp_path: Path) -> N
     assert find_entry_points("polyllama", paths) == [EntryPoint("mine", "two", "my-plugin", "1.2")]
 
 
+def test_hyphens_in_the_names_of_folders(tmp_path: Path) -> None:
+    said = {
+        "stranger-a-1.0.dist-info": "Name: stranger-a\nVersion: 1.0\n",
+        "stranger-b-1.0.dist-info": "Name: stranger-b\nVersion: 1.0\n",
+        "stranger_c-2.0-py3.12.egg-info": "Name: stranger.c\nVersion: 2.0\n",
+        "stranger-d-3.0.dist-info": None,
+    }
+    for folder, metadata in said.items():
+        info = tmp_path / folder
+        info.mkdir()
+        if metadata is not None:
+            file = "PKG-INFO" if folder.endswith(".egg-info") else "METADATA"
+            (info / file).write_text(f"Metadata-Version: 2.1\n{metadata}")
+        (info / "entry_points.txt").write_text(f"[polyllama]\n{folder[9:10]} = m\n")
+    found = {(p.name, p.distribution, p.version) for p in find_entry_points("polyllama", [str(tmp_path)])}
+    assert found == {
+        ("a", "stranger-a", "1.0"),
+        ("b", "stranger-b", "1.0"),
+        ("c", "stranger.c", "2.0"),
+        ("d", "stranger-d", "3.0"),
+    }
+
+
 def test_entry_points_of_odd_packages(tmp_path: Path) -> None:
     info = tmp_path / "bare-3.0.dist-info"
     info.mkdir()

@@ -201,7 +201,7 @@ class TestMistakes:
             ("feelings", "a", {"text_pair": ""}, "text_pair is empty"),
             ("feelings", ["a", "b"], {"text_pair": ["c"]}, "lists of different lengths: 2 of text and 1 of text_pair"),
             ("feelings", "a", {"topk": 2}, "has no option 'topk'; did you mean 'top_k'?"),
-            ("feelings", "a", {"doc_stride": 2}, "has no option 'doc_stride'; it takes batch_size"),
+            ("feelings", "a", {"doc_stride": 2}, "has no option 'doc_stride'; it takes text, "),
             ("feelings", "a", {"top_k": 0}, "top_k is 0, wanted a whole number from 1 up"),
             ("feelings", "a", {"top_k": "two"}, "top_k is 'two'; give a number, or 'all'"),
             ("feelings", "a", {"top_k": True}, "top_k is True"),
@@ -254,12 +254,13 @@ class TestMistakes:
     def test_a_cut_text_is_said_once_where_it_was_asked_for(self, models: Models) -> None:
         texts = ["good", "so " * 300, "so " * 400]
         with pytest.warns(
-            PolyllamaWarning, match=r"^2 of 3 texts were cut to 256 tokens \(the longest had 402\)$"
+            PolyllamaWarning,
+            match=r"^2 of 3 texts were cut to 256 tokens \(the longest had 402\) \(model",
         ) as said:
             found = models("feelings").predict(texts, truncation=True)
         assert len(said) == 1 and said[0].filename == __file__
         assert len(found) == 3 and found[0].label == "glad"
-        with pytest.warns(PolyllamaWarning, match=r"^the text was cut to 4 tokens \(the longest had 5\)$"):
+        with pytest.warns(PolyllamaWarning, match=r"^the text was cut to 4 tokens \(the longest had 5\) \(model"):
             models("feelings").predict("so on and on", truncation=True, max_length=4)
 
     def test_numbers_that_are_none_are_no_result(self, tmp_path: Path) -> None:

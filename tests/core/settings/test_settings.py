@@ -78,6 +78,8 @@ def test_every_setting_can_come_from_every_layer(world: Path, monkeypatch: pytes
         "dtype": ("bfloat16", "bfloat16"),
         "quantize": ("int4-g32", "int4-g32"),
         "kv_cache": ("int8", "int8"),
+        "cache_memory": ("2GB", "2GB"),
+        "prefix_cache": ("never", "never"),
         "load_format": ("dummy", "dummy"),
         "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
         "offline": ("true", True),

@@ -16,7 +16,8 @@ from polyllama.core.errors import PolyllamaWarning, RegistryError
 from polyllama.core.plugin_system.hookspecs import RegistryDescriptor
 from polyllama.core.settings.schema import Settings
 from polyllama.core.settings.yaml_files import read_yaml_mapping
-from polyllama.core.sources.entry import PACKAGE_FOLDER, RegistryEntry, is_repo_id, normalize_name
+from polyllama.core.sources.entry import RegistryEntry, is_repo_id, normalize_name
+from polyllama.core.sources.packages import PACKAGE_FOLDER
 from polyllama.core.sources.registry import (
     BUILTIN_REGISTRY,
     PARSED_REGISTRY,

@@ -236,8 +236,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "token labels of another length": (TOKEN, {"labels": np.zeros((2, 4), int)}, r"\[2, 4\], wanted \[2, 5\]"),
     "token labels of another type": (TOKEN, {"labels": np.zeros((2, 5))}, "labels holds float64, wanted integers"),
     "a span under another name": (SPAN, {"labels": [1, 2]}, "takes start_positions and end_positions, labels given"),
-    "a span for another task": (TOKEN, {"start_positions": [1, 2]}, "no argument start_positions"),
-    "a misspelt span": (SPAN, {"start_position": [1, 2]}, "are start_positions and end_positions"),
+    "a span for another task": (TOKEN, {"start_positions": [1, 2]}, "no argument 'start_positions'"),
+    "a misspelt span": (SPAN, {"start_position": [1, 2]}, "did you mean 'start_positions'"),
     "a span that ends before it starts": (
         SPAN,
         {"start_positions": [3, 1], "end_positions": [2, 1]},

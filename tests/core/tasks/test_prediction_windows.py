@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polyllama import Llama
 from polyllama.core.errors import InputError
 from polyllama.core.tasks.windows import Encoder, Window
-from polyllama.core.tokenizer.base import Tokenizer
+from polyllama.core.tokenizer.tokenizer import Tokenizer
 from prediction_models import vocabulary
 
 WORDS = sorted(word[1:] for word in vocabulary() if word[0] == "▁" and word[1:].isalpha() and len(word) > 4)[:60]
@@ -103,7 +103,7 @@ def test_a_stride_of_the_room_or_more(room: int, more: int, pair: bool, tokenize
         [window] = Encoder(tokenizer, room + before).strided(*texts, stride=room + more)
         assert words_of(window, text_of(count), int(pair)) == WORDS[:count] and window.first == 0
     texts = (QUESTION, text_of(room + 1)) if pair else (text_of(room + 1),)
-    with pytest.raises(InputError, match=f"windows hold {room} tokens of the text, and would share {room + more}"):
+    with pytest.raises(InputError, match=f"windows hold {room} tokens? of the text, and would share {room + more}"):
         Encoder(tokenizer, room + before).strided(*texts, stride=room + more)
 
 
@@ -112,6 +112,6 @@ def test_no_room_at_all(pair: bool, tokenizer: Tokenizer) -> None:
     before = len(tokenizer.encode(QUESTION, text_pair=WORDS[0])) - 1 if pair else 1
     texts = (QUESTION, text_of(3)) if pair else (text_of(3),)
     what = "the question leaves" if pair else "special tokens leave"
-    with pytest.raises(InputError, match=f"{what} no room in {before} tokens"):
+    with pytest.raises(InputError, match=f"{what} no room in {before} tokens?"):
         Encoder(tokenizer, 512).strided(*texts, stride=0, limit=before)
     assert len(Encoder(tokenizer, 512).strided(*texts, stride=0, limit=before + 1)) == 3

@@ -8,11 +8,11 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polyllama.core.errors import PolyllamaWarning, TokenizerError
-from polyllama.core.tokenizer.base import Tokenizer
-from polyllama.core.tokenizer.batching import BatchEncoding
+from polyllama.core.errors import InputError, PolyllamaWarning, TokenizerError
+from polyllama.core.tokenizer.batch_encoding import BatchEncoding
 from polyllama.core.tokenizer.engines.added_tokens import AddedToken
-from polyllama.core.tokenizer.llama import LlamaTokenizer, LlamaTokenizerFast, load_tokenizer
+from polyllama.core.tokenizer.llama_tokenizer import LlamaTokenizer, LlamaTokenizerFast, load_tokenizer
+from polyllama.core.tokenizer.tokenizer import Tokenizer
 from tokenizer_models import WORDS, Models
 
 
@@ -156,7 +156,10 @@ def test_padding_without_a_pad_token_is_an_error_with_the_remedy(models: Models)
         tokenizer(["a", "b c"], padding=True)
     tokenizer.pad_token = tokenizer.eos_token
     assert tokenizer(["a", "b c"], padding=True).input_ids[0][0] == 2
-    tokenizer.pad_token = "<pad>"
+    with pytest.warns(
+        PolyllamaWarning, match=r"pad_token '<pad>' is not in the vocabulary; it becomes id 900, for wh.*row"
+    ):
+        tokenizer.pad_token = "<pad>"
     assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (
         len(tokenizer) - 1,
         len(tokenizer),
@@ -174,11 +177,12 @@ def test_padding_without_a_pad_token_is_an_error_with_the_remedy(models: Models)
         ({"text": "a", "text_pair": ["b"]}, "must be one too"),
         ({"text": "a", "padding": "longst"}, "padding='longst'"),
         ({"text": "a", "truncation": 7}, "truncation=7"),
-        ({"text": "a", "truncation": True}, "needs max_length"),
-        ({"text": "a", "max_length": 4}, "pass truncation=True"),
         ({"text": "a", "truncation": True, "max_length": 0}, "positive integer"),
         ({"text": "a", "truncation": True, "max_length": "4"}, "positive integer"),
-        ({"text": "a", "return_tensors": "pt"}, "'np' gives NumPy"),
+        ({"text": "a", "return_tensors": "tf"}, "names no framework; there are 'pt', 'np', 'jax' and 'mlx'"),
+        ({}, "needs a text"),
+        ({"text": [["a", "b", "c"]]}, "is_split_into_words=True"),
+        ({"text": "a", "is_split_into_words": True}, "leave out is_split_into_words"),
         ({"text": ["a", "a b c"], "return_tensors": "np"}, "pass padding=True"),
         ({"text": "a", "padding": True, "padding_side": "top"}, "'left' or 'right'"),
         ({"text": "a b c d", "truncation": "only_second", "max_length": 2}, "needs a text_pair"),
@@ -191,7 +195,7 @@ def test_padding_without_a_pad_token_is_an_error_with_the_remedy(models: Models)
 def test_wrong_arguments_are_errors_with_a_remedy(
     tokenizer: Tokenizer, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(TokenizerError, match=message):
+    with pytest.raises((InputError, TokenizerError), match=message):
         tokenizer(**arguments)
 
 
@@ -207,7 +211,7 @@ def test_wrong_arguments_are_errors_with_a_remedy(
         (lambda t: t.convert_tokens_to_ids(b"a"), "tokens must be a str or a list of them"),
         (lambda t: t.pad([{"input_ids": [1], "attention_mask": [1]}, {"input_ids": [1]}]), "row 1 has input_ids, the"),
         (lambda t: t.pad([{"attention_mask": [1]}]), "pad takes input_ids"),
-        (lambda t: t.pad({"input_ids": [1, 2]}), r"must be a list of rows of ids.*put a single row in a list"),
+        (lambda t: t.pad({"input_ids": [[1, [2]]]}), r"row 0 of input_ids must be a list of ids"),
         (lambda t: t.pad({"input_ids": 3}), "must be a list of rows of ids"),
         (lambda t: t.pad({"input_ids": [[1]], "attention_mask": []}), "differ in length"),
         (lambda t: t.pad({"input_ids": [[1]], "attention_mask": [[1, 1]]}), "differ in length"),
@@ -293,7 +297,7 @@ def test_adding_tokens(tokenizer: Tokenizer) -> None:
     assert (tokenizer.pad_token_id, len(tokenizer), tokenizer.vocab_size) == (size + 1, size + 4, size)
     assert tokenizer.tokenize("x <new>y  <b>") == ["▁", "x", "▁", "<new>", "y", "<b>"]
     assert tokenizer.additional_special_tokens == ["<a>", "<b>"]
-    ids = tokenizer.encode("x<new><a>", False)
+    ids = tokenizer.encode("x<new><a>", add_special_tokens=False)
     assert tokenizer.decode(ids, skip_special_tokens=True) == "x<new>"
     assert tokenizer.get_added_vocab()["<b>"] == size + 3 and tokenizer.get_vocab()["<a>"] == size + 2
     tokenizer.eos_token_id = size + 2
@@ -332,10 +336,10 @@ def test_constructor_arguments(models: Models, cls: Any) -> None:
     assert (tokenizer.legacy, tokenizer.add_prefix_space, tokenizer.model_max_length, tokenizer.padding_side) == (
         True,
         False,
-        None,
+        int(1e30),
         "right",
     )
-    with pytest.raises(TokenizerError, match="unknown argument ad_bos_token=False"):
+    with pytest.raises(TokenizerError, match=r"unknown argument ad_bos_token=False; did you mean 'add_bos_token'"):
         cls(path, ad_bos_token=False)
     with pytest.raises(TokenizerError, match="padding_side must be 'left' or 'right'"):
         cls(path, padding_side="middle")
@@ -343,8 +347,10 @@ def test_constructor_arguments(models: Models, cls: Any) -> None:
         cls(path, add_bos_token="yes")
     with pytest.warns(PolyllamaWarning, match=r"eos_token '<\|im_end\|>' is not in the vocabulary"):
         assert cls(path, eos_token="<|im_end|>").eos_token_id == len(models.processor("plain"))
+    with pytest.raises(TokenizerError, match=r"text_pair is False, which is no text; pass add_special_tokens=False"):
+        cls(path).encode("a", False)
     with pytest.raises(TokenizerError, match=r"add_special_tokens must be true or false.*text_pair"):
-        cls(path).encode("a", "b")
+        cls(path).encode("a", add_special_tokens="b")
 
 
 def models_bare(models: Models, text: str) -> list[int]:
@@ -364,4 +370,4 @@ def test_own_special_tokens_of_a_model_are_taken_where_llamas_are_missing(tmp_pa
     for cls in (LlamaTokenizer, LlamaTokenizerFast):
         tokenizer = cls(path)
         assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.add_bos_token) == (None, None, False)
-        assert tokenizer.encode("hello") == tokenizer.encode("hello", False)
+        assert tokenizer.encode("hello") == tokenizer.encode("hello", add_special_tokens=False)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polyllama.core.errors import TokenizerError
-from polyllama.core.tokenizer.base import Tokenizer
-from polyllama.core.tokenizer.llama import LlamaTokenizer, load_tokenizer
+from polyllama.core.errors import PolyllamaWarning, TokenizerError
+from polyllama.core.tokenizer.llama_tokenizer import LlamaTokenizer, load_tokenizer
+from polyllama.core.tokenizer.tokenizer import Tokenizer
 from tokenizer_models import Models
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -49,13 +49,13 @@ def test_prompts_are_those_of_transformers(models: Models, messages: Any, prompt
     ours, theirs = load_both(models)
     tools = [{"type": "function", "function": {"name": "f<x>", "parameters": {}}}] if with_tools else None
     for template in (None, FEATURES):
-        options = {"add_generation_prompt": prompt, "chat_template": template, "tools": tools}
-        expected = theirs.apply_chat_template(messages, tokenize=False, extra="E", **options)
-        assert (
-            ours.apply_chat_template(messages, tokenize=False, template_variables={"extra": "E"}, **options) == expected
-        )
-        ids = ours.apply_chat_template(messages, template_variables={"extra": "E"}, **options)
-        assert ids == theirs.apply_chat_template(messages, extra="E", return_dict=False, **options)
+        options: dict[str, Any] = {"add_generation_prompt": prompt, "chat_template": template}
+        if template:  # what a template does not read is warned of here
+            options |= {"tools": tools, "extra": "E"}
+        expected = theirs.apply_chat_template(messages, tokenize=False, **options)
+        assert ours.apply_chat_template(messages, tokenize=False, **options) == expected
+        ids = ours.apply_chat_template(messages, **options)
+        assert ids == theirs.apply_chat_template(messages, return_dict=False, **options)
 
 
 _LOADED: dict[Any, Any] = {}
@@ -71,14 +71,18 @@ def load_both(models: Models) -> Any:
 
 
 def test_forms_of_the_result(llama3: Tokenizer) -> None:
-    text = llama3.apply_chat_template(HI, tokenize=False)
-    assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
-    ids = llama3.apply_chat_template(HI)
+    said = llama3.apply_chat_template(HI, tokenize=False)
+    assert said.endswith("Hi<|eot_id|>")
+    text = llama3.apply_chat_template(HI, tokenize=False, add_generation_prompt=True)
+    assert text == said + "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ids = llama3.apply_chat_template(HI, add_generation_prompt=True)
     assert ids == llama3.encode(text, add_special_tokens=False) and ids.count(llama3.bos_token_id) == 1
-    both = llama3.apply_chat_template([HI, [*HI, {"role": "assistant", "content": "Yo"}]])
+    both = llama3.apply_chat_template([HI, [*HI, {"role": "assistant", "content": "Yo"}]], add_generation_prompt=True)
     assert both[0] == ids and len(both) == 2
-    assert llama3.apply_chat_template(HI, return_dict=True).input_ids == ids
+    assert llama3.apply_chat_template(HI, add_generation_prompt=True, return_dict=True).input_ids == ids
     assert llama3.apply_chat_template(HI, truncation=True, max_length=3) == ids[:3]
+    with pytest.warns(PolyllamaWarning, match="max_length=3 has no effect without truncation=True"):
+        assert llama3.apply_chat_template(HI, max_length=3, add_generation_prompt=True) == ids
     started = [*HI, {"role": "assistant", "content": "Once upon"}]
     continued = llama3.apply_chat_template(started, tokenize=False, continue_final_message=True)
     assert continued.endswith("Once upon") and text in continued
@@ -132,12 +136,15 @@ def test_ordinary_filters_and_formats_work_within_the_budget(llama3: Tokenizer) 
 
 def test_named_templates(models: Models) -> None:
     folder = models.checkpoint(
-        "named", chat_template=[{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+        "named",
+        chat_template=[{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T{{ tools | length }}"}],
     )
     tokenizer = load_tokenizer(folder)
     assert tokenizer.apply_chat_template(HI, tokenize=False) == "D"
-    assert tokenizer.apply_chat_template(HI, tokenize=False, tools=[{}]) == "T"
-    assert tokenizer.apply_chat_template(HI, tokenize=False, chat_template="tool_use") == "T"
+    assert tokenizer.apply_chat_template(HI, tokenize=False, tools=[{}]) == "T1"
+    assert tokenizer.apply_chat_template(HI, tokenize=False, tools=[], chat_template="tool_use") == "T0"
+    with pytest.raises(TokenizerError, match=r"no chat template called 'tool_user'; did you mean 'tool_use'\?"):
+        tokenizer.apply_chat_template(HI, chat_template="tool_user")
     tokenizer.chat_template = {"a": "A", "b": "B"}
     with pytest.raises(TokenizerError, match="one of a, b"):
         tokenizer.apply_chat_template(HI)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polyllama.core.errors import PolyllamaWarning, TokenizerError
-from polyllama.core.tokenizer.base import Tokenizer
-from polyllama.core.tokenizer.llama import LlamaTokenizer, LlamaTokenizerFast, load_tokenizer
+from polyllama.core.tokenizer.llama_tokenizer import LlamaTokenizer, LlamaTokenizerFast, load_tokenizer
+from polyllama.core.tokenizer.tokenizer import Tokenizer
 from tokenizer_models import CHAT_TEMPLATE, Models, any_text
 
 TEXTS = ["", " hello  world", "<s>hello</s> hello<pad>x", "def <PRE>\n\t🦙 日本 \x00", "don't <|eot_id|> 12345"]
@@ -60,16 +60,13 @@ def test_a_model_alone_makes_both(models: Models) -> None:
     same(slow, LlamaTokenizerFast.from_pretrained(str(folder)))
     same(slow, load_tokenizer(folder / "tokenizer.model"))
     assert load_tokenizer(models.llama3()).engine == "tokenizers"
-    with pytest.raises(TokenizerError, match="use LlamaTokenizerFast"):
-        LlamaTokenizer.from_pretrained(models.llama3())
+    same(load_tokenizer(models.llama3()), LlamaTokenizer.from_pretrained(models.llama3()))
     with pytest.raises(TokenizerError, match="use LlamaTokenizerFast"):
         load_tokenizer(models.ranks()[0], engine="sentencepiece")
     with pytest.raises(TokenizerError, match="Llama 3 rank file"):
         LlamaTokenizer(models.ranks()[0])
     with pytest.raises(TokenizerError, match="engine='rust'"):
         load_tokenizer(folder, engine="rust")
-    with pytest.raises(TokenizerError, match="one of vocab_file and tokenizer_file"):
-        LlamaTokenizerFast()
 
 
 RICH: dict[str, Any] = {
@@ -102,7 +99,7 @@ def test_saving_and_loading_changes_nothing(
 ) -> None:
     first = load_tokenizer(models.checkpoint(f"rich_{model}_{len(config)}", model, **config), engine=engine)
     written = first.save_pretrained(tmp_path / "saved")
-    assert sorted(path.name for path in written) == sorted(path.name for path in (tmp_path / "saved").iterdir())
+    assert sorted(written) == sorted(str(path) for path in (tmp_path / "saved").iterdir())
     same(first, load_tokenizer(tmp_path / "saved", engine=engine))
     if config is RICH:
         assert first.encode(" hello <s>x<word> y") == load_tokenizer(tmp_path / "saved").encode(" hello <s>x<word> y")
@@ -128,7 +125,8 @@ def test_saved_files_are_read_by_transformers_and_tokenizers(models: Models, tmp
     from tokenizers import Tokenizer as Backend
     from transformers import AutoTokenizer
 
-    fast = LlamaTokenizerFast(models.model("plain"), pad_token="<pad>", legacy=True)
+    with pytest.warns(PolyllamaWarning, match="pad_token '<pad>' is not in the vocabulary; it becomes id 900"):
+        fast = LlamaTokenizerFast(models.model("plain"), pad_token="<pad>", legacy=True)
     fast.save_pretrained(tmp_path)
     backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -145,7 +143,8 @@ def test_saved_files_are_read_by_transformers_and_tokenizers(models: Models, tmp
 
 def test_save_vocabulary_takes_a_prefix(models: Models, tmp_path: Path) -> None:
     (written,) = LlamaTokenizer(models.model("plain")).save_vocabulary(tmp_path, "en")
-    assert written == tmp_path / "en-tokenizer.model" and written.read_bytes() == models.model("plain").read_bytes()
+    assert written == str(tmp_path / "en-tokenizer.model")
+    assert Path(written).read_bytes() == models.model("plain").read_bytes()
     with pytest.raises(TokenizerError, match="must not lead out"):
         LlamaTokenizer(models.model("plain")).save_vocabulary(tmp_path, "../x")
     with pytest.raises(TokenizerError, match="cannot be written"):
@@ -211,8 +210,8 @@ def test_files_that_contradict_each_other_are_refused(models: Models, tmp_path: 
     (folder / "added_tokens.json").unlink()
     (folder / "special_tokens_map.json").write_text('{"eos_token": "<s>"}')
     (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
-    with pytest.warns(PolyllamaWarning, match=r"special_tokens_map.json says eos_token is '<s>'"):
-        assert load_tokenizer(folder).eos_token == "</s>"
+    with pytest.warns(PolyllamaWarning, match=r"special_tokens_map.json: eos_token is '<s>'; using that, not '</s>'"):
+        assert load_tokenizer(folder).eos_token == "<s>"
 
 
 def test_a_sentencepiece_like_tokenizer_json_is_run_as_it_is_written(models: Models, tmp_path: Path) -> None:
@@ -226,7 +225,9 @@ def test_a_sentencepiece_like_tokenizer_json_is_run_as_it_is_written(models: Mod
         other = LlamaTokenizerFast(tokenizer_file=path, legacy=not legacy)
         assert other.tokenize("hello</s>hello")[2] == ("hello" if legacy else "▁hello")
         bare = LlamaTokenizerFast(tokenizer_file=path, add_prefix_space=False)
-        assert bare.decode(bare.encode(" hello", False)) == " hello" and bare.tokenize("hello") == ["hello"]
+        assert bare.decode(bare.encode(" hello", add_special_tokens=False)) == " hello" and bare.tokenize("hello") == [
+            "hello"
+        ]
     with pytest.raises(TokenizerError, match="byte-level"):
         LlamaTokenizerFast(tokenizer_file=models.llama3() / "tokenizer.json", legacy=True)
 
@@ -272,7 +273,7 @@ def test_truncation_and_padding_baked_into_a_tokenizer_json_are_said_and_not_don
         (
             "tokenizer.model",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "is not a SentencePiece model",
+            "is a Git LFS pointer",
         ),
         ("tokenizer.model", b"YQ== 0\nYg== 5\n", "expected rank 1"),
         ("tokenizer.model", b"YQ== 0\nYg==\n", "line 2"),
@@ -304,6 +305,7 @@ def test_missing_and_huge_files(tmp_path: Path, models: Models) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["cut", "flip", "junk"]), st.integers(0, 2**32))
+@pytest.mark.filterwarnings("ignore:.*so LlamaTokenizerFast runs it by sentencepiece:polyllama.PolyllamaWarning")
 def test_damaged_vocabularies_are_errors_or_still_whole(models: Models, tmp_path: Path, how: str, seed: int) -> None:
     chance = random.Random(seed)
     for source in (models.model("plain"), models.llama3() / "tokenizer.json", models.ranks()[0]):

@@ -155,7 +155,7 @@ def plain_weights(weights: Mapping[str, Any], graph: Graph) -> Mapping[str, Any]
 def test_beside_packed_weights(backend: str, base: Path, variants: Any) -> None:
     """What the adapter adds to packed weights is what it adds to the same weights unpacked."""
     from polyllama.core.loading.describe import describe
-    from polyllama.core.loading.weights import weights_for
+    from polyllama.core.loading.read_weights import weights_for
     from polyllama.core.settings.schema import load_settings
 
     folder, _ = variants["everything"]
@@ -238,7 +238,8 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         ({"use_rslora": "yes"}, None, "use_rslora is 'yes'"),
         ({"use_dora": True}, None, "use_dora=True, but its tensors"),
         ({"rank_pattern": {"(": 4}}, None, "no regular expression"),
-        ({"target_modules": ["q_proj", "query_key_value"]}, None, "'query_key_value', which no module"),
+        ({"alpha_pattern": {"([a-z0-9_.]+)+!": 3}}, None, "repeats a group"),
+        ({"target_modules": ["c_attn", "query_key_value"]}, None, "c_attn, query_key_value, which no module"),
         ({}, lambda t: t.update({A.replace("q_proj", "c_attn"): t[A]}), "of no module of this model"),
         ({}, lambda t: t.pop(A), "has no lora_A"),
         ({}, lambda t: t.update({A: t[A][:, :32].copy()}), r"wanted \[4, 64\]"),
@@ -246,8 +247,13 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         ({}, lambda t: t.update({"base_model.model.lm_head.weight": np.zeros((65, 64), np.float32)}), "vocabulary"),
         (
             {},
+            lambda t: t.update({"base_model.model.model.embed_tokens.weight": np.zeros((), np.float32)}),
+            r"embed_tokens.weight has shape \[\], wanted \[tokens, 64\]",
+        ),
+        (
+            {},
             lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": np.zeros((4, 64), np.float32)}),
-            "as an embedding",
+            "model.embed_tokens has no lora_B",
         ),
     ],
 )
@@ -268,8 +274,8 @@ def test_other_mistakes(base: Path, variants: Any, tmp_path: Path) -> None:
         Llama.load(base, backend="reference", adapter=folder).save(tmp_path / "saved")
     (tmp_path / "old").mkdir()
     shutil.copy(folder / "adapter_config.json", tmp_path / "old")
-    (tmp_path / "old" / "adapter_model.bin").write_bytes(b"\x80\x02.")
-    with pytest.raises(CheckpointError, match="only a pickle"):
+    (tmp_path / "old" / "adapter_model.bin").write_bytes(b"\x80\x02." + bytes(400))
+    with pytest.raises(CheckpointError, match="a bare Python pickle, which can run any code"):
         _logits(base, adapter=tmp_path / "old")
 
 
@@ -324,7 +330,7 @@ def _mha(heads: int, key_value_heads: int) -> LlamaConfig:
 def test_pooling_equal_heads_changes_nothing(dtype: str, tmp_path: Path) -> None:
     """A grouped model, its key/value heads repeated to one for each query head, and pooled back: the same bits."""
     grouped = Llama.load(_mha(6, 2), load_format="dummy", backend="reference", dtype="float32")
-    from polyllama.core.checkpoint.base import TensorInfo
+    from polyllama.core.checkpoint.protocol import TensorInfo
     from polyllama.core.checkpoint.weights import Weights
     from polyllama.core.dtypes import numpy_dtype
 

@@ -20,7 +20,7 @@ from polyllama.core.errors import CheckpointError, ConfigError, UnsupportedError
 from polyllama.core.export.quantize_checkpoint import quantize_checkpoint
 from polyllama.core.quantization.affine import GROUP_SIZES, dequantize, quantize
 from polyllama.core.quantization.packing import BITS, pack, unpack
-from polyllama.core.quantization.settings import read_quantization
+from polyllama.core.quantization.scheme import read_quantization
 from tiny_models import relative_error
 
 LIBRARIES = {"reference": "numpy", "torch:cpu": "torch", "mlx:cpu": "mlx", "jax:cpu": "jax"}

@@ -1,0 +1,128 @@
+"""Arguments of transformers' ``generate`` that are not offered here: the value at which each does nothing, and why not.
+
+A value at which an argument does nothing is taken. Any other is refused where a call asks for it; in a checkpoint's
+``generation_config.json``, which was written for other programs, it is said by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GenerationError
+from ..messages import mention
+
+
+@dataclass(frozen=True)
+class NotOffered:
+    """Why an argument is not offered.
+
+    Attributes:
+        reason: what stands in its place, or what to do.
+        inert: values at which it does nothing, beside ``None``.
+        needs: what it would take to have an effect, which itself is not offered; so in a file it changes nothing.
+    """
+
+    reason: str
+    inert: tuple[Any, ...] = ()
+    needs: str | None = None
+
+
+_BEAMS = "beam search comes with a later release: generation is greedy or sampled"
+_ASSISTED = "assisted decoding comes with a later release"
+_CALLABLES = "code that looks into every step comes with a later release"
+_ENCODER = "it is for models with an encoder, which a Llama has not"
+_MOVED = "transformers has given it up too"
+_FORWARD = "generation makes it of the prompts and attention_mask"
+_CONTINUED = "generation from a cache comes with a later release: give the whole prompt"
+
+NOT_OFFERED: Mapping[str, NotOffered] = {
+    "num_beams": NotOffered(_BEAMS, (1,)),
+    "early_stopping": NotOffered(_BEAMS, (False,), "beams"),
+    "length_penalty": NotOffered(_BEAMS, (1,), "beams"),
+    "num_beam_groups": NotOffered(_BEAMS, (1,)),
+    "diversity_penalty": NotOffered(_BEAMS, (0,)),
+    "constraints": NotOffered(_BEAMS, ([],)),
+    "force_words_ids": NotOffered(_BEAMS, ([],)),
+    "low_memory": NotOffered(_MOVED, (False,)),
+    "penalty_alpha": NotOffered(_MOVED, (0,)),
+    "dola_layers": NotOffered(_MOVED),
+    "use_mtp": NotOffered(_ASSISTED, (False,), "heads"),
+    "is_assistant": NotOffered(_ASSISTED, (False,)),
+    "num_assistant_tokens_schedule": NotOffered(_ASSISTED, ("constant",), "an assistant"),
+    "assistant_confidence_threshold": NotOffered(_ASSISTED, (0.4,), "an assistant"),
+    "assistant_early_exit": NotOffered(_ASSISTED, (), "an assistant"),
+    "assistant_lookbehind": NotOffered(_ASSISTED, (10,), "an assistant"),
+    "target_lookbehind": NotOffered(_ASSISTED, (10,), "an assistant"),
+    "assistant_ensemble_weight": NotOffered(_ASSISTED, (), "an assistant"),
+    "speculation_type": NotOffered(_ASSISTED, (), "an assistant"),
+    "assistant_tokenizer": NotOffered(_ASSISTED),
+    "logits_processor": NotOffered(_CALLABLES, ([], ())),
+    "stopping_criteria": NotOffered(_CALLABLES, ([], ())),
+    "prefix_allowed_tokens_fn": NotOffered(_CALLABLES),
+    "custom_generate": NotOffered("code from a repository is never run"),
+    "trust_remote_code": NotOffered("code from a repository is never run", (False,)),
+    "synced_gpus": NotOffered("a model runs in one process", (False,)),
+    "negative_prompt_ids": NotOffered("guidance by a second prompt is not offered"),
+    "negative_prompt_attention_mask": NotOffered("guidance by a second prompt is not offered"),
+    "guidance_scale": NotOffered("guidance by a second prompt is not offered", (1,)),
+    "epsilon_cutoff": NotOffered("min_p cuts the tail too", (0,)),
+    "eta_cutoff": NotOffered("min_p and typical_p cut the tail too", (0,)),
+    "top_h": NotOffered("typical_p goes by the entropy too"),
+    "forced_bos_token_id": NotOffered("put the token at the end of the prompt"),
+    "forced_eos_token_id": NotOffered("put the token behind what was generated"),
+    "forced_decoder_ids": NotOffered(_ENCODER, ([],)),
+    "sequence_bias": NotOffered("logit_bias is for single tokens, bad_words_ids forbids sequences", ({}, [])),
+    "exponential_decay_length_penalty": NotOffered("logit_bias of the ending id makes texts shorter"),
+    "remove_invalid_values": NotOffered("logits that are not numbers are an error that says so", (False,)),
+    "token_healing": NotOffered("leave the blank off the end of the prompt", (False,)),
+    "watermarking_config": NotOffered("texts are not marked"),
+    "encoder_repetition_penalty": NotOffered(_ENCODER, (1,), "an encoder"),
+    "encoder_no_repeat_ngram_size": NotOffered(_ENCODER, (0,), "an encoder"),
+    "decoder_start_token_id": NotOffered(_ENCODER, (), "an encoder"),
+    "return_legacy_cache": NotOffered("the cache is an object", (False,), "past_key_values"),
+    "generation_kwargs": NotOffered("give its entries as arguments", ({},), "a name"),
+    "continuous_batching_config": NotOffered("batch_size says how many rows run together", (), "a server"),
+    "position_ids": NotOffered(_FORWARD),
+    "cache_position": NotOffered(_FORWARD),
+    "token_type_ids": NotOffered("a Llama reads none"),
+    "past_key_values": NotOffered(_CONTINUED),
+    "ignore_eos": NotOffered("eos_token_id=[] does that", (False,)),
+}  # fmt: skip
+
+CACHES = ("static", "dynamic")
+"""Values of ``cache_implementation`` that name what every backend has: storage of its own, which grows as needed."""
+
+WITHOUT_EFFECT = ("cache_config", "max_cache_len", "compile_config", "disable_compile")
+"""Arguments about speed and memory alone, which here are each backend's business."""
+
+
+def does_nothing(name: str, value: Any) -> bool:
+    """Whether an argument that is not offered has a value at which it does nothing.
+
+    >>> does_nothing("num_beams", 1), does_nothing("num_beams", 4), does_nothing("synced_gpus", None)
+    (True, False, True)
+    """
+    if value is None:
+        return True
+    if hasattr(value, "shape"):
+        return False
+    return any(
+        value == inert and isinstance(value, bool) == isinstance(inert, bool) for inert in NOT_OFFERED[name].inert
+    )
+
+
+def refuse_unless_inert(name: str, value: Any, where: str = "") -> None:
+    """Raise an error about an argument that is not offered, unless its value does nothing.
+
+    Args:
+        where: put behind the argument, such as the object it is from.
+
+    >>> refuse_unless_inert("top_h", 0.5)
+    Traceback (most recent call last):
+    ...
+    polyllama.extend.GenerationError: top_h=0.5 is not offered; typical_p goes by the entropy too
+    """
+    if not does_nothing(name, value):
+        raise GenerationError(mention(name, value, limit=60) + f"{where} is not offered", hint=NOT_OFFERED[name].reason)

@@ -1,0 +1,99 @@
+"""Keeping what every step gives beside its tokens: scores, logits, attentions, hidden states and the cache.
+
+As transformers has it, every row goes on to the last step: one that has ended is given padding, and what that gives is
+part of the result. So no row leaves the batch, and equal prompts are run apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .batch import Batch
+from .past import Wanted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..backend.protocol import Model
+    from ..tasks.outputs import ModelOutput
+    from .options import GenerationOptions
+    from .outputs import StreamEvent
+    from .sequence import GeneratedSequence, Prompt
+
+    Floats = NDArray[np.floating[Any]]
+
+
+@dataclass
+class Recording:
+    """What is kept of each step, and what was; arrays are the backend's own, but for scores and logits.
+
+    Attributes:
+        width: places of a row of the prompt array.
+        pad_token_id: what rows that have ended go on with.
+        scores: the kept ``[rows, vocab]`` of each step, processed; `all_logits` as the model gave them.
+        all_attentions, all_hidden_states: of each step, a tuple of layers.
+    """
+
+    width: int
+    pad_token_id: int
+    scores: bool = False
+    logits: bool = False
+    attentions: bool = False
+    hidden_states: bool = False
+    all_scores: list[Floats] = field(default_factory=list)
+    all_logits: list[Floats] = field(default_factory=list)
+    all_attentions: list[tuple[Any, ...]] = field(default_factory=list)
+    all_hidden_states: list[tuple[Any, ...]] = field(default_factory=list)
+    cache: Any = None
+
+    def batch(self, model: Model, sequences: Sequence[GeneratedSequence], options: GenerationOptions) -> Batch:
+        """The rows of a run, which this then records."""
+        return _RecordedBatch(model, sequences, self, options)
+
+
+class _RecordedBatch(Batch):
+    """Rows that all go on to the last step."""
+
+    def __init__(
+        self, model: Model, sequences: Sequence[GeneratedSequence], recording: Recording, options: GenerationOptions
+    ) -> None:
+        self.recording = recording
+        super().__init__(model, sequences, cached=options.use_cache)
+        self.alone = True
+        self.wanted = Wanted(recording.attentions, recording.hidden_states)
+        self._taken = 0  # steps so far
+
+    def _distinct(self) -> tuple[list[Prompt], list[int]]:
+        return [row.prompt for row in self.rows], list(range(len(self.rows)))
+
+    def _width(self, prompts: Sequence[Prompt]) -> int:
+        return self.recording.width
+
+    def begin(self) -> ModelOutput:
+        pad = self.recording.pad_token_id
+        return self._step([row.token_ids[-1:] if len(row.token_ids) == self._taken else [pad] for row in self.rows])
+
+    def take(self, logits: Floats, events: list[tuple[GeneratedSequence, StreamEvent]]) -> None:
+        recording, live = self.recording, self.live
+        self._taken += 1
+        if recording.logits:
+            recording.all_logits.append(np.asarray(logits[:, -1], np.float32))
+        super().take(logits, events)
+        if recording.scores:
+            for place in set(range(len(self.rows))).difference(live):
+                self.rows[place].pad(logits[place, -1], recording.pad_token_id)
+            recording.all_scores.append(np.stack([row.scores for row in self.rows]))  # type: ignore[misc]
+
+    def _forward(self, inputs: NDArray[Any]) -> ModelOutput:
+        recording = self.recording
+        output = super()._forward(inputs)
+        if recording.attentions:
+            recording.all_attentions.append(tuple(output.attentions or ()))
+        if recording.hidden_states:
+            recording.all_hidden_states.append(tuple(output.hidden_states or ()))
+        recording.cache = self.past.cache
+        return output

@@ -1,0 +1,104 @@
+"""Sabotaged caches and loops: what only rows that join, leave, guess and come back bring to light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from polyllama.core.generation import prefixes
+from polyllama.core.generation.sequence import GeneratedSequence, Prompt
+from polyllama.core.graph.cache import Cache, ConcatenatingCache
+from sabotage import SpecBackend, model_with, outcome
+
+
+class StaleSlot(ConcatenatingCache):
+    """The newest slot of a row that joins is the one before it."""
+
+    def _laid(self, arrays: Any, axis: int, room: int = 0) -> Any:
+        laid = np.array(super()._laid(arrays, axis, room))
+        if axis == 2:
+            laid[:, :, -1] = laid[:, :, -2]
+        return laid
+
+
+class NoHoles(ConcatenatingCache):
+    """Slots are taken from the first on, whichever are asked for."""
+
+    def _laid(self, arrays: Any, axis: int, room: int = 0) -> Any:
+        whole = [(array, type(part)(part.cache, part.rows, np.arange(len(part.slots)))) for array, part in arrays]
+        return super()._laid(whole, axis, room)
+
+
+class MaskOffByOne(ConcatenatingCache):
+    """The last of the slots before a shorter row counts as its first."""
+
+    def _assemble(self, parts: Any) -> None:
+        super()._assemble(parts)
+        if self.mask is not None:
+            self.mask = self.mask | np.roll(self.mask, -1, axis=1)
+
+
+class CutsOneTooFew(ConcatenatingCache):
+    """A guess that did not hold is left in, and counts as a position."""
+
+    def crop(self, max_length: int) -> None:
+        super().crop(max_length + 1)
+
+
+class CutsTheWrongEnd(ConcatenatingCache):
+    """The count is right, the keys and values are those of the end."""
+
+    def crop(self, max_length: int) -> None:
+        cut = self.length - max_length
+        super().crop(max_length)
+        if cut > 0:
+            self.entries = {name: (k[:, :, cut:], v[:, :, cut:]) for name, (k, v) in self.entries.items()}
+
+
+SABOTAGE: Mapping[type[Cache], tuple[str, ...]] = {
+    StaleSlot: ("engine.join", "engine.schedule"),
+    NoHoles: ("engine.holes",),
+    MaskOffByOne: ("engine.join",),
+    CutsOneTooFew: ("engine.truncate",),
+    CutsTheWrongEnd: ("engine.truncate",),
+}
+
+
+@pytest.mark.parametrize("broken", SABOTAGE)
+def test_broken_caches_are_caught(broken: type[Cache]) -> None:
+    for check in SABOTAGE[broken]:
+        result = outcome(SpecBackend(model=model_with(broken)), check)
+        assert result.status == "failed", result
+        assert np.isinf(result.error) or result.error > 2 * result.bound
+    assert outcome(SpecBackend(model=model_with(broken)), "cache.step").status == "passed"
+
+
+def test_a_row_that_comes_back_a_token_late_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(row: GeneratedSequence) -> Prompt:
+        return Prompt([*row.prompt.ids, *row.token_ids[:-1]], row.prompt.embeds, row.prompt.counted)
+
+    assert outcome(SpecBackend(), "engine.schedule").status == "passed"
+    monkeypatch.setattr(GeneratedSequence, "to_run", property(late))
+    assert outcome(SpecBackend(), "engine.schedule").status == "failed"
+
+
+def test_another_texts_beginning_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token more than two texts have in common; and the keys of another text altogether."""
+    right = prefixes.common
+    monkeypatch.setattr(
+        prefixes, "common", lambda first, second: min(right(first, second) + 1, len(second), len(first))
+    )
+    assert outcome(SpecBackend(), "engine.schedule").status == "failed"
+    monkeypatch.setattr(prefixes, "common", lambda *texts: min(map(len, texts)))
+    assert outcome(SpecBackend(), "engine.schedule").status == "failed"
+
+
+def test_caches_whose_rows_stay_are_no_failure() -> None:
+    class Stays(ConcatenatingCache):
+        joins = False
+
+    for check in ("engine.join", "engine.holes", "engine.truncate", "engine.schedule"):
+        result = outcome(SpecBackend(model=model_with(Stays)), check)
+        assert (result.status, result.detail) == ("skipped", "rows of its caches do not join others")
