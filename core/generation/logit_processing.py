@@ -7,9 +7,11 @@ suppress_tokens, begin_suppress_tokens; filters come after.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -88,6 +90,19 @@ class Ngrams:
             self._followers.setdefault(self._tail, []).append(token_id)
         self._tail = (*self._tail, token_id)[1 if len(self._tail) == self.size - 1 else 0 :]
 
+    active = True
+
+    def apply(self, row: Wide) -> None:
+        """Forbid what would repeat an n-gram."""
+        forbid(row, self.repeating())
+
+    def fork(self) -> Ngrams:
+        """A copy that goes its own way."""
+        other = Ngrams(self.size, ())
+        other._followers = {tail: list(ids) for tail, ids in self._followers.items()}
+        other._tail = self._tail
+        return other
+
     def repeating(self) -> list[int]:
         """The tokens that would complete an n-gram the sequence already holds."""
         return self._followers.get(self._tail, []) if len(self._tail) == self.size - 1 else []
@@ -112,9 +127,116 @@ class BadWords:
         if self._longest:
             self._tail = (*self._tail, token_id)[-self._longest :]
 
+    active = True
+
+    def apply(self, row: Wide) -> None:
+        """Forbid what would complete a sequence."""
+        forbid(row, self.completing())
+
+    def fork(self) -> BadWords:
+        """A copy that goes its own way."""
+        return copy.copy(self)
+
     def completing(self) -> list[int]:
         """The tokens that would complete a sequence."""
         return self._always + [last for before, last in self._after if self._tail[-len(before) :] == before]
+
+
+class RowState(Protocol):
+    """What changes one row's logits by the tokens that it has got so far.
+
+    Attributes:
+        active: whether it would change anything at this step.
+    """
+
+    @property
+    def active(self) -> bool: ...
+
+    def apply(self, row: Wide) -> None:
+        """Change the logits ``[vocab]``, in place."""
+        ...
+
+    def append(self, token_id: int) -> None:
+        """Take the next token into account."""
+        ...
+
+    def fork(self) -> RowState:
+        """A copy that goes its own way: of a beam that continues in two."""
+        ...
+
+
+class _Always:
+    """A state that applies at every step and is the same for all rows."""
+
+    active = True
+
+    def append(self, token_id: int) -> None:
+        pass
+
+    def fork(self) -> Self:
+        return self
+
+
+class _Bias(_Always):
+    def __init__(self, biases: Sequence[tuple[int, float]]) -> None:
+        ids, values = zip(*biases, strict=True)
+        self._ids, self._values = np.array(ids, np.int64), np.array(values, np.float64)
+
+    def apply(self, row: Wide) -> None:
+        add_logit_bias(row, self._ids, self._values)
+
+
+class _Repetition:
+    active = True
+
+    def __init__(self, penalty: float, seen: NDArray[np.bool_]) -> None:
+        self._penalty, self._seen = penalty, seen
+
+    def apply(self, row: Wide) -> None:
+        penalize_repetition(row, np.flatnonzero(self._seen), self._penalty)
+
+    def append(self, token_id: int) -> None:
+        self._seen[token_id] = True
+
+    def fork(self) -> _Repetition:
+        return _Repetition(self._penalty, self._seen.copy())
+
+
+class _Counts:
+    active = True
+
+    def __init__(self, frequency: float, presence: float, counts: NDArray[np.int64]) -> None:
+        self._frequency, self._presence, self._counts = frequency, presence, counts
+
+    def apply(self, row: Wide) -> None:
+        used = np.flatnonzero(self._counts)
+        penalize_counts(row, used, self._counts[used], frequency=self._frequency, presence=self._presence)
+
+    def append(self, token_id: int) -> None:
+        self._counts[token_id] += 1
+
+    def fork(self) -> _Counts:
+        return _Counts(self._frequency, self._presence, self._counts.copy())
+
+
+class _Forbidden:
+    """Ids that are impossible for the first `steps` tokens, or for all."""
+
+    def __init__(self, token_ids: Iterable[int], steps: float = math.inf) -> None:
+        self._ids, self._steps = list(token_ids), steps
+
+    @property
+    def active(self) -> bool:
+        return self._steps > 0
+
+    def apply(self, row: Wide) -> None:
+        forbid(row, self._ids)
+
+    def append(self, token_id: int) -> None:
+        self._steps -= 1
+
+    def fork(self) -> _Forbidden:
+        return _Forbidden(self._ids, self._steps)
 
 
 @dataclass(frozen=True)
@@ -135,10 +257,33 @@ class Processing:
     min_new_tokens: int = 0
     ending: tuple[int, ...] = ()
 
+    def states(self, vocab_size: int, prompt_ids: Sequence[int]) -> Iterator[RowState]:
+        """What it comes to for one row, in order."""
+        if self.logit_bias:
+            yield _Bias(self.logit_bias)
+        if self.repetition_penalty != 1.0:
+            seen = np.zeros(vocab_size, np.bool_)
+            seen[list(prompt_ids)] = True
+            yield _Repetition(self.repetition_penalty, seen)
+        if self.frequency_penalty or self.presence_penalty:
+            yield _Counts(self.frequency_penalty, self.presence_penalty, np.zeros(vocab_size, np.int64))
+        if self.no_repeat_ngram_size:
+            yield Ngrams(self.no_repeat_ngram_size, prompt_ids)
+        if self.bad_words:
+            yield BadWords(self.bad_words, prompt_ids)
+        if self.ending and self.min_new_tokens:
+            yield _Forbidden(self.ending, self.min_new_tokens)
+        if self.suppressed:
+            yield _Forbidden(self.suppressed)
+        if self.suppressed_at_first:
+            yield _Forbidden(self.suppressed_at_first, 1)
 
-@dataclass
+
 class LogitProcessor:
     """Applies a :class:`Processing` to one sequence, and keeps what it needs to know of that sequence.
+
+    Args:
+        more: further states of the row, applied after those of `processing`.
 
     >>> processor = LogitProcessor(Processing(repetition_penalty=2.0), vocab_size=3, prompt_ids=[1])
     >>> processor.append(2)
@@ -146,70 +291,29 @@ class LogitProcessor:
     [1.0, 0.5, 0.5]
     """
 
-    processing: Processing
-    vocab_size: int
-    prompt_ids: Sequence[int]
-    generated: int = 0
-    _bias: tuple[NDArray[np.int64], Wide] | None = field(default=None, repr=False)
-    _seen: NDArray[np.bool_] | None = field(default=None, repr=False)
-    _counts: NDArray[np.int64] | None = field(default=None, repr=False)
-    _ngrams: Ngrams | None = field(default=None, repr=False)
-    _words: BadWords | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        processing = self.processing
-        if processing.logit_bias:
-            ids, biases = zip(*processing.logit_bias, strict=True)
-            self._bias = np.array(ids, np.int64), np.array(biases, np.float64)
-        if processing.repetition_penalty != 1.0:
-            self._seen = np.zeros(self.vocab_size, np.bool_)
-            self._seen[list(self.prompt_ids)] = True
-        if processing.frequency_penalty or processing.presence_penalty:
-            self._counts = np.zeros(self.vocab_size, np.int64)
-        if processing.no_repeat_ngram_size:
-            self._ngrams = Ngrams(processing.no_repeat_ngram_size, self.prompt_ids)
-        if processing.bad_words:
-            self._words = BadWords(processing.bad_words, self.prompt_ids)
+    def __init__(
+        self, processing: Processing, vocab_size: int, prompt_ids: Sequence[int], more: Iterable[RowState] = ()
+    ) -> None:
+        self._states: list[RowState] = [*processing.states(vocab_size, prompt_ids), *more]
 
     def append(self, token_id: int) -> None:
         """Take the token that was generated into account."""
-        self.generated += 1
-        if self._seen is not None:
-            self._seen[token_id] = True
-        if self._counts is not None:
-            self._counts[token_id] += 1
-        if self._ngrams is not None:
-            self._ngrams.append(token_id)
-        if self._words is not None:
-            self._words.append(token_id)
+        for state in self._states:
+            state.append(token_id)
+
+    def fork(self) -> LogitProcessor:
+        """A copy that goes its own way."""
+        other = LogitProcessor.__new__(LogitProcessor)
+        other._states = [state.fork() for state in self._states]
+        return other
 
     def __call__(self, logits: Floats) -> Floats:
         """Return the processed logits ``[vocab]``: the same array where nothing applies, else a float64 copy."""
-        processing = self.processing
-        forbidden = processing.ending if self.generated < processing.min_new_tokens else ()
-        forbidden += processing.suppressed
-        if not self.generated:
-            forbidden += processing.suppressed_at_first
-        state = (self._bias, self._seen, self._counts, self._ngrams, self._words)
-        if not forbidden and all(part is None for part in state):
+        active = [state for state in self._states if state.active]
+        if not active:
             return logits
         row = logits.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # whoever asked sees to what is not finite
-            self._apply(row)
-        forbid(row, forbidden)
+            for state in active:
+                state.apply(row)
         return row
-
-    def _apply(self, row: Wide) -> None:
-        processing = self.processing
-        if self._bias is not None:
-            add_logit_bias(row, *self._bias)
-        if self._seen is not None:
-            penalize_repetition(row, np.flatnonzero(self._seen), processing.repetition_penalty)
-        if self._counts is not None:
-            used = np.flatnonzero(self._counts)
-            frequency, presence = processing.frequency_penalty, processing.presence_penalty
-            penalize_counts(row, used, self._counts[used], frequency=frequency, presence=presence)
-        if self._ngrams is not None:
-            forbid(row, self._ngrams.repeating())
-        if self._words is not None:
-            forbid(row, self._words.completing())
