@@ -45,6 +45,7 @@ class Job:
     Attributes:
         options: the request's, with the seed that is used.
         rows: the sequences, in order of prompt and then of ``num_return_sequences``.
+        in_step: a step of its rows runs just now; what it gives is not handed out yet, though rows may have ended.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Job:
         self.rows = list(rows)
         self._counted: dict[str, Any] = {"new_tokens": 0}
         self.recording = recording
+        self.in_step = False
         self._scheduler = scheduler
         self._events: deque[list[StreamEvent]] = deque()
         self._deadline = None if options.max_time is None else time.perf_counter() + options.max_time
@@ -90,7 +92,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether nothing more comes: it has finished, failed or was cancelled."""
-        return self.error is not None or all(row.ended for row in self.rows)
+        return not self.in_step and (self.error is not None or all(row.ended for row in self.rows))
 
     @property
     def ready(self) -> bool:

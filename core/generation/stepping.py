@@ -169,6 +169,8 @@ class Steps:
         if not jobs:
             return
         began, filling = time.perf_counter(), batch.filling
+        for job in jobs:
+            job.in_step = True
         events: list[tuple[GeneratedSequence, StreamEvent]] = []
         try:
             self._check(jobs)
@@ -188,8 +190,12 @@ class Steps:
             self._dissolve(batch)
             raise
         finally:
-            own = [(owners[id(row)], row, event) for row, event in events]
-            self._hand_out(batch, jobs, own, filling=filling, seconds=time.perf_counter() - began)
+            try:
+                own = [(owners[id(row)], row, event) for row, event in events]
+                self._hand_out(batch, jobs, own, filling=filling, seconds=time.perf_counter() - began)
+            finally:
+                for job in jobs:
+                    job.in_step = False
         if filling and not batch.filling and self.waiting and not batch.alone:
             with self._lock:
                 self._texts.keep_prompts(batch, [row.to_run for row in self.waiting])

@@ -512,3 +512,27 @@ def test_what_is_wrong_is_said_when_it_is_submitted(model: Model) -> None:
     with pytest.raises(GenerationError, match="one way"):
         scheduler.submit([1], GenerationOptions(), max_new_tokens=3)
     assert not scheduler.step()
+
+
+def test_a_job_is_not_over_before_its_last_event_is_there(model: Model) -> None:
+    """A thread that looks on while another runs the last step waits for what that step gives."""
+    chosen, go_on = threading.Event(), threading.Event()
+
+    class Held(Scheduler):
+        class _steps(Scheduler._steps):  # type: ignore[misc]
+            def take(self, batch: Any, logits: Any, events: Any) -> None:
+                super().take(batch, logits, events)
+                chosen.set()
+                go_on.wait(10)
+
+    scheduler = Held(model.llm.model)
+    job = scheduler.submit(PROMPTS[5], max_new_tokens=1)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(scheduler.step)
+        assert chosen.wait(60)
+        reading = pool.submit(list, job)
+        with pytest.raises(TimeoutError):
+            reading.result(0.3)
+        go_on.set()
+        assert running.result(60)
+        assert len(reading.result(60)) == 1
