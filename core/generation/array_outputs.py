@@ -40,5 +40,28 @@ class GenerateDecoderOnlyOutput(ModelOutput):
         return {name: _nested(as_numpy, value) for name, value in self.items() if name != "past_key_values"}
 
 
+@public
+@dataclass
+class GenerateBeamDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+    """Sequences that a beam search has found, and what every step gave of all beams, in the order of prompts.
+
+    Attributes:
+        sequences: ``[rows * num_return_sequences, width + new]`` ids, of each prompt the best first.
+        sequences_scores: ``[rows * num_return_sequences]``, what they were ranked by; with ``output_scores``.
+        scores: of each step ``[rows * num_beams, vocab_size]``, float32: processed log probabilities, which add up.
+        logits: the same as the model gave them.
+        beam_indices: ``[rows * num_return_sequences, new]``, of each token the row of that step which it was chosen in;
+            -1 behind the end.
+    """
+
+    field_order = (
+        "sequences", "sequences_scores", "scores", "logits", "beam_indices", "attentions", "hidden_states",
+        "past_key_values",
+    )  # fmt: skip
+
+    sequences_scores: Any = None
+    beam_indices: Any = None
+
+
 def _nested(convert: Callable[[Any], Any], value: Any) -> Any:
     return tuple(_nested(convert, item) for item in value) if isinstance(value, tuple) else convert(value)

@@ -97,7 +97,7 @@ class Batch:
         rows: in the order of the model's rows; those that have ended ride along until they are half of the batch.
         mask: ``[rows, capacity]``, 1 where a slot holds a token of the row's text.
         used: slots so far.
-        alone: no other rows join these, nor they others.
+        alone: no other rows join these, nor they others; `reserved` slots are kept for them.
         cached_tokens: tokens of the prompt whose keys and values were there.
     """
 
@@ -114,6 +114,7 @@ class Batch:
         self._first_capacity = first_capacity
         self.rows = list(sequences)
         self.alone = not cached
+        self.reserved = 0
         self.past: CachedPast | UncachedPast = (CachedPast if cached else UncachedPast)(model)
         self.wanted = NOTHING
         self.mask: NDArray[np.int64]
