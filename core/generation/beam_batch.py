@@ -103,10 +103,10 @@ class BeamBatch(Batch):
             parents.extend(first + parent for parent in of_beams)
             shared.extend(self._prompt_width + before[i].common(before[p]) for i, p in enumerate(of_beams))
         self._record(newest, scores)
-        if self.live:
+        if self.live or self._recording is not None:  # what is returned of the cache is in the beams' order too
             self.past.follow(parents, shared)
-            if self._recording is not None:
-                self._recording.cache = self.past.cache
+        if self._recording is not None:
+            self._recording.cache = self.past.cache
 
     def _goes_on(self, group: Sequence[GeneratedSequence]) -> bool:
         return any(not row.ended for row in group)
