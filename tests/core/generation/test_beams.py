@@ -116,7 +116,7 @@ def options_of(draw: st.DrawFn) -> dict[str, Any]:
     return asked
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**31), spread=st.sampled_from([0.1, 0.4, 0.8]))
 def test_any_options_of_any_model_give_transformers_tokens(tmp_path_factory, data, seed, spread):
     model = made(seed, initializer_range=spread)
@@ -224,14 +224,15 @@ def test_an_ngram_is_not_repeated_and_prompts_of_one_text_are_run_once(ours, the
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_every_step_as_transformers_gives_it(ours, theirs, use_cache):
     asked = OUTPUTS | {
-        "max_new_tokens": 8, "num_beams": 3, "num_return_sequences": 2, "eos_token_id": MANY_ENDS, "pad_token_id": 60,
-        "repetition_penalty": 1.2, "use_cache": use_cache,
+        "max_new_tokens": 30, "num_beams": 3, "num_return_sequences": 2, "eos_token_id": MANY_ENDS, "pad_token_id": 60,
+        "repetition_penalty": 1.2, "use_cache": use_cache, "early_stopping": True,
     }  # fmt: skip
     found = ours.generate(IDS, attention_mask=MASK, **asked)
     want = wanted(theirs, IDS, attention_mask=MASK, **asked)
     assert isinstance(found, GenerateBeamDecoderOnlyOutput) and list(found) == list(want)
     for name in ("sequences", "beam_indices"):
         assert torch.equal(found[name], want[name]) and found[name].dtype == want[name].dtype
+    assert 3 < len(found.scores) < 30, "at the limit all beams end, and theirs are in no order any more"
     torch.testing.assert_close(found.sequences_scores, want.sequences_scores, atol=1e-3, rtol=1e-4)
     for name in ("scores", "logits"):
         for step, other in zip(found[name], want[name], strict=True):
@@ -256,7 +257,7 @@ def test_beam_indices_of_another_output_are_refused(reference):
     compute = reference.compute_transition_scores
     for beams, message in (
         (found.beam_indices[:2], r"beam_indices has shape \[2, 4\]"),
-        (found.beam_indices + 3, "numbers up to 1[01], sequences"),
+        (found.beam_indices + 9, r"and numbers up to \d+, sequences"),
         (torch.zeros(3, 5, dtype=torch.int32), "beam_indices is of 5 steps, scores of 4"),
     ):
         with pytest.raises(InputError, match=message):
@@ -266,6 +267,7 @@ def test_beam_indices_of_another_output_are_refused(reference):
 # ------------------------------------------------------------------------------------------------ where they go
 
 
+@EMPTY
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -315,13 +317,16 @@ def test_more_texts_than_there_can_be_are_an_error(reference):
 
 
 @EMPTY
-def test_files_and_configs(folder, theirs):
+def test_files_and_configs(folder, theirs, tmp_path):
     llm = Llama.load(folder, backend="reference", dtype="float32")
     want = wanted(theirs, IDS, num_beams=4, length_penalty=2.0, early_stopping="never", max_new_tokens=6).tolist()
     config = GenerationConfig(num_beams=4, length_penalty=2.0, early_stopping="never", max_new_tokens=6)
     assert llm.generate(IDS, config).tolist() == want
-    llm.generation_config = config
+    for name, value in config.to_diff_dict().items():
+        setattr(llm.generation_config, name, value)
     assert llm.generate(IDS).tolist() == want
+    llm.save_pretrained(tmp_path)
+    assert Llama.load(tmp_path, backend="reference", dtype="float32").generate(IDS).tolist() == want
     with pytest.raises(GenerationError, match="num_return_sequences=3 is more than num_beams=2"):
         GenerationConfig(num_beams=2, num_return_sequences=3)
 
@@ -342,5 +347,5 @@ def test_stop_strings_and_ids(theirs):
                     assert result.token_ids == row[: len(result.token_ids)], (stop, early)
                     assert (result.stop_reason in stop) == (result.finish_reason == "stop")
                     assert not any(text in result.text for text in stop)
-    ended = llm.generate("Once", num_beams=3, stop_token_ids=[13, 29892, 278], max_new_tokens=20)
-    assert ended.finish_reason == "length" or ended.stop_reason in (13, 29892, 278)
+    ended = llm.generate("Once", num_beams=3, stop_token_ids=[13, 290, 278], max_new_tokens=20)
+    assert ended.finish_reason == "length" or ended.stop_reason in (13, 290, 278)
