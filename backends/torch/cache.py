@@ -113,14 +113,14 @@ class TorchCache(Cache):
         if not moved:
             return self
         buffers = [buffer for pair in self.buffers.values() for buffer in pair]
-        fixed = any(buffer.requires_grad or buffer.is_inference() for buffer in buffers)
-        if self.history is not None or not buffers or fixed:
+        if self.history is not None or any(buffer.requires_grad for buffer in buffers):
             return self.select_rows(rows)
         device, first = buffers[0].device, min(shared[row] for row in moved)
         here, sources = (torch.tensor(found, device=device) for found in (moved, [rows[row] for row in moved]))
-        for buffer in buffers:
-            used = buffer.narrow(2, first, self.length - first)
-            used.index_copy_(0, here, used.index_select(0, sources))
+        with torch.inference_mode(buffers[0].is_inference()):  # what it made is written to in it alone
+            for buffer in buffers:
+                used = buffer.narrow(2, first, self.length - first)
+                used.index_copy_(0, here, used.index_select(0, sources))
         if self.mask is not None:
             self.mask = self._take(self.mask, rows)
         return self

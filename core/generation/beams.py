@@ -77,7 +77,7 @@ class Beam:
     places: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    score: np.float32 = np.float32(0)
+    score: np.float32 = field(default_factory=np.float32)
 
     def common(self, other: Beam) -> int:
         """How many tokens two texts have in common, as keys and values.
@@ -256,4 +256,3 @@ class BeamSearch:
     def _fork(beam: Beam) -> Beam:
         text = None if beam.text is None else beam.text.fork()
         return dataclasses.replace(beam, processor=beam.processor.fork(), text=text)
-

@@ -75,7 +75,7 @@ class Job:
         """Tokens that its rows may get, prompts included, where they go in a batch of their own.
 
         Args:
-            first_capacity: count the storage, which has room for so many new tokens at first and then grows by doubling.
+            first_capacity: count the storage, which begins with room for so many new tokens and then doubles.
         """
         width = max((row.prompt.length for row in self.rows), default=0)
         width = width if self.recording is None else max(width, self.recording.width)

@@ -194,9 +194,7 @@ def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: Generatio
     filters = options.filters
     if filters is not None and options.num_beams > 1:
         filters = replace(filters, least=per_beam)
-    return RequestPlan(
-        options, filters, processing, ending, tuple(strings), vocab_size, masked, per_beam=per_beam
-    )
+    return RequestPlan(options, filters, processing, ending, tuple(strings), vocab_size, masked, per_beam=per_beam)
 
 
 _told: WeakSet[GenerationTokenizer] = WeakSet()

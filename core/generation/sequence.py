@@ -201,7 +201,7 @@ class GeneratedSequence:
         return matched or beam.token_ids[-1] in self._plan.ending
 
     def beam_scores(self, beam: Beam, logits: Floats) -> Floats:
-        """What a beam's next tokens ``[vocab]`` add to its score, by the model's raw logits: processed log probabilities.
+        """What a beam's next tokens ``[vocab]`` add to its score, by raw logits: processed log probabilities.
 
         Raises:
             GenerationError: the model's logits are no numbers, or penalties make them overflow.

@@ -1,4 +1,4 @@
-"""Beam searches among other requests: nobody waits for them but for want of memory, and each gets what it gets alone."""
+"""Beam searches among other requests: nobody waits for them but for memory, and each gets what it gets alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from polyllama import Llama, pipeline
 from polyllama.core.errors import GenerationError
-from polyllama.core.generation.arrays import generate_array
 from polyllama.core.generation.array_prompts import read_array_prompts
+from polyllama.core.generation.arrays import generate_array
 from polyllama.core.generation.beam_batch import BeamBatch
 from polyllama.core.generation.cache_memory import bytes_per_token
 from polyllama.core.generation.options import GenerationOptions
@@ -93,9 +93,11 @@ def test_a_cancelled_search_leaves_and_time_is_a_limit(reference: Llama) -> None
     job.cancel()
     assert job.cancelled and loop.running == 2
     assert ids(other) == ids(scheduler(reference).submit(PROMPTS[1], BEAMS))
-    [first, _] = scheduler(reference).submit(
-        PROMPTS[0], GenerationOptions(max_new_tokens=300, num_beams=4, num_return_sequences=2, max_time=1e-9)
-    ).results()
+    [first, _] = (
+        scheduler(reference)
+        .submit(PROMPTS[0], GenerationOptions(max_new_tokens=300, num_beams=4, num_return_sequences=2, max_time=1e-9))
+        .results()
+    )
     assert (len(first.token_ids), first.finish_reason) == (1, "length")
 
 
@@ -129,7 +131,7 @@ def test_what_runs_alone_waits_for_room(reference: Llama, recorded: bool) -> Non
 
 def test_what_can_never_fit_is_refused_at_once(reference: Llama) -> None:
     loop = scheduler(reference, 100)
-    with pytest.raises(GenerationError, match="19 tokens and 14 new ones in 4 rows take .* cache_memory is"):
+    with pytest.raises(GenerationError, match=r"19 tokens and 14 new ones in 4 rows take .* cache_memory is"):
         loop.submit(PROMPTS[1], BEAMS)
     assert len(ids(loop.submit(PROMPTS[2], GenerationOptions(max_new_tokens=14, num_beams=4)))) == 1
     given = read_array_prompts(

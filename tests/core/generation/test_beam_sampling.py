@@ -64,7 +64,7 @@ def test_draws_are_without_replacement_by_the_exact_probabilities() -> None:
         beams = search(seed, 3, beams=2, longest=5)
         beams.step(first)
         beams.running[0].score, beams.running[1].score = np.float32(-0.4), np.float32(-1.3)
-        values, places = beams._continuations((second + [[-0.4], [-1.3]]).astype(np.float32))
+        values, places = beams._continuations(np.float32(second + np.array([[-0.4], [-1.3]])))
         assert values.tolist() == pytest.approx(totals[places].tolist(), abs=1e-6)
         seen[tuple(places.tolist())] += 1
     assert abs(outlier(seen, wanted)) < 5
