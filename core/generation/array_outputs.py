@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..array_kinds import as_numpy
 from ..public import public
@@ -29,7 +29,14 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     if it were padded on the left.
     """
 
-    field_order = ("sequences", "scores", "logits", "attentions", "hidden_states", "past_key_values")
+    field_order: ClassVar[tuple[str, ...]] = (
+        "sequences",
+        "scores",
+        "logits",
+        "attentions",
+        "hidden_states",
+        "past_key_values",
+    )
 
     sequences: Any = None
     scores: tuple[Any, ...] | None = None

@@ -189,7 +189,8 @@ def _checked(given: ArrayPrompts, options: GenerationOptions) -> GenerationOptio
     if asked and not options.return_dict_in_generate:
         warn_once(f"{', '.join(asked)} without effect: return_dict_in_generate is not True", "no dict", *asked)
     if options.return_dict_in_generate:
-        in_step(options, len(given.ids) * options.num_return_sequences, "return_dict_in_generate")
+        many = 1 if options.num_beams > 1 else options.num_return_sequences
+        in_step(options, len(given.ids) * many, "return_dict_in_generate")
         whole = [name for name in ("output_attentions", "output_hidden_states") if name in asked]
         if options.prefill_chunk_size is not None and whole:
             raise GenerationError(

@@ -53,6 +53,7 @@ def naming_what_takes_memory(options: GenerationOptions) -> Iterator[None]:
             "out of memory while generating with "
             + mention("max_new_tokens", options.max_new_tokens)
             + f", num_return_sequences={options.num_return_sequences}, "
+            + (f"num_beams={options.num_beams}, " if options.num_beams > 1 else "")
             + mention("batch_size", options.batch_size)
             + ", "
             + mention("prefill_chunk_size", options.prefill_chunk_size),

@@ -84,13 +84,16 @@ class BeamBatch(Batch):
 
     def take(self, logits: Floats, events: list[tuple[GeneratedSequence, StreamEvent]]) -> None:
         """Choose how the beams go on; an error is of the rows of one prompt alone."""
-        newest, scores, parents, shared = logits[:, -1], [], [], []
+        newest = logits[:, -1]
+        scores: list[Floats] = []
+        parents: list[int] = []
+        shared: list[int] = []
         self._fed = []
         self._steps += 1
         for number, (group, search) in enumerate(zip(self._groups, self._searches, strict=True)):
             first = number * self._beams
             before = search.running
-            of_beams = range(self._beams)
+            of_beams: Sequence[int] = range(self._beams)
             try:
                 if self._goes_on(group) or self._recording is not None:
                     own = newest[first : first + self._beams]

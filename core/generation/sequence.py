@@ -228,7 +228,7 @@ class GeneratedSequence:
     def end_as(self, beam: Beam, score: float) -> list[StreamEvent]:
         """End as a text that a beam search has found; its tokens as events."""
         self.ahead, self.score, self.beams = 0, score, list(beam.parents)
-        reports = beam.logprobs or [None] * len(beam.token_ids)
+        reports: list[Any] = [*beam.logprobs] or [None] * len(beam.token_ids)
         events = []
         for token_id, logprob in zip(beam.token_ids, reports, strict=True):
             if logprob is not None:

@@ -220,6 +220,27 @@ def test_an_ngram_is_not_repeated_and_prompts_of_one_text_are_run_once(ours, the
     assert found[0].stats.prompt_tokens + found[0].stats.cached_tokens == 6
 
 
+@pytest.mark.parametrize("known", [None, 6], ids=["alone", "with ids"])
+def test_embeddings_in_the_place_of_ids(ours, theirs, known):
+    embeds = theirs.get_input_embeddings()(IDS).detach()
+    ids = {} if known is None else {"input_ids": IDS}
+    asked = {"max_new_tokens": 7, "num_beams": 3, "num_return_sequences": 2, **ids}
+    found = ours.generate(inputs_embeds=embeds, attention_mask=MASK, **asked)
+    assert found.tolist() == wanted(theirs, inputs_embeds=embeds, attention_mask=MASK, **asked).tolist()
+
+
+@EMPTY
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_frequencies_that_depend_on_the_length(tiny_models, backend, rope):
+    """There a pass may run everything again, from inputs that follow their beams as keys do."""
+    llm = Llama.load(tiny_models(rope)[1], backend=backend, dtype="float32")
+    asked = {"max_new_tokens": 24, "num_beams": 4, "num_return_sequences": 2, "eos_token_id": []}
+    found, want = (llm.generate(PROMPTS, **asked, use_cache=cached) for cached in (True, False))
+    for group, other in zip(found, want, strict=True):
+        assert [result.token_ids for result in group] == [result.token_ids for result in other]
+
+
 # -------------------------------------------------------------------------------------------------- every step
 
 
