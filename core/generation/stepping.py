@@ -131,11 +131,10 @@ class Steps:
 
     def _batch_of(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
         if job.options.num_beams > 1:
-            whole = job.rows if job.recording is not None else rows
-            prompts = [row.prompt for row in whole]
+            prompts = [row.prompt for row in job.rows]
             same = all(prompt.ids == prompts[0].ids and prompt.embeds is None for prompt in prompts)
             prefix = self._texts.find(prompts[0]) if same and job.options.use_cache and job.recording is None else None
-            return BeamBatch(self.model, whole, job.options, job.recording, prefix, self.first_capacity)
+            return BeamBatch(self.model, job.rows, job.options, job.recording, prefix, self.first_capacity)
         if job.recording is not None:
             return job.recording.batch(self.model, job.rows, job.options)
         return Batch(self.model, rows, cached=False)
