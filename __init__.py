@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .core.config.schema import LlamaConfig
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.export.converting import convert
-    from .core.generation.array_outputs import GenerateDecoderOnlyOutput
+    from .core.generation.array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
     from .core.generation.config import GenerationConfig
     from .core.generation.outputs import Generation
     from .core.generation.seeding import set_seed
@@ -76,6 +76,7 @@ _EXPORTS = {
     "LlamaTokenizer": "core.tokenizer.llama_tokenizer",
     "LlamaTokenizerFast": "core.tokenizer.llama_tokenizer",
     "convert": "core.export.converting",
+    "GenerateBeamDecoderOnlyOutput": "core.generation.array_outputs",
     "GenerateDecoderOnlyOutput": "core.generation.array_outputs",
     "Generation": "core.generation.outputs",
     "GenerationConfig": "core.generation.config",
@@ -101,6 +102,7 @@ __all__ = [
     "BatchEncoding",
     "FlaxLlamaForCausalLM",
     "FlaxLlamaModel",
+    "GenerateBeamDecoderOnlyOutput",
     "GenerateDecoderOnlyOutput",
     "Generation",
     "GenerationConfig",

@@ -155,6 +155,14 @@ _GENERATION = [
     click.option("--presence-penalty", type=float, metavar="X", help="Subtracted from tokens that occurred."),
     click.option("--frequency-penalty", type=float, metavar="X", help="Subtracted per occurrence of a token."),
     click.option("--no-repeat-ngram-size", type=int, metavar="N", help="No N tokens in a row occur twice."),
+    click.option("--num-beams", type=int, metavar="N", help="Search with N texts at a time; the best is shown."),
+    click.option("--length-penalty", type=float, metavar="X", help="With beams: above 0 favours long texts."),
+    click.option(
+        "--early-stopping",
+        type=click.Choice(["true", "false", "never"]),
+        callback=lambda ctx, param, value: {"true": True, "false": False}.get(value, value),
+        help="With beams: end with the first N texts; by a guess (default); or when no better one can come.",
+    ),
     click.option(
         "--seed", type=int, metavar="N", help="The same seed gives the same text again; in float32 on every backend."
     ),
@@ -246,6 +254,9 @@ GENERATION_NAMES = (
     "presence_penalty",
     "frequency_penalty",
     "no_repeat_ngram_size",
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
     "seed",
     "stop",
     "prompt_lookup_num_tokens",

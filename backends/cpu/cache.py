@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...core.dtypes import numpy_dtype
-from ...core.graph.cache import Cache, CachedRows
+from ...core.graph.cache import Cache, CachedRows, as_rows
 from . import _kernels
 
 KEYS = 16
@@ -242,3 +242,21 @@ class CpuCache(Cache):
         self.shape = source.shape
         self.parts = [np.take(part, np.asarray(rows), axis=1) for part in source.parts]
         self.others = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.others.items()}
+
+    def follow(self, rows: Sequence[int], shared: Sequence[int]) -> Self:
+        moved = self._moved(as_rows(rows, self.batch or 0), shared)
+        if not moved:
+            return self
+        if self.history is not None:
+            return self.select_rows(rows)
+        sources, first = [rows[row] for row in moved], min(shared[row] for row in moved)
+        blocks = slice(first // KEYS, -(-self.length // KEYS))
+        for index, part in enumerate(self.parts):
+            here = blocks if index == 0 else slice(blocks.start * KEYS, blocks.stop * KEYS)
+            part[:, moved, :, here] = part[:, sources, :, here]  # what is read is a copy, so rows may change places
+        for pair in self.others.values():
+            for array in pair:
+                array[moved, :, first : self.length] = array[sources, :, first : self.length]
+        if self.mask is not None:
+            self.mask = self._take(self.mask, rows)
+        return self

@@ -7,7 +7,7 @@ from typing import Self
 
 import mlx.core as mx
 
-from ...core.graph.cache import Cache, CachedRows
+from ...core.graph.cache import Cache, CachedRows, as_rows
 
 STEP = 256
 """Slots that a buffer grows by."""
@@ -92,3 +92,17 @@ class MlxCache(Cache):
 
     def _select(self, source: Self, rows: Sequence[int]) -> None:
         self.buffers = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.buffers.items()}
+
+    def follow(self, rows: Sequence[int], shared: Sequence[int]) -> Self:
+        moved = self._moved(as_rows(rows, self.batch or 0), shared)
+        if not moved:
+            return self
+        if self.history is not None:
+            return self.select_rows(rows)
+        chosen, first = mx.array(list(rows)), min(shared[row] for row in moved)
+        for pair in self.buffers.values():
+            for buffer in pair:
+                buffer[:, :, first : self.length] = buffer[:, :, first : self.length][chosen]
+        if self.mask is not None:
+            self.mask = self._take(self.mask, rows)
+        return self

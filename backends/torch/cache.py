@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ...core.graph.cache import Cache, CachedRows
+from ...core.graph.cache import Cache, CachedRows, as_rows
 
 SMALLEST_BUFFER = 64
 """Slots of a first buffer when nobody said how many will be needed."""
@@ -107,3 +107,20 @@ class TorchCache(Cache):
 
     def _select(self, source: Self, rows: Sequence[int]) -> None:
         self.buffers = {name: (self._take(k, rows), self._take(v, rows)) for name, (k, v) in source.buffers.items()}
+
+    def follow(self, rows: Sequence[int], shared: Sequence[int]) -> Self:
+        moved = self._moved(as_rows(rows, self.batch or 0), shared)
+        if not moved:
+            return self
+        buffers = [buffer for pair in self.buffers.values() for buffer in pair]
+        if self.history is not None or any(buffer.requires_grad for buffer in buffers):
+            return self.select_rows(rows)
+        device, first = buffers[0].device, min(shared[row] for row in moved)
+        here, sources = (torch.tensor(found, device=device) for found in (moved, [rows[row] for row in moved]))
+        with torch.inference_mode(buffers[0].is_inference()):  # what it made is written to in it alone
+            for buffer in buffers:
+                used = buffer.narrow(2, first, self.length - first)
+                used.index_copy_(0, here, used.index_select(0, sources))
+        if self.mask is not None:
+            self.mask = self._take(self.mask, rows)
+        return self

@@ -71,7 +71,7 @@ class Generating(Scheduling):
             tokenizer: another than the model's own, for stop strings.
             streamer: an object with ``put`` and ``end``, such as a :class:`~polyllama.TextStreamer`.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, ``seed``,
-                ``stop``, ``repetition_penalty``, ``num_return_sequences``, ``logprobs`` ...: see
+                ``stop``, ``repetition_penalty``, ``num_return_sequences``, ``num_beams``, ``logprobs`` ...: see
                 :class:`~polyllama.core.generation.options.GenerationOptions`. Where arrays go in, tokens are drawn
                 only with ``do_sample=True``, as documented; elsewhere a temperature says it too.
 
@@ -80,7 +80,8 @@ class Generating(Scheduling):
             list for each prompt. For an array one array of its kind, element type and device,
             ``[rows * num_return_sequences, width + new]``: the prompt as it came, padding in place, then the new ids,
             filled with `pad_token_id` where a row has ended. For embeddings alone the new ids. With
-            ``return_dict_in_generate=True`` a :class:`~polyllama.GenerateDecoderOnlyOutput` of such arrays.
+            ``return_dict_in_generate=True`` a :class:`~polyllama.GenerateDecoderOnlyOutput` of such arrays, with
+            ``num_beams`` a :class:`~polyllama.GenerateBeamDecoderOnlyOutput`.
 
         >>> import numpy as np
         >>> from polyllama import Llama

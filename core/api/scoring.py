@@ -24,7 +24,7 @@ class Scoring:
         Args:
             sequences: ``[rows, width + steps]`` ids, the output's ``sequences``.
             scores: the output's ``scores``, or its ``logits``: of each step ``[rows, vocab_size]``.
-            beam_indices: ``None``: there is no beam search.
+            beam_indices: the output's, where a beam search has found it.
             normalize_logits: give log probabilities.
 
         Returns:

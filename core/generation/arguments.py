@@ -34,7 +34,7 @@ def read_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Warns:
         PolyllamaWarning: once, of arguments about speed and memory that have no effect here.
 
-    >>> read_arguments({"stop_strings": "END", "num_beams": 1, "top_k": None})
+    >>> read_arguments({"stop_strings": "END", "num_beam_groups": 1, "top_k": None})
     {'stop': ('END',)}
     """
     found: dict[str, Any] = {}

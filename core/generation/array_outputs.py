@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..array_kinds import as_numpy
 from ..public import public
@@ -29,7 +29,14 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     if it were padded on the left.
     """
 
-    field_order = ("sequences", "scores", "logits", "attentions", "hidden_states", "past_key_values")
+    field_order: ClassVar[tuple[str, ...]] = (
+        "sequences",
+        "scores",
+        "logits",
+        "attentions",
+        "hidden_states",
+        "past_key_values",
+    )
 
     sequences: Any = None
     scores: tuple[Any, ...] | None = None
@@ -38,6 +45,29 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     def numpy(self) -> dict[str, Any]:
         """NumPy arrays by name, nested in tuples as they are; the cache is left out."""
         return {name: _nested(as_numpy, value) for name, value in self.items() if name != "past_key_values"}
+
+
+@public
+@dataclass
+class GenerateBeamDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+    """Sequences that a beam search has found, and what every step gave of all beams, in the order of prompts.
+
+    Attributes:
+        sequences: ``[rows * num_return_sequences, width + new]`` ids, of each prompt the best first.
+        sequences_scores: ``[rows * num_return_sequences]``, what they were ranked by; with ``output_scores``.
+        scores: of each step ``[rows * num_beams, vocab_size]``, float32: processed log probabilities, which add up.
+        logits: the same as the model gave them.
+        beam_indices: ``[rows * num_return_sequences, new]``, of each token the row of that step which it was chosen in;
+            -1 behind the end.
+    """
+
+    field_order = (
+        "sequences", "sequences_scores", "scores", "logits", "beam_indices", "attentions", "hidden_states",
+        "past_key_values",
+    )  # fmt: skip
+
+    sequences_scores: Any = None
+    beam_indices: Any = None
 
 
 def _nested(convert: Callable[[Any], Any], value: Any) -> Any:

@@ -17,7 +17,7 @@ from ..array_kinds import to_kind
 from ..errors import GenerationError
 from ..messages import mention
 from .arguments import warn_once
-from .array_outputs import GenerateDecoderOnlyOutput
+from .array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .array_prompts import ArrayPrompts
 from .loop import GenerationRun
 from .options import GenerationOptions
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..backend.protocol import Model
     from .outputs import StreamEvent
     from .scheduler import Scheduler
-    from .sequence import Prompt
+    from .sequence import GeneratedSequence, Prompt
 
 _OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
@@ -55,7 +55,8 @@ def generate_array(
 
     Returns:
         ``[rows * num_return_sequences, width + new]`` ids of the kind, element type and device that came in; with
-        ``return_dict_in_generate`` a :class:`~polyllama.GenerateDecoderOnlyOutput` that holds them.
+        ``return_dict_in_generate`` a :class:`~polyllama.GenerateDecoderOnlyOutput` that holds them, with beams a
+        :class:`~polyllama.GenerateBeamDecoderOnlyOutput`.
 
     Raises:
         GenerationError: options that do not fit the model or do not go together.
@@ -63,6 +64,7 @@ def generate_array(
     options = _checked(given, options)
     many = options.num_return_sequences
     if streamer is not None:
+        refuse_beams(options, "a streamer")
         in_step(options, len(given.ids) * many, "a streamer")
         options = in_single_steps(options, len(given.ids))
     pad = _padding(given, options, model.config.vocab_size)
@@ -81,7 +83,11 @@ def generate_array(
 
     new = drained(run, streamer, lambda array: out(array, host=True), prompts, pad)
     sequences = out(np.concatenate([prompts, new], axis=1))
-    return sequences if recording is None else _output(recording, sequences, options, given)
+    if recording is None:
+        return sequences
+    if options.num_beams > 1:
+        return _beam_output(recording, sequences, options, given, run.sequences)
+    return GenerateDecoderOnlyOutput(sequences=sequences, **_recorded(recording, options, given))
 
 
 def drained(
@@ -132,6 +138,19 @@ def in_step(options: GenerationOptions, rows: int, what: str) -> None:
         )
 
 
+def refuse_beams(options: GenerationOptions, what: str) -> None:
+    """Refuse to show a text as it comes where beams have none before their end.
+
+    Raises:
+        GenerationError: ``num_beams`` is above 1.
+    """
+    if options.num_beams > 1:
+        raise GenerationError(
+            options.named("num_beams") + f" and {what} do not go together: a beam has no text before its end",
+            hint="give " + mention("num_beams", 1) + ", or use generate without it",
+        )
+
+
 def in_single_steps(options: GenerationOptions, prompts: int) -> GenerationOptions:
     """The options without guesses, where each of several rows is to give one token a step."""
     guesses = options.prompt_lookup_num_tokens is not None or options.draft is not None
@@ -170,7 +189,8 @@ def _checked(given: ArrayPrompts, options: GenerationOptions) -> GenerationOptio
     if asked and not options.return_dict_in_generate:
         warn_once(f"{', '.join(asked)} without effect: return_dict_in_generate is not True", "no dict", *asked)
     if options.return_dict_in_generate:
-        in_step(options, len(given.ids) * options.num_return_sequences, "return_dict_in_generate")
+        many = 1 if options.num_beams > 1 else options.num_return_sequences
+        in_step(options, len(given.ids) * many, "return_dict_in_generate")
         whole = [name for name in ("output_attentions", "output_hidden_states") if name in asked]
         if options.prefill_chunk_size is not None and whole:
             raise GenerationError(
@@ -194,12 +214,14 @@ def _say_unknown_prompt(options: GenerationOptions) -> None:
 
 def _padding(given: ArrayPrompts, options: GenerationOptions, vocab_size: int) -> int:
     """The id that stands behind rows that have ended."""
+    ending = [token_id for token_id in options.eos_token_id if token_id < vocab_size]
+    if options.num_beams > 1 and not options.pad_token_id and ending:
+        return ending[0]  # transformers' beam search takes a padding token of 0 for none
     if options.pad_token_id is not None:
         if options.pad_token_id >= vocab_size:
             text = options.named("pad_token_id") + f" is outside the vocabulary of {vocab_size}"
             raise GenerationError(text, hint="give an id of the model")
         return options.pad_token_id
-    ending = [token_id for token_id in options.eos_token_id if token_id < vocab_size]
     if ending:
         return ending[0]
     if options.stop and len(given.ids) * options.num_return_sequences > 1:
@@ -210,9 +232,27 @@ def _padding(given: ArrayPrompts, options: GenerationOptions, vocab_size: int) -
     return 0
 
 
-def _output(
-    recording: Recording, sequences: Any, options: GenerationOptions, given: ArrayPrompts
-) -> GenerateDecoderOnlyOutput:
+def _beam_output(
+    recording: Recording,
+    sequences: Any,
+    options: GenerationOptions,
+    given: ArrayPrompts,
+    rows: Sequence[GeneratedSequence],
+) -> GenerateBeamDecoderOnlyOutput:
+    scores = np.array([row.score for row in rows], np.float32)
+    indices = np.full((len(rows), max(len(row.beams) for row in rows)), -1, np.int32)
+    for place, row in enumerate(rows):
+        number = place // options.num_return_sequences
+        indices[place, : len(row.beams)] = np.array(row.beams, np.int32) + number * options.num_beams
+    return GenerateBeamDecoderOnlyOutput(
+        sequences=sequences,
+        sequences_scores=to_kind(scores, given.kind, given.device) if options.output_scores else None,
+        beam_indices=to_kind(indices, given.kind, given.device),
+        **_recorded(recording, options, given),
+    )
+
+
+def _recorded(recording: Recording, options: GenerationOptions, given: ArrayPrompts) -> dict[str, Any]:
     def arrays(steps: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(to_kind(step, given.kind, given.device) for step in steps)
 
@@ -221,11 +261,10 @@ def _output(
 
     if recording.cache is not None:
         recording.cache.shown_as = (given.kind, given.device)
-    return GenerateDecoderOnlyOutput(
-        sequences=sequences,
-        scores=arrays(recording.all_scores) if options.output_scores else None,
-        logits=arrays(recording.all_logits) if options.output_logits else None,
-        attentions=layers(recording.all_attentions) if options.output_attentions else None,
-        hidden_states=layers(recording.all_hidden_states) if options.output_hidden_states else None,
-        past_key_values=recording.cache,
-    )
+    return {
+        "scores": arrays(recording.all_scores) if options.output_scores else None,
+        "logits": arrays(recording.all_logits) if options.output_logits else None,
+        "attentions": layers(recording.all_attentions) if options.output_attentions else None,
+        "hidden_states": layers(recording.all_hidden_states) if options.output_hidden_states else None,
+        "past_key_values": recording.cache,
+    }

@@ -53,6 +53,7 @@ def naming_what_takes_memory(options: GenerationOptions) -> Iterator[None]:
             "out of memory while generating with "
             + mention("max_new_tokens", options.max_new_tokens)
             + f", num_return_sequences={options.num_return_sequences}, "
+            + (f"num_beams={options.num_beams}, " if options.num_beams > 1 else "")
             + mention("batch_size", options.batch_size)
             + ", "
             + mention("prefill_chunk_size", options.prefill_chunk_size),
@@ -97,7 +98,7 @@ class Batch:
         rows: in the order of the model's rows; those that have ended ride along until they are half of the batch.
         mask: ``[rows, capacity]``, 1 where a slot holds a token of the row's text.
         used: slots so far.
-        alone: no other rows join these, nor they others.
+        alone: no other rows join these, nor they others; `reserved` slots are kept for them.
         cached_tokens: tokens of the prompt whose keys and values were there.
     """
 
@@ -114,6 +115,7 @@ class Batch:
         self._first_capacity = first_capacity
         self.rows = list(sequences)
         self.alone = not cached
+        self.reserved = 0
         self.past: CachedPast | UncachedPast = (CachedPast if cached else UncachedPast)(model)
         self.wanted = NOTHING
         self.mask: NDArray[np.int64]

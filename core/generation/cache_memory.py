@@ -14,7 +14,7 @@ from ..messages import mention
 if TYPE_CHECKING:
     from ..backend.protocol import Model
     from ..graph.cache import Cache
-    from .sequence import GeneratedSequence
+    from .job import Job
 
 SHARE = 0.5
 """What part of the device's free memory keys and values may take, where nobody says how much."""
@@ -75,16 +75,26 @@ class CacheMemory:
         """Bytes of a cache."""
         return (cache.batch or 0) * max(cache.length, cache.capacity or 0) * self.per_token
 
-    def refuse_what_never_fits(self, row: GeneratedSequence) -> None:
-        """Refuse a row that alone would need more than there may be, where somebody has said how much that is.
+    def refuse_what_never_fits(self, job: Job) -> None:
+        """Refuse what alone would need more than there may be, where somebody has said how much that is.
 
         Raises:
-            GenerationError: its prompt and what it may get take more.
+            GenerationError: a prompt and what it may get take more; of rows that run in a batch of their own, all of
+                them together.
         """
-        wanted = (row.prompt.length + row.budget) * self.per_token
-        if self._given and wanted > self.limit:
+        if not self._given or not job.options.use_cache:
+            return
+        longest = max(job.rows, key=lambda row: row.prompt.length + row.budget, default=None)
+        if longest is None:
+            return
+        wanted, rows = (longest.prompt.length + longest.budget), 1
+        if job.alone:
+            wanted, rows = job.slots(), len(job.rows) // job.options.num_return_sequences * job.options.rows_of_prompt
+        wanted *= self.per_token
+        if wanted > self.limit:
+            many = "" if rows == 1 else f" in {rows} rows"
             raise GenerationError(
-                f"a prompt of {row.prompt.length} tokens and {row.budget} new ones take {wanted / 2**20:.1f} MiB of "
-                f"keys and values, cache_memory is {self.limit / 2**20:.1f} MiB",
+                f"a prompt of {longest.prompt.length} tokens and {longest.budget} new ones{many} take "
+                f"{wanted / 2**20:.1f} MiB of keys and values, cache_memory is {self.limit / 2**20:.1f} MiB",
                 hint="lower " + mention("max_new_tokens") + ", or raise cache_memory",
             )

@@ -44,8 +44,9 @@ def generate(
         PolyllamaWarning: positions run past the context the model was made for.
     """
     if streamer is not None:
-        from .arrays import in_single_steps
+        from .arrays import in_single_steps, refuse_beams
 
+        refuse_beams(options or GenerationOptions(), "a streamer")
         options = in_single_steps(options or GenerationOptions(), len(prompts))
     run = GenerationRun(model, tokenizer, prompts, options, scheduler=scheduler)
     if streamer is None:
@@ -118,6 +119,10 @@ class TextStream(Iterator[str]):
         after: TextStream | None = None,
         scheduler: Scheduler | None = None,
     ) -> None:
+        if options is not None and options.num_beams > 1:
+            from .arrays import refuse_beams
+
+            refuse_beams(options, "a stream")
         text = None if after is None else after._run.sequences[0].text
         self._run: GenerationRun = GenerationRun(
             model, tokenizer, [prompt], options, open_end=open_end, text=text, scheduler=scheduler

@@ -17,7 +17,6 @@ from ..errors import GenerationError, UnsupportedError, refuse_lfs_pointer
 from ..messages import mention, subject
 from ..public import public
 from ..sources.naming import as_path, exists, path_given
-from .not_offered import NOT_OFFERED
 
 FILE = "generation_config.json"
 _MAX_BYTES = 1 << 20
@@ -42,6 +41,7 @@ ATTRIBUTES = (
 
 _METADATA = ("_from_model_config", "transformers_version")
 _OF_SAMPLING = {"temperature": (1.0,), "top_k": (50,), "top_p": (1.0,), "min_p": (), "typical_p": (1.0,)}
+_OF_BEAMS = {"early_stopping": False, "length_penalty": 1.0}
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 _OF_CALLS = (
     "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "synced_gpus", "assistant_model", "streamer",
@@ -270,7 +270,12 @@ class GenerationConfig:
         if isinstance(many, int) and many > 1 and not self.do_sample and self.num_beams in (None, 1):
             raise GenerationError(
                 mention("num_return_sequences", many) + " without sampling would give the same text each time",
-                hint="set do_sample=True",
+                hint="set do_sample=True or num_beams",
+            )
+        if isinstance(many, int) and isinstance(self.num_beams, int) and many > self.num_beams > 1:
+            raise GenerationError(
+                mention("num_return_sequences", many) + " is more than " + mention("num_beams", self.num_beams),
+                hint="give " + mention("num_beams") + " at least as many",
             )
         unused = self.without_effect() if strict else []
         if unused:
@@ -287,8 +292,7 @@ class GenerationConfig:
                 n for n, off in _OF_SAMPLING.items() if getattr(self, n) is not None and getattr(self, n) not in off
             ]
         if self.num_beams in (None, 1):
-            beams = ("early_stopping", "length_penalty")
-            found += [n for n in beams if getattr(self, n) not in (None, *NOT_OFFERED[n].inert)]
+            found += [n for n, off in _OF_BEAMS.items() if getattr(self, n) not in (None, off)]
         if not self.return_dict_in_generate:
             found += [n for n in _OUTPUTS if getattr(self, n)]
         return [f"{name}={getattr(self, name)!r:.40}" for name in found]

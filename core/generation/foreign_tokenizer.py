@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,11 @@ class _ForeignDecoder:
         self._ids = list(prompt_ids[-8:])  # enough to know whether a space is between
         self._known = len(self._text(self._ids))
         self._cut_at = _LONGEST
+
+    def fork(self) -> _ForeignDecoder:
+        other = copy.copy(self)
+        other._ids = list(self._ids)
+        return other
 
     def push(self, token_id: int, /) -> str:
         self._ids.append(token_id)

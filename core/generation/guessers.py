@@ -31,6 +31,8 @@ def let_guess(job: Job, *, by_length: bool) -> None:
     reason = None
     if job.alone:
         reason = "every step is recorded" if job.recording is not None else "use_cache is False"
+        if options.num_beams > 1:
+            reason = "beams are ranked at every step"
     elif by_length:
         reason = "this model's RoPE depends on the length, so that a wrong guess would have everything run again"
     elif any(row.prompt.embeds is not None for row in job.rows):

@@ -70,8 +70,22 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """Whether its rows go in a batch of their own: they are recorded, or keep no keys and values."""
-        return self.recording is not None or not self.options.use_cache
+        """Whether its rows go in a batch of their own: they are recorded, beams, or keep no keys and values."""
+        return self.recording is not None or not self.options.use_cache or self.options.num_beams > 1
+
+    def slots(self, first_capacity: int | None = None) -> int:
+        """Tokens that its rows may get, prompts included, where they go in a batch of their own.
+
+        Args:
+            first_capacity: count the storage, which begins with room for so many new tokens and then doubles.
+        """
+        width = max((row.prompt.length for row in self.rows), default=0)
+        width = width if self.recording is None else max(width, self.recording.width)
+        new = max((row.budget for row in self.rows), default=0)
+        columns = width + (new if first_capacity is None else min(new, first_capacity))
+        while columns < width + new:
+            columns *= 2
+        return columns * (len(self.rows) // self.options.num_return_sequences * self.options.rows_of_prompt)
 
     @property
     def stats(self) -> GenerationStats:

@@ -122,6 +122,8 @@ class GenerationRun:
     def _parts(self) -> Iterator[Job]:
         """The rows as jobs, so many at a time as are to run together."""
         size = self.options.batch_size or len(self.sequences) or 1
+        if self.options.num_beams > 1:
+            size *= self.options.num_return_sequences  # of prompts, whose rows belong together
         for start in range(0, len(self.sequences), size):
             with about_model(self._about):
                 job = self._scheduler.add(self.options, self.sequences[start : start + size], self._recording)

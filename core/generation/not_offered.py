@@ -29,7 +29,8 @@ class NotOffered:
     needs: str | None = None
 
 
-_BEAMS = "beam search comes with a later release: generation is greedy or sampled"
+_GROUPS = "transformers has moved it to a repository of code: num_beams with do_sample=True gives other beams too"
+_CONSTRAINED = "transformers has moved it to a repository of code; bad_words_ids and logit_bias steer what is generated"
 _ASSISTED = "assisted decoding comes with a later release"
 _CALLABLES = "code that looks into every step comes with a later release"
 _ENCODER = "it is for models with an encoder, which a Llama has not"
@@ -38,13 +39,10 @@ _FORWARD = "generation makes it of the prompts and attention_mask"
 _CONTINUED = "generation from a cache comes with a later release: give the whole prompt"
 
 NOT_OFFERED: Mapping[str, NotOffered] = {
-    "num_beams": NotOffered(_BEAMS, (1,)),
-    "early_stopping": NotOffered(_BEAMS, (False,), "beams"),
-    "length_penalty": NotOffered(_BEAMS, (1,), "beams"),
-    "num_beam_groups": NotOffered(_BEAMS, (1,)),
-    "diversity_penalty": NotOffered(_BEAMS, (0,)),
-    "constraints": NotOffered(_BEAMS, ([],)),
-    "force_words_ids": NotOffered(_BEAMS, ([],)),
+    "num_beam_groups": NotOffered(_GROUPS, (1,)),
+    "diversity_penalty": NotOffered(_GROUPS, (0,)),
+    "constraints": NotOffered(_CONSTRAINED, ([],)),
+    "force_words_ids": NotOffered(_CONSTRAINED, ([],)),
     "low_memory": NotOffered(_MOVED, (False,)),
     "penalty_alpha": NotOffered(_MOVED, (0,)),
     "dola_layers": NotOffered(_MOVED),
@@ -101,7 +99,7 @@ WITHOUT_EFFECT = ("cache_config", "max_cache_len", "compile_config", "disable_co
 def does_nothing(name: str, value: Any) -> bool:
     """Whether an argument that is not offered has a value at which it does nothing.
 
-    >>> does_nothing("num_beams", 1), does_nothing("num_beams", 4), does_nothing("synced_gpus", None)
+    >>> does_nothing("num_beam_groups", 1), does_nothing("num_beam_groups", 4), does_nothing("synced_gpus", None)
     (True, False, True)
     """
     if value is None:

@@ -48,6 +48,10 @@ def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
+def _early(value: Any) -> bool | str | None:
+    return value if isinstance(value, bool) or (isinstance(value, str) and value == "never") else None
+
+
 def _ids(value: Any) -> tuple[int, ...] | None:
     read = _integer(0)
     value = value.tolist() if hasattr(value, "tolist") else value
@@ -147,6 +151,9 @@ OPTION_RULES: Mapping[str, _Rule] = {
     "pad_token_id": _ID,
     "bos_token_id": _ID,
     "num_return_sequences": _COUNT,
+    "num_beams": _COUNT,
+    "length_penalty": _Rule(_real(lambda x: True), "a finite number (0 ranks by the log probability alone)"),
+    "early_stopping": _Rule(_early, "True, False or 'never'"),
     "seed": _Rule(_integer(0, _MAX_SEED), "a whole number from 0 to 2**64 - 1"),
     "logprobs": _Rule(_integer(0), "a whole number, 0 or more: how many alternatives to report"),
     "skip_special_tokens": _FLAG,
@@ -188,7 +195,7 @@ _OTHER_NAMES = {
 def is_option(name: str) -> bool:
     """Whether generation knows an argument of this name, be it to refuse it with a reason.
 
-    >>> is_option("top_k"), is_option("stop_strings"), is_option("num_beams"), is_option("temprature")
+    >>> is_option("top_k"), is_option("stop_strings"), is_option("num_beam_groups"), is_option("temprature")
     (True, True, True, False)
     """
     if name in OPTION_RULES or name in ALIASES or name in CALL_ARGUMENTS:

@@ -64,12 +64,19 @@ class GenerationOptions:
         eos_token_id: ids that end the sequence; empty to never end by itself.
         pad_token_id: what stands behind rows that ended before others, where an array comes out.
         bos_token_id: what an empty prompt begins with, in place of the tokenizer's.
-        num_return_sequences: independent sequences per prompt; needs sampling.
+        num_return_sequences: sequences per prompt: independent ones that are drawn, or the best of `num_beams`.
+        num_beams: texts of a prompt that are gone on with at a time, of which the best is returned (beam search); with
+            `do_sample` their continuations are drawn. 1 is off.
+        length_penalty: a beam's text is ranked by its log probability over its length to this power: above 0 favours
+            long texts, below 0 short ones.
+        early_stopping: ``True`` ends with the first `num_beams` texts that have ended; ``False`` when no beam would be
+            better if it ended now; ``"never"`` when none can become better.
         seed: 0 to 2**64 - 1; ``None`` draws a fresh one, which the result reports.
         logprobs: report each token's log-probability and those of this many likeliest tokens; ``None`` is off.
         skip_special_tokens: leave special tokens such as end-of-turn marks out of the text.
         prefill_chunk_size: most prompt tokens to run at once; bounds memory, changes nothing else.
-        batch_size: most sequences to run at once; bounds memory, changes nothing else. ``None`` runs all together.
+        batch_size: most sequences to run at once (with beams: prompts); bounds memory, changes nothing else. ``None``
+            runs all together.
         use_cache: keep keys and values; without, every step runs all tokens again.
         prompt_lookup_num_tokens: how many tokens to guess at a time, at most, from where the last ones stood before;
             guesses are checked together in one pass. The text is the same; where it repeats itself it comes faster.
@@ -117,6 +124,9 @@ class GenerationOptions:
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     num_return_sequences: int = 1
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
     seed: int | None = None
     logprobs: int | None = None
     skip_special_tokens: bool = True
@@ -156,10 +166,12 @@ class GenerationOptions:
                 self.named("min_new_tokens") + " is more than " + self.named("max_new_tokens"),
                 hint="give " + mention("max_new_tokens") if "max_new_tokens" in self.origin else None,
             )
-        if self.num_return_sequences > 1 and not self.do_sample:
+        if self.num_beams > 1:
+            _check_beams(self)
+        elif self.num_return_sequences > 1 and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
-                hint="give " + mention("do_sample", True),
+                hint="give " + mention("do_sample", True) + ", or " + mention("num_beams"),
             )
 
     def named(self, name: str) -> str:
@@ -171,6 +183,11 @@ class GenerationOptions:
         source = self.origin.get(name)
         value = getattr(self, name)
         return f"{name}={value!r} (from {source})" if source else mention(name, value)
+
+    @property
+    def rows_of_prompt(self) -> int:
+        """Rows that the model runs for each prompt."""
+        return self.num_beams if self.num_beams > 1 else self.num_return_sequences
 
     @property
     def filters(self) -> Filters | None:
@@ -228,10 +245,12 @@ class GenerationOptions:
             del values["max_length"]
         values["do_sample"] = _means_sampling(given, values, documented)
         if not values["do_sample"]:
-            asked = {} if defaults is None else {n: v for n, v in defaults.values.items() if n in defaults.asked}
+            asked = asked_of(defaults)
             heard = given.get("do_sample") is False or documented
             _say_unused({**asked, **given} if heard else asked)
             values = {name: value for name, value in values.items() if name not in _NEUTRAL}
+        if values.get("num_beams", 1) == 1:
+            _say_without_beams({**asked_of(defaults), **given})
         if "eos_token_id" not in values:
             ids: Sequence[int] = () if config is None else config.eos_token_ids
             if not ids and tokenizer is not None and tokenizer.eos_token_id is not None:
@@ -245,6 +264,28 @@ class GenerationOptions:
         if self.seed is not None or not self.do_sample:
             return self
         return dataclasses.replace(self, seed=fresh_seed())
+
+
+def asked_of(defaults: GenerationDefaults | None) -> dict[str, Any]:
+    """Those of the defaults that this program asks for, and no file."""
+    return {} if defaults is None else {n: v for n, v in defaults.values.items() if n in defaults.asked}
+
+
+def _check_beams(options: GenerationOptions) -> None:
+    """Refuse what does not go with beams."""
+    if options.num_return_sequences > options.num_beams:
+        raise GenerationError(
+            options.named("num_return_sequences") + " is more than " + options.named("num_beams"),
+            hint="give " + mention("num_beams") + " at least as many",
+        )
+
+
+def _say_without_beams(given: Mapping[str, Any]) -> None:
+    """Say once which options of beam search are asked for without beams."""
+    unused = [name for name, usual in _OF_BEAMS.items() if given.get(name, usual) != usual]
+    if unused:
+        listed = joined(", ", [mention(name, given[name]) for name in unused])
+        warn_once(listed + " without effect: num_beams is 1; set num_beams=4 to search", "no beams", *unused)
 
 
 def _applicable(defaults: GenerationDefaults | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,6 +337,7 @@ def _refuse_filters(values: Mapping[str, Any]) -> None:
 
 
 _NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+_OF_BEAMS: Mapping[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",

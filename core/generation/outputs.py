@@ -90,6 +90,7 @@ class Generation:
         logprobs: one entry per token of `token_ids`, where asked for: of the model's own logits, before any processing.
         seed: what to pass to get the same again: the one given, else the one drawn; ``None`` if greedy needed none.
         row: its index in the request, which the noise is keyed by.
+        score: of beam search, what texts were ranked by: the sum of log probabilities over a power of the length.
         stats: of the whole request.
 
     >>> str(Generation("a story", [5, 6], "length", [1]))
@@ -104,6 +105,7 @@ class Generation:
     logprobs: list[TokenLogprob] | None = None
     seed: int | None = None
     row: int = 0
+    score: float | None = None
     stats: GenerationStats = field(default=GenerationStats(), compare=False, repr=False)
 
     def __str__(self) -> str:

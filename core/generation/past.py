@@ -54,6 +54,10 @@ class CachedPast:
         """Go on with these rows."""
         self.cache = self.cache.select_rows(rows)
 
+    def follow(self, rows: Sequence[int], shared: Sequence[int]) -> None:
+        """Let each row go on from the text of one of `rows`, with which its first `shared` slots are the same."""
+        self.cache = self.cache.follow(rows, shared)
+
     def rows(self, rows: Sequence[int], slots: NDArray[np.int64]) -> CachedRows:
         """Some rows' keys and values, for a cache that is assembled."""
         return CachedRows(self.cache, rows, slots)
@@ -106,6 +110,10 @@ class UncachedPast:
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows."""
+        self._ids = self._ids[rows]
+
+    def follow(self, rows: Sequence[int], shared: Sequence[int]) -> None:
+        """Let each row go on from the text of one of `rows`."""
         self._ids = self._ids[rows]
 
     def run(

@@ -54,6 +54,19 @@ class Recording:
         """The rows of a run, which this then records."""
         return _RecordedBatch(model, sequences, self, options)
 
+    @property
+    def wanted(self) -> Wanted:
+        """What each pass is to give beside logits."""
+        return Wanted(self.attentions, self.hidden_states)
+
+    def keep(self, output: ModelOutput, cache: Any) -> None:
+        """Keep what a pass gave beside logits."""
+        if self.attentions:
+            self.all_attentions.append(tuple(output.attentions or ()))
+        if self.hidden_states:
+            self.all_hidden_states.append(tuple(output.hidden_states or ()))
+        self.cache = cache
+
 
 class _RecordedBatch(Batch):
     """Rows that all go on to the last step."""
@@ -64,7 +77,7 @@ class _RecordedBatch(Batch):
         self.recording = recording
         super().__init__(model, sequences, cached=options.use_cache)
         self.alone = True
-        self.wanted = Wanted(recording.attentions, recording.hidden_states)
+        self.wanted = recording.wanted
         self._taken = 0  # steps so far
 
     def _distinct(self) -> tuple[list[Prompt], list[int]]:
@@ -89,11 +102,6 @@ class _RecordedBatch(Batch):
             recording.all_scores.append(np.stack([row.scores for row in self.rows]))  # type: ignore[misc]
 
     def _forward(self, inputs: NDArray[Any]) -> ModelOutput:
-        recording = self.recording
         output = super()._forward(inputs)
-        if recording.attentions:
-            recording.all_attentions.append(tuple(output.attentions or ()))
-        if recording.hidden_states:
-            recording.all_hidden_states.append(tuple(output.hidden_states or ()))
-        recording.cache = self.past.cache
+        self.recording.keep(output, self.past.cache)
         return output

@@ -189,7 +189,12 @@ def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: Generatio
         min_new_tokens=options.min_new_tokens,
         ending=tuple(ending),
     )
-    return RequestPlan(options, options.filters, processing, ending, tuple(strings), vocab_size, masked)
+    # One more than can end, so that as many texts go on as there are beams.
+    per_beam = max(2, 1 + len({*options.eos_token_id, *ending}))
+    filters = options.filters
+    if filters is not None and options.num_beams > 1:
+        filters = replace(filters, least=per_beam)
+    return RequestPlan(options, filters, processing, ending, tuple(strings), vocab_size, masked, per_beam=per_beam)
 
 
 _told: WeakSet[GenerationTokenizer] = WeakSet()

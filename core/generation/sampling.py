@@ -114,7 +114,8 @@ class Filters:
 
     Temperature divides the logits; ``top_k`` (0 is off) keeps the k likeliest; ``top_p`` the likeliest that together
     reach that probability (Holtzman et al. 2020); ``min_p`` those at least that fraction as likely as the likeliest
-    (Nguyen et al. 2024); ``typical_p`` those whose surprise is closest to the entropy (Meister et al. 2023).
+    (Nguyen et al. 2024); ``typical_p`` those whose surprise is closest to the entropy (Meister et al. 2023). Each keeps
+    ``least`` tokens, where there are so many: beams need several to go on by.
 
     >>> Filters(temperature=0.8, top_k=40).top_p
     1.0
@@ -125,6 +126,7 @@ class Filters:
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,22 @@ def _largest(values: Floats, count: int) -> NDArray[np.intp]:
     return np.delete(at_least, np.flatnonzero(tied)[-surplus:])
 
 
-def keep_top_p(candidates: Candidates, top_p: float) -> Candidates:
+def best(values: Floats, count: int) -> NDArray[np.int64]:
+    """Return the places of the ``count`` largest of ``[n]`` values, the largest first, the lower place among equals.
+
+    >>> best(np.array([1.0, 3.0, 3.0, 2.0]), 3).tolist()
+    [1, 2, 3]
+    """
+    found = _largest(values, count)
+    ordered: NDArray[np.int64] = found[np.argsort(-values[found], kind="stable")]
+    return ordered
+
+
+def keep_top_p(candidates: Candidates, top_p: float, least: int = 1) -> Candidates:
     """Keep the fewest likeliest tokens whose probabilities reach ``top_p``: at least one, ties to the lower id.
+
+    Args:
+        least: so many are kept at least.
 
     >>> five = Candidates(np.arange(5), np.log(np.array([0.4, 0.3, 0.1, 0.1, 0.1]) / 0.4))
     >>> keep_top_p(five, 0.75).token_ids.tolist()
@@ -170,21 +186,27 @@ def keep_top_p(candidates: Candidates, top_p: float) -> Candidates:
         contenders = contenders[contenders >= (1.0 - top_p) / contenders.size]
     descending = np.sort(contenders)[::-1]
     mass_before = np.cumsum(descending) - descending
-    count = max(1, int(np.count_nonzero(mass_before < top_p)))
+    count = max(least, int(np.count_nonzero(mass_before < top_p)))
     return candidates.keep(_largest(candidates.logits, count))
 
 
-def keep_min_p(candidates: Candidates, min_p: float) -> Candidates:
-    """Keep the tokens at least ``min_p`` times as likely as the likeliest one.
+def keep_min_p(candidates: Candidates, min_p: float, least: int = 1) -> Candidates:
+    """Keep the tokens at least ``min_p`` times as likely as the likeliest one, and `least` tokens at least.
 
     >>> keep_min_p(Candidates(np.arange(3), np.log(np.array([1.0, 0.5, 0.1]))), 0.2).token_ids.tolist()
     [0, 1]
     """
-    return candidates.keep(candidates.logits >= candidates.logits.max() + math.log(min_p))
+    enough = candidates.logits >= candidates.logits.max() + math.log(min_p)
+    if least > 1:
+        enough[_largest(candidates.logits, least)] = True
+    return candidates.keep(enough)
 
 
-def keep_typical(candidates: Candidates, typical_p: float) -> Candidates:
+def keep_typical(candidates: Candidates, typical_p: float, least: int = 1) -> Candidates:
     """Keep the tokens whose surprise is closest to the entropy, until they reach ``typical_p``; ties are all kept.
+
+    Args:
+        least: so many are kept at least.
 
     >>> keep_typical(Candidates(np.arange(3), np.log(np.array([0.9, 0.08, 0.02]) / 0.9)), 0.5).token_ids.tolist()
     [0]
@@ -195,7 +217,7 @@ def keep_typical(candidates: Candidates, typical_p: float) -> Candidates:
     distance = np.abs(surprise - float(probabilities @ surprise))
     order = np.argsort(distance)  # not stable, which is faster: the order among equals cannot move the threshold
     below = int(np.count_nonzero(np.cumsum(probabilities[order]) < typical_p))
-    threshold = distance[order[min(below, order.size - 1)]]
+    threshold = distance[order[min(max(below, least - 1), order.size - 1)]]
     return possible.keep(distance <= threshold)
 
 
@@ -206,7 +228,8 @@ def filter_logits(logits: Floats, filters: Filters) -> Candidates:
     [0.0, -2.0]
     """
     # Dividing keeps the order, so top_k can look at the row as it came: the narrow dtype, and far fewer logs and exps.
-    token_ids = _largest(logits, filters.top_k) if filters.top_k else np.arange(logits.size)
+    least = filters.least
+    token_ids = _largest(logits, max(filters.top_k, least)) if filters.top_k else np.arange(logits.size)
     scaled = logits[token_ids].astype(np.float64) if filters.top_k else logits.astype(np.float64)
     scaled -= scaled.max()  # before dividing: a tiny temperature then cannot overflow the largest one
     if filters.temperature != 1.0:
@@ -214,11 +237,11 @@ def filter_logits(logits: Floats, filters: Filters) -> Candidates:
             scaled /= filters.temperature
     candidates = Candidates(token_ids, scaled)
     if filters.top_p < 1.0:
-        candidates = keep_top_p(candidates, filters.top_p)
+        candidates = keep_top_p(candidates, filters.top_p, least)
     if filters.min_p > 0.0:
-        candidates = keep_min_p(candidates, filters.min_p)
+        candidates = keep_min_p(candidates, filters.min_p, least)
     if filters.typical_p < 1.0:
-        candidates = keep_typical(candidates, filters.typical_p)
+        candidates = keep_typical(candidates, filters.typical_p, least)
     return candidates
 
 

@@ -106,8 +106,7 @@ class Scheduler:
     ) -> Job:
         """:meth:`submit` rows that were made already."""
         job = Job(self, options, rows, recording=recording)
-        for row in rows:
-            self._memory.refuse_what_never_fits(row)
+        self._memory.refuse_what_never_fits(job)
         let_guess(job, by_length=self._texts.by_length)
         if (watched := JOBS_OF_CALL.get()) is not None:
             watched.append(job)

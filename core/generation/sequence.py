@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..errors import PolyllamaError, warn
+from .beams import Beam, BeamRules, BeamSearch
 from .logit_processing import LogitProcessor, Processing
 from .options import GenerationOptions
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
@@ -49,7 +50,7 @@ class RequestPlan:
     ``ending`` maps each id that ends a row to what is reported for it: itself, or the stop string that it is.
     ``masked`` are ids that stand for no token, treated as if the vocabulary did not have them; None if there are none.
     With ``open_end`` a row that reaches its budget keeps back what is not certain, for a text that goes on. ``record``
-    keeps every step's scores.
+    keeps every step's scores. ``per_beam``: see :class:`~polyllama.core.generation.beams.BeamRules`.
     """
 
     options: GenerationOptions
@@ -61,6 +62,7 @@ class RequestPlan:
     masked: NDArray[np.int64] | None = None
     open_end: bool = False
     record: bool = False
+    per_beam: int = 2
 
 
 class Proposer(Protocol):
@@ -83,6 +85,8 @@ class GeneratedSequence:
         left: nobody wants it any more.
         ended: no token follows: it has finished, failed, or nobody wants it any more.
         proposer: what guesses the tokens that follow, if anything does; `proposed` and `accepted` count them.
+        ahead: tokens that its beams have, as long as it has none of its own.
+        score: of a text that a beam search has found; `beams`: of each token, the beam that it was chosen in.
     """
 
     def __init__(
@@ -107,6 +111,9 @@ class GeneratedSequence:
         self.left = self.ended = False
         self.proposer: Proposer | None = None
         self.proposed = self.accepted = 0
+        self.ahead = 0
+        self.score: float | None = None
+        self.beams: list[int] = []
         self._plan = plan
         self._least = least_new_tokens(plan.options, prompt)
         self._pieces: list[str] = []
@@ -119,7 +126,7 @@ class GeneratedSequence:
     @property
     def length(self) -> int:
         """Tokens of prompt and generated text together."""
-        return self.prompt.length + len(self.token_ids)
+        return self.prompt.length + len(self.token_ids) + self.ahead
 
     @property
     def remaining(self) -> int:
@@ -165,7 +172,75 @@ class GeneratedSequence:
 
     def out_of_time(self) -> None:
         """Let the next token be the last."""
-        self.budget = min(self.budget, len(self.token_ids) + 1)
+        self.budget = min(self.budget, len(self.token_ids) + self.ahead + 1)
+
+    # ---- beams
+
+    def search(self) -> BeamSearch:
+        """A search for the best texts of this row's prompt, of which the row is to get one: see :meth:`end_as`."""
+        plan, options = self._plan, self._plan.options
+        rules = BeamRules(
+            options.num_beams,
+            plan.per_beam,
+            options.length_penalty,
+            options.early_stopping,
+            self.budget,
+            options.seed if options.do_sample else None,
+            self.row // options.num_return_sequences * options.num_beams,
+        )
+        return BeamSearch(
+            Beam(self._processor.fork(), self.text.fork() if plan.stop_strings else None), rules, self._ends
+        )
+
+    def _ends(self, beam: Beam) -> bool:
+        """Whether a beam ends with its newest token."""
+        matched = False
+        if beam.text is not None:
+            beam.text.push(beam.token_ids[-1], armed=len(beam.token_ids) >= self._least)
+            matched = beam.text.matched is not None
+        return matched or beam.token_ids[-1] in self._plan.ending
+
+    def beam_scores(self, beam: Beam, logits: Floats) -> Floats:
+        """What a beam's next tokens ``[vocab]`` add to its score, by raw logits: processed log probabilities.
+
+        Raises:
+            GenerationError: the model's logits are no numbers, or penalties make them overflow.
+        """
+        if self._plan.masked is not None:
+            logits = logits.copy()
+            logits[self._plan.masked] = -np.inf
+        raw, step = float(logits.max()), len(beam.token_ids)
+        check_processed(raw, raw, row=self.row, step=step)
+        row = beam.processor(_log_softmax(logits, raw))
+        check_processed(raw, float(row.max()), row=self.row, step=step)
+        if np.isneginf(row.max()):
+            return row.astype(np.float32)
+        return self._filtered(row)
+
+    def beam_logprob(self, logits: Floats, token_id: int) -> TokenLogprob:
+        """What is reported of a beam's token."""
+        assert self._plan.options.logprobs is not None
+        if self._plan.masked is not None:
+            logits = logits.copy()
+            logits[self._plan.masked] = -np.inf
+        return token_logprob(logits, token_id, self._plan.options.logprobs)
+
+    def end_as(self, beam: Beam, score: float) -> list[StreamEvent]:
+        """End as a text that a beam search has found; its tokens as events."""
+        self.ahead, self.score, self.beams = 0, score, list(beam.parents)
+        reports: list[Any] = [*beam.logprobs] or [None] * len(beam.token_ids)
+        events = []
+        for token_id, logprob in zip(beam.token_ids, reports, strict=True):
+            if logprob is not None:
+                self.logprobs.append(logprob)
+            self.token_ids.append(token_id)
+            last = len(self.token_ids) == len(beam.token_ids)
+            text = self._advance(token_id, last) if last else self._pushed(token_id)
+            self._pieces.append(text)
+            events.append(StreamEvent(self.row, token_id, text, logprob, self.finish_reason if last else None))
+        return events
+
+    # ---- tokens of its own
 
     def take(self, logits: Floats) -> StreamEvent:
         """Choose the next token from the model's raw logits ``[vocab]``."""
@@ -195,7 +270,13 @@ class GeneratedSequence:
 
     def _scored(self, logits: Floats) -> Floats:
         """The logits ``[vocab]`` as a token is chosen by them: processed, what filters leave out at -inf."""
-        row = self._processor(logits).astype(np.float64)
+        return self._filtered(self._processor(logits))
+
+    def _filtered(self, row: Floats) -> Floats:
+        """Processed logits with temperature, what filters leave out at -inf, and normalized where that is asked for."""
+        if self._plan.filters is None and not self._plan.options.renormalize_logits:
+            return row.astype(np.float32, copy=False)
+        row = row.astype(np.float64)
         filters = self._plan.filters
         if filters is not None:
             kept = filter_logits(row, filters).token_ids
@@ -217,12 +298,16 @@ class GeneratedSequence:
         assert plan.options.seed is not None  # GenerationRun seeds the options
         return sample(processed, plan.filters, seed=plan.options.seed, row=self.row, step=step)
 
-    def _advance(self, token_id: int) -> str:
-        """Return the text that the token makes certain, and see whether it ends the sequence."""
+    def _pushed(self, token_id: int) -> str:
+        """The text that the newest token makes certain."""
+        return self.text.push(token_id, armed=len(self.token_ids) >= self._least)
+
+    def _advance(self, token_id: int, last: bool = False) -> str:
+        """Return the text that the token makes certain, and see whether it ends the sequence, as the `last` does."""
         armed = len(self.token_ids) >= self._least
         ended = token_id in self._plan.ending
-        text = self.text.push(token_id, armed=armed)
-        if self.text.matched is None and (ended or len(self.token_ids) >= self.budget):
+        text = self._pushed(token_id)
+        if self.text.matched is None and (last or ended or len(self.token_ids) >= self.budget):
             if ended or not self._plan.open_end:
                 text += self.text.finish(armed=armed)
             self.finish_reason = "stop" if ended else "length"
@@ -246,8 +331,17 @@ class GeneratedSequence:
             logprobs=list(self.logprobs) if options.logprobs is not None else None,
             seed=options.seed,
             row=self.row,
+            score=self.score,
             stats=stats,
         )
+
+
+def _log_softmax(logits: Floats, largest: float) -> Floats:
+    """Log probabilities ``[vocab]`` in float32, -inf where a logit is."""
+    shifted = logits.astype(np.float32) - np.float32(largest)
+    total = np.exp(shifted).sum(dtype=np.float64)
+    normal: Floats = shifted - np.float32(np.log(total))
+    return normal
 
 
 def least_new_tokens(options: GenerationOptions, prompt: Prompt) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .batch import ALIGNED, SPARE, Batch, naming_what_takes_memory
+from .beam_batch import BeamBatch
 from .job import Job, interrupted
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ class Steps:
     def _admit(self) -> None:
         """Begin with the prompts of rows that wait, as many as go together and fit."""
         while self.waiting and self._job(self.waiting[0]).alone:
+            if not self._fits_alone(self._job(self.waiting[0])):
+                return  # and so do those behind it, or it would wait for ever
             self._begin_alone(self._job(self.waiting[0]))
         shared = [batch for batch in self.batches if not batch.alone]
         if self.waiting and all(batch.joins and not batch.filling for batch in shared):
@@ -118,11 +121,23 @@ class Steps:
     def _begin_alone(self, job: Job) -> None:
         rows = [row for row in job.rows if not row.ended]
         self.waiting = deque(row for row in self.waiting if not any(row is other for other in job.rows))
+        self._begin(rows, lambda: self._alone(job, rows))
+
+    def _alone(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
+        """A batch that no other rows join, nor leave for want of memory: what it may get is reserved."""
+        batch = self._batch_of(job, rows)
+        batch.reserved = job.slots(self.first_capacity)
+        return batch
+
+    def _batch_of(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
+        if job.options.num_beams > 1:
+            prompts = [row.prompt for row in job.rows]
+            same = all(prompt.ids == prompts[0].ids and prompt.embeds is None for prompt in prompts)
+            prefix = self._texts.find(prompts[0]) if same and job.options.use_cache and job.recording is None else None
+            return BeamBatch(self.model, job.rows, job.options, job.recording, prefix, self.first_capacity)
         if job.recording is not None:
-            recording = job.recording
-            self._begin(rows, lambda: recording.batch(self.model, job.rows, job.options))
-        else:
-            self._begin(rows, lambda: Batch(self.model, rows, cached=False))
+            return job.recording.batch(self.model, job.rows, job.options)
+        return Batch(self.model, rows, cached=False)
 
     def _begin(self, rows: Sequence[GeneratedSequence], make: Any) -> None:
         """Add a batch, which may find no memory for its storage."""
@@ -295,14 +310,27 @@ class Steps:
     # ---- memory
 
     def running_bytes(self) -> int:
-        """Bytes of keys and values of all batches."""
-        return sum(len(batch.mask) * batch.capacity for batch in self.batches if batch.past.cache is not None) * (
-            self._memory.per_token
-        )
+        """Bytes of keys and values of all batches; of those that no rows leave before their end, all they may get."""
+        slots = (max(len(b.mask) * b.capacity, b.reserved) for b in self.batches if b.past.cache is not None)
+        return sum(slots) * self._memory.per_token
+
+    def _fits_alone(self, job: Job) -> bool:
+        """Whether a batch of its own may begin beside those that run: with no other it always may."""
+        if not job.options.use_cache or not self.batches:
+            return True
+        wanted = self.running_bytes() + job.slots(self.first_capacity) * self._memory.per_token
+        if wanted > self._memory.limit:
+            return False
+        self._texts.shrink(self._memory.limit - wanted)
+        return True
 
     def _fits(self, rows: Sequence[GeneratedSequence]) -> bool:
-        """Whether rows may begin beside those that run, in one batch with them later: one alone always may."""
+        """Whether rows may begin beside those that run, in one batch with them later: one with no other always may."""
         shared = [batch for batch in self.batches if not batch.alone]
+        reserved = self.running_bytes() if len(shared) < len(self.batches) else 0
+        if reserved:
+            own = sum(len(batch.mask) * batch.capacity for batch in shared if batch.past.cache is not None)
+            reserved -= own * self._memory.per_token
         others = [row for batch in shared for row in batch.rows if not row.ended]
         count = len(rows) + len(others)
         if count > self.max_rows:
@@ -310,9 +338,9 @@ class Steps:
         longest = max([row.to_run.length for row in rows] + [batch.used for batch in shared])
         room = min(max(row.remaining for row in (*rows, *others)), self.first_capacity)
         columns = max([longest + ALIGNED * bool(others) + room, *(batch.capacity for batch in shared)])
-        wanted = count * columns * self._memory.per_token
+        wanted = count * columns * self._memory.per_token + reserved
         if wanted > self._memory.limit:
-            return count == 1
+            return count == 1 and not reserved
         self._texts.shrink(self._memory.limit - wanted)
         return True
 

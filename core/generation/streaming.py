@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -51,6 +52,10 @@ class StopStrings:
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
+    def fork(self) -> StopStrings:
+        """A copy that goes its own way."""
+        return copy.copy(self)
+
     def finish(self) -> str:
         """Return what is still held back, when no more text follows."""
         held, self._held = self._held, ""
@@ -96,7 +101,20 @@ class TextAssembler:
         """Return the text that `token_id` makes certain; a stop string only counts where `armed`."""
         return "" if self._decoder is None else self._stops.push(self._decoder.push(token_id), armed=armed)
 
+    def fork(self) -> TextAssembler:
+        """A copy that goes its own way: of a beam that continues in two."""
+        other = copy.copy(self)
+        other._decoder, other._stops = forked(self._decoder), self._stops.fork()
+        return other
+
     def finish(self, *, armed: bool) -> str:
         """Return the rest of the text, when no more tokens follow."""
         rest = "" if self._decoder is None else self._stops.push(self._decoder.finish(), armed=armed)
         return rest + self._stops.finish()
+
+
+def forked(decoder: StreamDecoder | None) -> StreamDecoder | None:
+    """A copy of a decoder that goes its own way, by its own ``fork`` where it has one."""
+    fork = getattr(decoder, "fork", None)
+    copied: StreamDecoder | None = copy.deepcopy(decoder) if fork is None else fork()
+    return copied

@@ -155,6 +155,20 @@ class Cache:
             chosen.history = History(self._take(old.embeds, rows), positions, old.regime[rows], seen)
         return chosen
 
+    def follow(self, rows: Sequence[int], shared: Sequence[int]) -> Self:
+        """The cache in which each row goes on from the text of one of `rows`, as beams do; this one is not used again.
+
+        Args:
+            shared: of each row, how many of its first slots hold the same as those of the row that it goes on from. A
+                backend may leave them alone, and write the others in place.
+        """
+        rows = as_rows(rows, self.batch or 0)
+        return self if not self._moved(rows, shared) else self.select_rows(rows)
+
+    def _moved(self, rows: Sequence[int], shared: Sequence[int]) -> list[int]:
+        """The rows that do not hold what they are to go on from."""
+        return [row for row, other in enumerate(rows) if row != other and shared[row] < self.length]
+
     @classmethod
     def assembled(cls, parts: Sequence[CachedRows], length: int, capacity: int | None = None) -> Self:
         """A cache of `length` slots made of rows of others, which share no storage with it.

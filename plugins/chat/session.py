@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SETTING = re.compile(r"([^\s=]*)\s*=?\s*(.*)", re.DOTALL)
 _NOT_SHOWN = {
     "num_return_sequences": "a chat gives one answer; /retry gives another",
+    "num_beams": "a chat shows its answer as it comes, and a beam has no text before its end",
     "logprobs": "a chat does not show them",
 }
 

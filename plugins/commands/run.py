@@ -125,6 +125,10 @@ def _generate(
     if options["file"] is None and len(prompt) < 2 and how != "jsonl":
         if options["batch_size"] is not None:
             raise click.UsageError("--batch-size is for several prompts, and this is one.")
+        if _has_beams(llm, options) and how != "json":
+            if ctx.get_parameter_source("stream") is ParameterSource.COMMANDLINE and options["stream"]:
+                raise click.UsageError("--stream and --num-beams: a beam has no text before its end.")
+            options = {**options, "stream": False}
         _write_on(model, llm, read_prompt(prompt[0] if prompt else None), how == "json", options)
         return
     from ...cli.generations import BATCH, generate_all, read_prompts, show_document, show_lines, show_texts
@@ -145,6 +149,11 @@ def _generate(
     else:
         last = show_lines(rows, results) if how == "jsonl" else show_texts(rows, results, options["echo"])
         print(speed(last.stats, llm), file=sys.stderr)
+
+
+def _has_beams(llm: Llama, options: dict[str, Any]) -> bool:
+    """Whether beams are searched, be it by the checkpoint's defaults."""
+    return llm.generation_options(**given(options, GENERATION_NAMES)).num_beams > 1
 
 
 def _write_on(model: str, llm: Llama, text: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -181,8 +190,10 @@ def stream_text(pieces: TextStream) -> Generation:
 def as_data(result: Generation) -> dict[str, Any]:
     """A generation as JSON holds it."""
     stats = result.stats
+    score = {} if result.score is None else {"score": result.score}
     return {
         "text": result.text,
+        **score,
         "token_ids": list(result.token_ids),
         "prompt_token_ids": list(result.prompt_token_ids),
         "finish_reason": result.finish_reason,

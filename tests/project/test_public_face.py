@@ -63,13 +63,15 @@ def test_what_polyllama_offers() -> None:
     assert set(polyllama.__all__) == {
         *("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForQuestionAnswering"),
         *("AutoModelForSequenceClassification", "AutoModelForTokenClassification", "TorchAoConfig"),
-        *("GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer", "TextStreamer", "set_seed"),
+        *("GenerateBeamDecoderOnlyOutput", "GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer"),
+        *("TextStreamer", "set_seed"),
         *("AddedToken", "AutoTokenizer", "BatchEncoding"),
         *("AttentionMaskVisualizer", "FlaxLlamaForCausalLM", "FlaxLlamaModel", "Generation", "Llama", "LlamaConfig"),
         *("LlamaForCausalLM", "LlamaForQuestionAnswering", "LlamaForSequenceClassification"),
         *("LlamaForTokenClassification", "LlamaModel", "LlamaTokenizer", "LlamaTokenizerFast", "PolyllamaError"),
         *("PolyllamaWarning", "RopeParameters", "__version__", "convert", "hookimpl", "pipeline"),
-        *("GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer", "TextStreamer", "set_seed"),
+        *("GenerateBeamDecoderOnlyOutput", "GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer"),
+        *("TextStreamer", "set_seed"),
     }
 
 

@@ -16,5 +16,5 @@ def test_the_guide_lists_every_refused_argument() -> None:
         sys.path.remove(str(ROOT / "tools"))
     text = GUIDE.read_text(encoding="utf-8")
     assert text == written(text), "run python tools/refused_arguments.py"
-    for name in ("num_beams", "custom_generate", "max_memory", "binary_output", "threads"):
+    for name in ("num_beam_groups", "custom_generate", "max_memory", "binary_output", "threads"):
         assert f"`{name}`" in tables()

@@ -7,6 +7,7 @@ a stream concatenate to the decoded whole by construction, and each id costs the
 from __future__ import annotations
 
 import codecs
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ class TextAssembler(ABC):
         text = self._flush()
         return self._clean_up.push(text) + self._clean_up.finish() if self._clean_up else text
 
+    def fork(self) -> TextAssembler:
+        """A copy that goes its own way."""
+        other = copy.copy(self)
+        other._clean_up = copy.deepcopy(self._clean_up)
+        return other
+
     @abstractmethod
     def _add(self, token_id: int, token: str) -> str: ...
 
@@ -103,6 +110,12 @@ class PieceAssembler(TextAssembler):
         self._drop_all_leading = drop_all_leading
         self._at_start = True
         self._bytes = bytearray()
+
+    def fork(self) -> PieceAssembler:
+        other = super().fork()
+        assert isinstance(other, PieceAssembler)
+        other._bytes = bytearray(self._bytes)
+        return other
 
     def _add(self, token_id: int, token: str) -> str:
         byte = self._byte_of(token_id)
@@ -166,6 +179,13 @@ class ByteLevelAssembler(TextAssembler):
         super().__init__(token_of, options, size)
         self._added = added
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def fork(self) -> ByteLevelAssembler:
+        other = super().fork()
+        assert isinstance(other, ByteLevelAssembler)
+        other._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        other._utf8.setstate(self._utf8.getstate())
+        return other
 
     def _add(self, token_id: int, token: str) -> str:
         if token_id in self._added:  # its letters stand for themselves, those of Latin-1 too
@@ -256,6 +276,12 @@ class StreamDecoder:
         if self._finished:
             raise TokenizerError("this stream has been finished", hint="make a new one with tokenizer.stream_decoder()")
         return self._assembler.push(token_id)
+
+    def fork(self) -> StreamDecoder:
+        """A copy that goes its own way."""
+        other = copy.copy(self)
+        other._assembler = self._assembler.fork()
+        return other
 
     def finish(self) -> str:
         """The text held back, once no more ids come."""

@@ -70,7 +70,7 @@ def test_giving_a_temperature_or_a_filter_means_sampling():
         ({"max_tokens": 1}, "did you mean 'max_new_tokens'"),
         ({"stop_sequences": "a"}, "did you mean 'stop'"),
         ({"stop_strings": "a", "stop": "b"}, "stop is given twice"),
-        ({"num_beams": 4}, "num_beams=4 is not offered; beam search comes with a later release"),
+        ({"num_beam_groups": 4}, "num_beam_groups=4 is not offered; transformers has moved it"),
         ({"min_length": -1}, "min_length is -1"),
         ({"max_time": 0}, "max_time is 0; wanted a number of seconds above 0"),
         ({"bad_words_ids": [[]]}, r"bad_words_ids is \[\[\]\]; wanted a list of lists"),
@@ -145,10 +145,10 @@ def test_what_does_nothing_is_taken():
         "epsilon_cutoff": 0.0, "sequence_bias": None, "remove_invalid_values": False, "use_mtp": False,
     }  # fmt: skip
     assert options(**inert) == options()
-    with pytest.raises(GenerationError, match="early_stopping=True is not offered"):
-        options(early_stopping=True)
-    with pytest.raises(GenerationError, match="num_beams=True is not offered"):
-        options(num_beams=True)
+    with pytest.raises(GenerationError, match="use_mtp=True is not offered"):
+        options(use_mtp=True)
+    with pytest.raises(GenerationError, match="num_beam_groups=True is not offered"):
+        options(num_beam_groups=True)
 
 
 def test_a_given_generation_config_stands_between_the_call_and_the_model():
@@ -161,8 +161,8 @@ def test_a_given_generation_config_stands_between_the_call_and_the_model():
     assert GenerationOptions.resolve({"max_length": 9}, defaults=layered).max_new_tokens is None
     whole = GenerationDefaults.from_dict({"max_length": 30}, strict=True).over(read(max_new_tokens=7))
     assert GenerationOptions.resolve({}, defaults=whole).max_length == 30 and "max_new_tokens" not in whole.values
-    with pytest.raises(GenerationError, match=r"num_beams=4 \(from generation_config\) is not offered"):
-        GenerationDefaults.from_dict({"num_beams": 4}, strict=True)
+    with pytest.raises(GenerationError, match=r"num_beam_groups=4 \(from generation_config\) is not offered"):
+        GenerationDefaults.from_dict({"num_beam_groups": 4}, strict=True)
 
 
 def test_numpy_numbers_are_numbers():
@@ -251,9 +251,9 @@ def test_the_ids_that_end_a_sequence():
 
 
 def test_keys_that_would_change_the_output_are_named():
-    with pytest.warns(PolyllamaWarning, match=r"not honoured.*num_beams=4, guidance_scale=1.5, wibble=\"x\"$"):
-        defaults = read(num_beams=4, guidance_scale=1.5, wibble="x", temperature=0.5)
-    assert defaults.not_honoured == ("num_beams", "guidance_scale", "wibble")
+    with pytest.warns(PolyllamaWarning, match=r"not honoured.*num_beam_groups=4, guidance_scale=1.5, wibble=\"x\"$"):
+        defaults = read(num_beam_groups=4, guidance_scale=1.5, wibble="x", temperature=0.5)
+    assert defaults.not_honoured == ("num_beam_groups", "guidance_scale", "wibble")
     assert dict(defaults.values) == {"temperature": 0.5}
 
 
@@ -264,7 +264,9 @@ def test_keys_that_change_nothing_are_quiet():
         diversity_penalty=0.0, guidance_scale=None, length_penalty=2.0, cache_implementation="static",
         bad_words_ids=None, top_k=None,
     )  # fmt: skip
-    assert dict(defaults.values) == {"bos_token_id": 1, "pad_token_id": 0} and defaults.not_honoured == ()
+    wanted = {"bos_token_id": 1, "pad_token_id": 0, "num_beams": 1, "length_penalty": 2.0}
+    assert dict(defaults.values) == wanted and defaults.not_honoured == ()
+    assert GenerationOptions.resolve({}, defaults=defaults).num_beams == 1
     assert dict(read(pad_token_id=-1).values) == {}, "so some files say that there is none"
 
 

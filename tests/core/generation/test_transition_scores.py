@@ -10,7 +10,7 @@ import pytest
 import torch
 from polyllama import Llama
 from polyllama.core.array_kinds import KINDS, as_numpy, kind_of, to_kind
-from polyllama.core.errors import GenerationError, InputError, UnsupportedError
+from polyllama.core.errors import GenerationError, InputError
 from tiny_models import ALL_BACKENDS, relative_error
 
 IDS = np.random.default_rng(4).integers(1, 97, (2, 5))
@@ -53,8 +53,8 @@ def test_what_does_not_fit(tiny_models: Any) -> None:
         compute(out.sequences[:1], out.scores)
     with pytest.raises(InputError, match=r"and sequences \[2, 3\]"):
         compute(out.sequences[:, :3], out.scores)
-    with pytest.raises(UnsupportedError, match="beam_indices are of beam search"):
-        compute(out.sequences, out.scores, np.zeros((2, 4)))
+    with pytest.raises(InputError, match=r"beam_indices has shape \[3, 4\] and numbers up to 0, sequences"):
+        compute(out.sequences, out.scores, np.zeros((3, 4), int))
 
 
 def test_several_of_one_prompt_want_sampling() -> None:
