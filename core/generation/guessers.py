@@ -30,7 +30,8 @@ def let_guess(job: Job, *, by_length: bool) -> None:
         return
     reason = None
     if job.alone:
-        reason = "every step is recorded" if job.recording is not None else "use_cache is False"
+        unguided = "every step is recorded" if job.recording is not None else "use_cache is False"
+        reason = "a second prompt runs beside the first (guidance_scale)" if job.guided else unguided
     elif by_length:
         reason = "this model's RoPE depends on the length, so that a wrong guess would have everything run again"
     elif any(row.prompt.embeds is not None for row in job.rows):

@@ -68,8 +68,13 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """Whether its rows go in a batch of their own: they are recorded, or keep no keys and values."""
-        return self.recording is not None or not self.options.use_cache
+        """Whether its rows go in a batch of their own: they are recorded or guided, or keep no keys and values."""
+        return self.recording is not None or not self.options.use_cache or self.guided
+
+    @property
+    def guided(self) -> bool:
+        """Whether a second prompt runs beside each row."""
+        return bool(self.rows) and self.rows[0].negative is not None
 
     @property
     def stats(self) -> GenerationStats:

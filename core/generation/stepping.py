@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .batch import ALIGNED, SPARE, Batch, naming_what_takes_memory
+from .guidance import GuidedBatch
 from .job import Job, interrupted
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Steps:
         if job.recording is not None:
             recording = job.recording
             self._begin(rows, lambda: recording.batch(self.model, job.rows, job.options))
+        elif job.guided:
+            self._begin(rows, lambda: GuidedBatch(self.model, rows, job.options))
         else:
             self._begin(rows, lambda: Batch(self.model, rows, cached=False))
 
