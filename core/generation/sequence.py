@@ -237,7 +237,8 @@ class GeneratedSequence:
         if self._plan.options.renormalize_logits:
             row = row - row.max()
             row -= np.log(np.exp(row).sum())
-        return row.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return row.astype(np.float32)
 
     def _processed(self, logits: Floats) -> Floats:
         """The logits after all that changes them, checked."""
