@@ -151,7 +151,7 @@ def _rows(read: Callable[[Any], int | None]) -> Callable[[Any], tuple[tuple[int,
             if not numbers_read or None in numbers_read:
                 return None
             found.append(numbers_read)
-        return tuple(found)  # type: ignore[return-value]
+        return tuple(found)  # type: ignore[arg-type]
 
     return read_rows
 

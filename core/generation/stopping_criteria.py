@@ -174,7 +174,7 @@ class GivenCriteria:
         """Sort the criteria of a call.
 
         Warns:
-            PolyllamaWarning: once, of a limit that has no effect beside them.
+            PolyllamaWarning: once, of a limit of the call that has no effect beside them.
         """
         if not options.stopping_criteria:
             return _NONE
@@ -185,7 +185,7 @@ class GivenCriteria:
         lengths = [int(one.max_length) for one in by_kind["MaxLengthCriteria"]]
         ids = [token_id for one in by_kind["EosTokenCriteria"] for token_id in _listed(one.eos_token_id)]
         limit = "max_new_tokens" if options.max_new_tokens is not None else "max_length"
-        if lengths and getattr(options, limit) is not None:
+        if lengths and getattr(options, limit) is not None and limit not in options.origin:
             warn_once(f"{options.named(limit)} without effect: MaxLengthCriteria takes its place", "criteria", limit)
         return cls(tuple(called), min(lengths, default=None), tuple(ids) if by_kind["EosTokenCriteria"] else None)
 
