@@ -261,23 +261,12 @@ class CallerCode:
         return processors, allowed, criteria
 
 
-class CustomProcessor:
-    """A caller's processor of one row: a state of the row's that sees all of its ids.
-
-    >>> def never_two(input_ids, scores):
-    ...     scores[:, 2] = -np.inf
-    ...     return scores
-    >>> row = np.zeros(3)
-    >>> CustomProcessor(never_two, NUMPY, [1], row=0).apply(row); row.tolist()
-    [0.0, 0.0, -inf]
-    """
+class _OfRow:
+    """A caller's code as a state of one row, which sees all of its ids."""
 
     active = True
-
-    def __init__(self, call: Callable[..., Any], given: ArrayKind, token_ids: Sequence[int], row: int) -> None:
-        self.name = known_class(call)
-        self._code = _Code("logits_processor", call, array_kind(call, given), row)
-        self._ids = _Ids(token_ids)
+    _code: _Code
+    _ids: _Ids
 
     def append(self, token_id: int) -> None:
         """Take the next token into account."""
@@ -288,6 +277,23 @@ class CustomProcessor:
         other = copy.copy(self)
         other._code, other._ids = self._code.fork(), self._ids.fork()
         return other
+
+
+class CustomProcessor(_OfRow):
+    """A caller's processor of one row: a state of the row's that sees all of its ids.
+
+    >>> def never_two(input_ids, scores):
+    ...     scores[:, 2] = -np.inf
+    ...     return scores
+    >>> row = np.zeros(3)
+    >>> CustomProcessor(never_two, NUMPY, [1], row=0).apply(row); row.tolist()
+    [0.0, 0.0, -inf]
+    """
+
+    def __init__(self, call: Callable[..., Any], given: ArrayKind, token_ids: Sequence[int], row: int) -> None:
+        self.name = known_class(call)
+        self._code = _Code("logits_processor", call, array_kind(call, given), row)
+        self._ids = _Ids(token_ids)
 
     def apply(self, row: Wide) -> None:
         """Change the logits ``[vocab]`` as the caller's code does, in place.
@@ -314,7 +320,7 @@ class CustomProcessor:
             raise code.wrong(step, "inf", "numbers: a token is certain where the others are -inf")
 
 
-class AllowedTokens:
+class AllowedTokens(_OfRow):
     """Which ids may follow, as a caller's function of the row's number and ids says.
 
     >>> row = np.zeros(3)
@@ -322,21 +328,9 @@ class AllowedTokens:
     [0.0, -inf, 0.0]
     """
 
-    active = True
-
     def __init__(self, call: Callable[..., Any], given: ArrayKind, token_ids: Sequence[int], row: int) -> None:
         self._code = _Code("prefix_allowed_tokens_fn", call, array_kind(call, given), row)
         self._ids = _Ids(token_ids)
-
-    def append(self, token_id: int) -> None:
-        """Take the next token into account."""
-        self._ids.append(token_id)
-
-    def fork(self) -> Self:
-        """A copy that goes its own way, with a copy of the caller's object."""
-        other = copy.copy(self)
-        other._code, other._ids = self._code.fork(), self._ids.fork()
-        return other
 
     def apply(self, row: Wide) -> None:
         """Forbid all others, in place; where none of these is possible they all are.
@@ -399,3 +393,7 @@ class RowCriteria:
         other._codes = [code.fork() for code in self._codes]
         other._ids, other._scores = self._ids.fork(), list(self._scores)
         return other
+
+
+NO_CODE: tuple[list[CustomProcessor], AllowedTokens | None, RowCriteria | None] = ([], None, None)
+"""The states of a row whose caller brings no code."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..errors import PolyllamaError, warn
-from .callables import CallerCode
+from .callables import NO_CODE, CallerCode, RowCriteria
 from .logit_processing import LogitProcessor, Processing
 from .options import GenerationOptions
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
@@ -134,8 +134,8 @@ class GeneratedSequence:
         self._least = least_new_tokens(plan.options, prompt)
         self._pieces: list[str] = []
         self.text = TextAssembler(decoder, plan.stop_strings, before) if text is None else text
-        code = ((), None, None) if plan.code is None else plan.code.of_row(prompt.ids, row)
-        custom, allowed, self._criteria = code
+        custom, allowed, criteria = NO_CODE if plan.code is None else plan.code.of_row(prompt.ids, row)
+        self._criteria: RowCriteria | None = criteria
         processing = plan.processing_of(prompt, budget)
         self._processor = LogitProcessor(processing, plan.vocab_size, prompt.ids, custom=custom, allowed=allowed)
 
