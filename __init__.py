@@ -39,8 +39,28 @@ if TYPE_CHECKING:
     from .core.export.converting import convert
     from .core.generation.array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
     from .core.generation.config import GenerationConfig
+    from .core.generation.logits_processors import (
+        LogitsProcessor,
+        LogitsProcessorList,
+        MinLengthLogitsProcessor,
+        MinNewTokensLengthLogitsProcessor,
+        NoRepeatNGramLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+        SuppressTokensLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
     from .core.generation.outputs import Generation
     from .core.generation.seeding import set_seed
+    from .core.generation.stopping_criteria import (
+        EosTokenCriteria,
+        MaxLengthCriteria,
+        MaxTimeCriteria,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        StopStringCriteria,
+    )
     from .core.generation.streamers import TextIteratorStreamer, TextStreamer
     from .core.plugin_system.hookspecs import hookimpl
     from .core.quantization.torchao import TorchAoConfig
@@ -85,6 +105,22 @@ _EXPORTS = {
     "hookimpl": "core.plugin_system.hookspecs",
     "pipeline": "core.api.pipelines.making",
     "set_seed": "core.generation.seeding",
+    "LogitsProcessor": "core.generation.logits_processors",
+    "LogitsProcessorList": "core.generation.logits_processors",
+    "MinLengthLogitsProcessor": "core.generation.logits_processors",
+    "MinNewTokensLengthLogitsProcessor": "core.generation.logits_processors",
+    "NoRepeatNGramLogitsProcessor": "core.generation.logits_processors",
+    "RepetitionPenaltyLogitsProcessor": "core.generation.logits_processors",
+    "SuppressTokensLogitsProcessor": "core.generation.logits_processors",
+    "TemperatureLogitsWarper": "core.generation.logits_processors",
+    "TopKLogitsWarper": "core.generation.logits_processors",
+    "TopPLogitsWarper": "core.generation.logits_processors",
+    "EosTokenCriteria": "core.generation.stopping_criteria",
+    "MaxLengthCriteria": "core.generation.stopping_criteria",
+    "MaxTimeCriteria": "core.generation.stopping_criteria",
+    "StopStringCriteria": "core.generation.stopping_criteria",
+    "StoppingCriteria": "core.generation.stopping_criteria",
+    "StoppingCriteriaList": "core.generation.stopping_criteria",
     "TextIteratorStreamer": "core.generation.streamers",
     "TextStreamer": "core.generation.streamers",
 }
@@ -100,6 +136,7 @@ __all__ = [
     "AutoModelForTokenClassification",
     "AutoTokenizer",
     "BatchEncoding",
+    "EosTokenCriteria",
     "FlaxLlamaForCausalLM",
     "FlaxLlamaModel",
     "GenerateBeamDecoderOnlyOutput",
@@ -115,11 +152,26 @@ __all__ = [
     "LlamaModel",
     "LlamaTokenizer",
     "LlamaTokenizerFast",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "MaxLengthCriteria",
+    "MaxTimeCriteria",
+    "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
     "PolyllamaError",
     "PolyllamaWarning",
+    "RepetitionPenaltyLogitsProcessor",
     "RopeParameters",
+    "StopStringCriteria",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "SuppressTokensLogitsProcessor",
+    "TemperatureLogitsWarper",
     "TextIteratorStreamer",
     "TextStreamer",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
     "TorchAoConfig",
     "__version__",
     "convert",

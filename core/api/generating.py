@@ -72,7 +72,8 @@ class Generating(Scheduling):
             streamer: an object with ``put`` and ``end``, such as a :class:`~polyllama.TextStreamer`.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, ``seed``,
                 ``stop``, ``repetition_penalty``, ``num_return_sequences``, ``num_beams``, ``logprobs`` ...: see
-                :class:`~polyllama.core.generation.options.GenerationOptions`. Where arrays go in, tokens are drawn
+                :class:`~polyllama.core.generation.options.GenerationOptions`. ``negative_prompt``, a text or one for
+                each prompt, is what ``guidance_scale`` leads away from. Where arrays go in, tokens are drawn
                 only with ``do_sample=True``, as documented; elsewhere a temperature says it too.
 
         Returns:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import checked_methods
-from ..errors import warn
+from ..errors import GenerationError, warn
+from ..messages import subject
 
 if TYPE_CHECKING:
     from ..backend.protocol import Model
@@ -49,6 +50,7 @@ class GenerationSettings:
         @property
         def config(self) -> LlamaConfig: ...
         def _tokenizer_or_none(self) -> Tokenizer | None: ...
+        def _encoded(self, text: str) -> list[int]: ...
         def _draft_model(self, given: Any) -> Model | None: ...
 
     @property
@@ -116,7 +118,8 @@ class GenerationSettings:
         """
         from ..generation.option_rules import CALL_ARGUMENTS
 
-        beside = [name for name in CALL_ARGUMENTS if name not in ("generation_config", "assistant_model")]
+        read_here = ("generation_config", "assistant_model", "negative_prompt")
+        beside = [name for name in CALL_ARGUMENTS if name not in read_here]
         return self._options({name: value for name, value in options.items() if name not in beside})
 
     def _options(self, options: Mapping[str, Any], *, documented: bool = False) -> GenerationOptions:
@@ -127,6 +130,8 @@ class GenerationSettings:
 
         given = dict(options)
         assistant = given.pop("assistant_model", None)
+        if (text := given.pop("negative_prompt", None)) is not None:
+            given["negative_prompt_ids"] = self._negative_ids(text, given)
         defaults = self._model_defaults()
         if (config := given.pop("generation_config", None)) is not None:
             said = as_generation_config(config).to_diff_dict()
@@ -141,6 +146,20 @@ class GenerationSettings:
         self._say_unread(given, resolved, _IDS if documented else _IDS[:2])
         draft = self._draft_model(assistant)
         return resolved if draft is None else replace(resolved, draft=draft)
+
+    def _negative_ids(self, text: Any, given: Mapping[str, Any]) -> list[list[int]]:
+        """The ids of a second prompt that is given as text, or of several.
+
+        Raises:
+            GenerationError: it is none, or ids are given too.
+        """
+        if given.get("negative_prompt_ids") is not None:
+            raise GenerationError("negative_prompt and negative_prompt_ids are given together", hint="give one of them")
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts):
+            wanted = "wanted a text, or a list of one for each prompt; ids are negative_prompt_ids"
+            raise GenerationError(subject("negative_prompt", text) + f" is {text!r:.60}", hint=wanted)
+        return [self._encoded(one) for one in texts]
 
     def _say_unread(self, given: Mapping[str, Any], resolved: GenerationOptions, names: Sequence[str]) -> None:
         """Say which ids were set in the model's config after it was loaded, and are others in what generates."""

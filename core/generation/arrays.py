@@ -19,6 +19,7 @@ from ..messages import mention
 from .arguments import warn_once
 from .array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .array_prompts import ArrayPrompts
+from .callables import ArrayKind
 from .loop import GenerationRun
 from .options import GenerationOptions
 from .recording import Recording
@@ -72,9 +73,9 @@ def generate_array(
     if options.return_dict_in_generate:
         wanted = {name.removeprefix("output_"): getattr(options, name) for name in _OUTPUTS}
         recording = Recording(given.width, pad, **wanted)
-    run = GenerationRun(
-        model, tokenizer, given.prompts(), options, texts=False, recording=recording, scheduler=scheduler
-    )
+    arrays = ArrayKind(given.kind, given.device)
+    how: dict[str, Any] = {"recording": recording, "scheduler": scheduler, "arrays": arrays}
+    run = GenerationRun(model, tokenizer, given.prompts(), options, texts=False, **how)
     prompts = np.repeat(given.ids, many, axis=0)
 
     def out(array: NDArray[Any], *, host: bool = False) -> Any:

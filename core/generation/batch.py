@@ -99,6 +99,7 @@ class Batch:
         mask: ``[rows, capacity]``, 1 where a slot holds a token of the row's text.
         used: slots so far.
         alone: no other rows join these, nor they others; `reserved` slots are kept for them.
+        guided: ``[rows, vocab]`` that the next tokens are chosen from in the place of the logits, if anything.
         cached_tokens: tokens of the prompt whose keys and values were there.
     """
 
@@ -116,6 +117,7 @@ class Batch:
         self.rows = list(sequences)
         self.alone = not cached
         self.reserved = 0
+        self.guided: Floats | None = None
         self.past: CachedPast | UncachedPast = (CachedPast if cached else UncachedPast)(model)
         self.wanted = NOTHING
         self.mask: NDArray[np.int64]
@@ -233,7 +235,7 @@ class Batch:
             first, taken = firsts[place], 0
             try:
                 for taken in range(len(fed)):
-                    event = row.take(logits[place, first + taken])
+                    event = row.take(logits[place, first + taken], None if self.guided is None else self.guided[place])
                     events.append((row, event))
                     if row.ended or fed[taken + 1 : taken + 2] != [event.token_id]:
                         break

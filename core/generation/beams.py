@@ -26,6 +26,7 @@ from .sampling import TokenLogprob, best, gumbel_noise, noise_key
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .callables import RowCriteria
     from .logit_processing import LogitProcessor
     from .streaming import TextAssembler
 
@@ -68,11 +69,14 @@ class Beam:
     Attributes:
         places: of each token, the beam that it was run in: two texts are one as long as these are the same.
         parents: of each token, the beam that it was chosen in.
-        processor: changes its logits; `text` finds stop strings, where there are any.
+        processor: changes its logits; `text` finds stop strings, `criteria` are the caller's, where there are any.
+        met: the criterion of the caller's that ends it.
     """
 
     processor: LogitProcessor
     text: TextAssembler | None = None
+    criteria: RowCriteria | None = None
+    met: str | None = None
     token_ids: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -91,11 +95,12 @@ class Beam:
             count -= 1
         return count
 
-    def extended(self, parent: int, token_id: int, score: np.float32, text: TextAssembler | None) -> Beam:
+    def extended(self, parent: int, token_id: int, score: np.float32) -> Beam:
         """The text with another token; its processor is still this one's."""
         return dataclasses.replace(
             self,
-            text=text,
+            text=None if self.text is None else self.text.fork(),
+            criteria=None if self.criteria is None else self.criteria.fork(),
             token_ids=[*self.token_ids, token_id],
             parents=[*self.parents, parent],
             score=score,
@@ -208,10 +213,7 @@ class BeamSearch:
         return flat[chosen], chosen
 
     def _candidate(self, parent: int, token_id: int, score: np.float32) -> Beam:
-        beam, text = self.running[parent], None
-        if beam.text is not None:
-            text = beam.text.fork()
-        return beam.extended(parent, token_id, score, text)
+        return self.running[parent].extended(parent, token_id, score)
 
     def _keep_best(self, candidates: Sequence[Beam], values: Floats, ends: NDArray[np.bool_]) -> None:
         """Rank the texts that end among those that have."""
@@ -255,4 +257,5 @@ class BeamSearch:
     @staticmethod
     def _fork(beam: Beam) -> Beam:
         text = None if beam.text is None else beam.text.fork()
-        return dataclasses.replace(beam, processor=beam.processor.fork(), text=text)
+        criteria = None if beam.criteria is None else beam.criteria.fork()
+        return dataclasses.replace(beam, processor=beam.processor.fork(), text=text, criteria=criteria)

@@ -40,12 +40,15 @@ ATTRIBUTES = (
 """The documented attributes; each is ``None`` unless something is said."""
 
 _METADATA = ("_from_model_config", "transformers_version")
-_OF_SAMPLING = {"temperature": (1.0,), "top_k": (50,), "top_p": (1.0,), "min_p": (), "typical_p": (1.0,)}
+_OF_SAMPLING = {
+    "temperature": (1.0,), "top_k": (50,), "top_p": (1.0,), "min_p": (), "typical_p": (1.0,), "top_h": (),
+    "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,),
+}  # fmt: skip
 _OF_BEAMS = {"early_stopping": False, "length_penalty": 1.0}
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 _OF_CALLS = (
     "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "synced_gpus", "assistant_model", "streamer",
-    "negative_prompt_ids", "negative_prompt_attention_mask",
+    "negative_prompt", "negative_prompt_ids", "negative_prompt_attention_mask",
 )  # fmt: skip
 
 
@@ -338,6 +341,8 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if value and all(isinstance(name, tuple) for name in value):  # sequence_bias, which JSON has as a list
+            return [[_plain(name), _plain(item)] for name, item in value.items()]
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(_plain(item) for item in value)

@@ -13,10 +13,13 @@ from ..errors import GenerationError, warn
 from ..messages import shortened
 from .config import FILE, read_file
 from .not_offered import CACHES, NOT_OFFERED, WITHOUT_EFFECT, does_nothing, refuse_unless_inert
-from .option_rules import ALIASES, OPTION_RULES, check_option
+from .option_rules import ALIASES, CALLABLES, OPTION_RULES, check_option
 
-_OF_CALLS = frozenset({"stop", "stop_token_ids", "logit_bias", "seed", "logprobs", "skip_special_tokens", "batch_size"})
-"""Options that are polyllama's own: a generation_config has no such keys."""
+_OF_CALLS = frozenset({
+    "stop", "stop_token_ids", "logit_bias", "seed", "logprobs", "skip_special_tokens", "batch_size", *CALLABLES,
+    "negative_prompt_ids", "negative_prompt_attention_mask",
+})  # fmt: skip
+"""Options that are polyllama's own, or of calls alone: a generation_config has no such keys."""
 
 _IDS_THAT_MAY_BE_UNSET = frozenset({"pad_token_id", "bos_token_id"})
 

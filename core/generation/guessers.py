@@ -30,7 +30,8 @@ def let_guess(job: Job, *, by_length: bool) -> None:
         return
     reason = None
     if job.alone:
-        reason = "every step is recorded" if job.recording is not None else "use_cache is False"
+        unguided = "every step is recorded" if job.recording is not None else "use_cache is False"
+        reason = "a second prompt runs beside the first (guidance_scale)" if job.guided else unguided
         if options.num_beams > 1:
             reason = "beams are ranked at every step"
     elif by_length:

@@ -70,8 +70,13 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """Whether its rows go in a batch of their own: they are recorded, beams, or keep no keys and values."""
-        return self.recording is not None or not self.options.use_cache or self.options.num_beams > 1
+        """Whether its rows go in a batch of their own: they are recorded, guided, beams, or keep no keys and values."""
+        return self.recording is not None or not self.options.use_cache or self.options.num_beams > 1 or self.guided
+
+    @property
+    def guided(self) -> bool:
+        """Whether a second prompt runs beside each row."""
+        return bool(self.rows) and self.rows[0].negative is not None
 
     def slots(self, first_capacity: int | None = None) -> int:
         """Tokens that its rows may get, prompts included, where they go in a batch of their own.
@@ -81,6 +86,8 @@ class Job:
         """
         width = max((row.prompt.length for row in self.rows), default=0)
         width = width if self.recording is None else max(width, self.recording.width)
+        if self.guided:
+            width += max(len(row.negative or ()) for row in self.rows)
         new = max((row.budget for row in self.rows), default=0)
         columns = width + (new if first_capacity is None else min(new, first_capacity))
         while columns < width + new:

@@ -1,8 +1,9 @@
 """Changing logits by what a sequence already holds, before a token is chosen, greedily or not.
 
-The order is the one transformers uses: logit_bias, repetition_penalty, (frequency_penalty, presence_penalty, which
-transformers does not have, at the place vLLM gives them), no_repeat_ngram_size, bad_words_ids, min_new_tokens,
-suppress_tokens, begin_suppress_tokens; filters come after.
+The order is the one transformers uses: logit_bias, sequence_bias, repetition_penalty, (frequency_penalty,
+presence_penalty, which transformers does not have, at the place vLLM gives them), no_repeat_ngram_size, bad_words_ids,
+min_new_tokens, prefix_allowed_tokens_fn, forced_bos_token_id, forced_eos_token_id, remove_invalid_values,
+exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens; then logits_processor. Filters come after.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
+
+from .row_states import ForbiddenAt, ForcedAt, LengthDecay, OnlyFinite, SequenceBias
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -239,11 +242,25 @@ class _Forbidden:
         return _Forbidden(self._ids, self._steps)
 
 
+class PlacedState(RowState, Protocol):
+    """What a caller's own code does to a row's logits.
+
+    Attributes:
+        name: of a class of transformers' the name: where an option has built the same, it takes that one's place.
+    """
+
+    @property
+    def name(self) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class Processing:
     """What to do to the logits of every step; the defaults do nothing.
 
-    ``min_new_tokens`` forbids ``ending`` (the ids that would end the sequence) until that many tokens were generated.
+    ``min_new_tokens`` forbids ``ending`` (the ids that would end the sequence) until that many tokens were generated;
+    ``decay`` is the number of tokens after which they become likelier, and the factor. ``forced_at_first`` and
+    ``forced_at`` are ids of which one must follow after so many tokens; ``first`` is after how many tokens
+    ``suppressed_at_first`` are forbidden.
     """
 
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -256,34 +273,59 @@ class Processing:
     suppressed_at_first: tuple[int, ...] = ()
     min_new_tokens: int = 0
     ending: tuple[int, ...] = ()
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    forced_at_first: tuple[tuple[int, ...], int] = ((), 0)
+    forced_at: tuple[tuple[int, ...], int] = ((), 0)
+    only_finite: bool = False
+    decay: tuple[int, float] | None = None
+    first: int = 0
 
-    def states(self, vocab_size: int, prompt_ids: Sequence[int]) -> Iterator[RowState]:
-        """What it comes to for one row, in order."""
+    def states(
+        self, vocab_size: int, prompt_ids: Sequence[int], allowed: RowState | None = None
+    ) -> Iterator[tuple[str, RowState]]:
+        """What it comes to for one row, in order, with the names that transformers has for it."""
         if self.logit_bias:
-            yield _Bias(self.logit_bias)
+            yield "", _Bias(self.logit_bias)
+        if self.sequence_bias:
+            yield "SequenceBiasLogitsProcessor", SequenceBias(self.sequence_bias, prompt_ids)
         if self.repetition_penalty != 1.0:
             seen = np.zeros(vocab_size, np.bool_)
             seen[list(prompt_ids)] = True
-            yield _Repetition(self.repetition_penalty, seen)
+            yield "RepetitionPenaltyLogitsProcessor", _Repetition(self.repetition_penalty, seen)
         if self.frequency_penalty or self.presence_penalty:
-            yield _Counts(self.frequency_penalty, self.presence_penalty, np.zeros(vocab_size, np.int64))
+            yield "", _Counts(self.frequency_penalty, self.presence_penalty, np.zeros(vocab_size, np.int64))
         if self.no_repeat_ngram_size:
-            yield Ngrams(self.no_repeat_ngram_size, prompt_ids)
+            yield "NoRepeatNGramLogitsProcessor", Ngrams(self.no_repeat_ngram_size, prompt_ids)
         if self.bad_words:
-            yield BadWords(self.bad_words, prompt_ids)
+            yield "NoBadWordsLogitsProcessor", BadWords(self.bad_words, prompt_ids)
         if self.ending and self.min_new_tokens:
-            yield _Forbidden(self.ending, self.min_new_tokens)
+            yield "MinNewTokensLengthLogitsProcessor", _Forbidden(self.ending, self.min_new_tokens)
+        if allowed is not None:
+            yield "PrefixConstrainedLogitsProcessor", allowed
+        yield from self._later_states()
+
+    def _later_states(self) -> Iterator[tuple[str, RowState]]:
+        if self.forced_at_first[0]:
+            yield "ForcedBOSTokenLogitsProcessor", ForcedAt(*self.forced_at_first)
+        if self.forced_at[0]:
+            yield "ForcedEOSTokenLogitsProcessor", ForcedAt(*self.forced_at)
+        if self.only_finite:
+            yield "InfNanRemoveLogitsProcessor", OnlyFinite()
+        if self.decay is not None:
+            yield "ExponentialDecayLengthPenalty", LengthDecay(self.ending, *self.decay)
         if self.suppressed:
-            yield _Forbidden(self.suppressed)
+            yield "SuppressTokensLogitsProcessor", _Forbidden(self.suppressed)
         if self.suppressed_at_first:
-            yield _Forbidden(self.suppressed_at_first, 1)
+            yield "SuppressTokensAtBeginLogitsProcessor", ForbiddenAt(self.suppressed_at_first, self.first)
 
 
 class LogitProcessor:
     """Applies a :class:`Processing` to one sequence, and keeps what it needs to know of that sequence.
 
     Args:
-        more: further states of the row, applied after those of `processing`.
+        more: further states of the row, applied after all others.
+        custom: a caller's own states, applied after those of `processing`, or in the place of one of them.
+        allowed: which tokens may follow, where a caller's own code says so.
 
     >>> processor = LogitProcessor(Processing(repetition_penalty=2.0), vocab_size=3, prompt_ids=[1])
     >>> processor.append(2)
@@ -292,9 +334,21 @@ class LogitProcessor:
     """
 
     def __init__(
-        self, processing: Processing, vocab_size: int, prompt_ids: Sequence[int], more: Iterable[RowState] = ()
+        self,
+        processing: Processing,
+        vocab_size: int,
+        prompt_ids: Sequence[int],
+        more: Iterable[RowState] = (),
+        *,
+        custom: Iterable[PlacedState] = (),
+        allowed: RowState | None = None,
     ) -> None:
-        self._states: list[RowState] = [*processing.states(vocab_size, prompt_ids), *more]
+        left = list(custom)
+        self._states: list[RowState] = []
+        for name, state in processing.states(vocab_size, prompt_ids, allowed):
+            place = next((place for place, own in enumerate(left) if name and own.name == name), None)
+            self._states.append(state if place is None else left.pop(place))
+        self._states += [*left, *more]
 
     def append(self, token_id: int) -> None:
         """Take the token that was generated into account."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError, about_model, model_at_hand
+from .callables import NUMPY, ArrayKind
 from .options import GenerationOptions
 from .outputs import Generation, GenerationStats, StreamEvent
 from .request import GenerationTokenizer, make_rows
@@ -36,6 +37,7 @@ class GenerationRun:
         texts: whether texts are wanted; without, only stop strings have them made.
         recording: keep what every step gives beside its tokens.
         scheduler: which runs other requests of the model too; one of its own without.
+        arrays: the kind that came in, which a caller's own code is given.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class GenerationRun:
         texts: bool = True,
         recording: Recording | None = None,
         scheduler: Scheduler | None = None,
+        arrays: ArrayKind = NUMPY,
     ) -> None:
         self.options = options = (options or GenerationOptions()).seeded()
         self._scheduler = scheduler or Scheduler(model)
@@ -58,9 +61,8 @@ class GenerationRun:
         self._about = model_at_hand()  # the events may be asked for when another model is at hand, or none
         self._jobs: list[Job] = []
         record = recording is not None and recording.scores
-        self.sequences: list[GeneratedSequence] = make_rows(
-            model, tokenizer, prompts, options, open_end=open_end, text=text, texts=texts, record=record
-        )
+        how: dict[str, Any] = {"open_end": open_end, "text": text, "texts": texts, "record": record, "arrays": arrays}
+        self.sequences: list[GeneratedSequence] = make_rows(model, tokenizer, prompts, options, **how)
 
     def __iter__(self) -> Generator[StreamEvent, None, None]:
         steps = self.steps()

@@ -32,7 +32,6 @@ class NotOffered:
 _GROUPS = "transformers has moved it to a repository of code: num_beams with do_sample=True gives other beams too"
 _CONSTRAINED = "transformers has moved it to a repository of code; bad_words_ids and logit_bias steer what is generated"
 _ASSISTED = "assisted decoding comes with a later release"
-_CALLABLES = "code that looks into every step comes with a later release"
 _ENCODER = "it is for models with an encoder, which a Llama has not"
 _MOVED = "transformers has given it up too"
 _FORWARD = "generation makes it of the prompts and attention_mask"
@@ -56,26 +55,12 @@ NOT_OFFERED: Mapping[str, NotOffered] = {
     "assistant_ensemble_weight": NotOffered(_ASSISTED, (), "an assistant"),
     "speculation_type": NotOffered(_ASSISTED, (), "an assistant"),
     "assistant_tokenizer": NotOffered(_ASSISTED),
-    "logits_processor": NotOffered(_CALLABLES, ([], ())),
-    "stopping_criteria": NotOffered(_CALLABLES, ([], ())),
-    "prefix_allowed_tokens_fn": NotOffered(_CALLABLES),
     "custom_generate": NotOffered("code from a repository is never run"),
     "trust_remote_code": NotOffered("code from a repository is never run", (False,)),
     "synced_gpus": NotOffered("a model runs in one process", (False,)),
-    "negative_prompt_ids": NotOffered("guidance by a second prompt is not offered"),
-    "negative_prompt_attention_mask": NotOffered("guidance by a second prompt is not offered"),
-    "guidance_scale": NotOffered("guidance by a second prompt is not offered", (1,)),
-    "epsilon_cutoff": NotOffered("min_p cuts the tail too", (0,)),
-    "eta_cutoff": NotOffered("min_p and typical_p cut the tail too", (0,)),
-    "top_h": NotOffered("typical_p goes by the entropy too"),
-    "forced_bos_token_id": NotOffered("put the token at the end of the prompt"),
-    "forced_eos_token_id": NotOffered("put the token behind what was generated"),
     "forced_decoder_ids": NotOffered(_ENCODER, ([],)),
-    "sequence_bias": NotOffered("logit_bias is for single tokens, bad_words_ids forbids sequences", ({}, [])),
-    "exponential_decay_length_penalty": NotOffered("logit_bias of the ending id makes texts shorter"),
-    "remove_invalid_values": NotOffered("logits that are not numbers are an error that says so", (False,)),
     "token_healing": NotOffered("leave the blank off the end of the prompt", (False,)),
-    "watermarking_config": NotOffered("texts are not marked"),
+    "watermarking_config": NotOffered("texts are not marked: its random numbers are torch's own"),
     "encoder_repetition_penalty": NotOffered(_ENCODER, (1,), "an encoder"),
     "encoder_no_repeat_ngram_size": NotOffered(_ENCODER, (0,), "an encoder"),
     "decoder_start_token_id": NotOffered(_ENCODER, (), "an encoder"),
@@ -117,10 +102,10 @@ def refuse_unless_inert(name: str, value: Any, where: str = "") -> None:
     Args:
         where: put behind the argument, such as the object it is from.
 
-    >>> refuse_unless_inert("top_h", 0.5)
+    >>> refuse_unless_inert("token_healing", True)
     Traceback (most recent call last):
     ...
-    polyllama.extend.GenerationError: top_h=0.5 is not offered; typical_p goes by the entropy too
+    polyllama.extend.GenerationError: token_healing=True is not offered; leave the blank off the end of the prompt
     """
     if not does_nothing(name, value):
         raise GenerationError(mention(name, value, limit=60) + f"{where} is not offered", hint=NOT_OFFERED[name].reason)

@@ -103,6 +103,63 @@ def _biases(value: Any) -> Mapping[int, float] | None:
     return MappingProxyType(biases)
 
 
+def _sequence_bias(value: Any) -> tuple[tuple[tuple[int, ...], float], ...] | None:
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence):
+        return None
+    found: dict[tuple[int, ...], float] = {}
+    for pair in pairs:
+        if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
+            return None
+        ids, bias = _sequences([pair[0]]), pair[1]
+        if ids is None or isinstance(bias, bool) or not isinstance(bias, numbers.Real):
+            return None
+        if math.isnan(float(bias)) or float(bias) == math.inf:
+            return None
+        found[ids[0]] = float(bias)
+    return tuple(found.items())
+
+
+def _decay(value: Any) -> tuple[int, float] | None:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != 2:
+        return None
+    start, factor = _integer(0)(value[0]), _real(lambda x: x > 0)(value[1])
+    return None if start is None or factor is None else (start, factor)
+
+
+def _callables(value: Any) -> tuple[Any, ...] | None:
+    listed = [value] if callable(value) and not isinstance(value, list) else value
+    if not isinstance(listed, list | tuple) or not all(callable(item) for item in listed):
+        return None
+    found: list[Any] = []
+    for item in listed:  # one that is given twice is called once, as transformers has it
+        if not any(item is other for other in found):
+            found.append(item)
+    return tuple(found)
+
+
+def _rows(read: Callable[[Any], int | None]) -> Callable[[Any], tuple[tuple[int, ...], ...] | None]:
+    """Numbers of one text, or of several."""
+
+    def read_rows(value: Any) -> tuple[tuple[int, ...], ...] | None:
+        value = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence) or not len(value):
+            return None
+        rows = [value] if read(value[0]) is not None else value
+        found = []
+        for row in rows:
+            row = row.tolist() if hasattr(row, "tolist") else row
+            if isinstance(row, str | bytes) or not isinstance(row, Sequence):
+                return None
+            numbers_read = tuple(read(item) for item in row)
+            if not numbers_read or None in numbers_read:
+                return None
+            found.append(numbers_read)
+        return tuple(found)  # type: ignore[arg-type]
+
+    return read_rows
+
+
 _COUNT = _Rule(_integer(1), "a whole number, 1 or more")
 
 
@@ -124,6 +181,13 @@ _IDS = _Rule(_ids, "a token id, 0 or more, or a list of them")
 _ID = _Rule(_integer(0), "a token id, 0 or more")
 
 
+_CUTOFF = _Rule(_real(lambda x: 0 <= x < 1), "a number from 0 (0 is off) to below 1")
+
+
+CALLABLES = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
+"""Options that are a caller's own code, run at every step."""
+
+
 OPTION_RULES: Mapping[str, _Rule] = {
     "max_new_tokens": _COUNT,
     "max_length": _COUNT,
@@ -136,6 +200,9 @@ OPTION_RULES: Mapping[str, _Rule] = {
     "top_p": _SHARE,
     "min_p": _Rule(_real(lambda x: 0 <= x <= 1), "a number from 0 to 1 (0 is off)"),
     "typical_p": _SHARE,
+    "epsilon_cutoff": _CUTOFF,
+    "eta_cutoff": _CUTOFF,
+    "top_h": _Rule(_real(lambda x: 0 < x <= 1), "a number above 0 and at most 1"),
     "repetition_penalty": _Rule(_real(lambda x: x > 0), "a finite number above 0 (1 is off)"),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
@@ -143,6 +210,21 @@ OPTION_RULES: Mapping[str, _Rule] = {
     "bad_words_ids": _Rule(_sequences, "a list of lists of token ids, none of them empty"),
     "suppress_tokens": _IDS,
     "begin_suppress_tokens": _IDS,
+    "sequence_bias": _Rule(_sequence_bias, "a dictionary of tuples of ids to numbers, or a list of [ids, number]"),
+    "forced_bos_token_id": _ID,
+    "forced_eos_token_id": _IDS,
+    "exponential_decay_length_penalty": _Rule(_decay, "a number of tokens, and a factor above 0: (10, 1.2)"),
+    "remove_invalid_values": _FLAG,
+    "logits_processor": _Rule(_callables, "a list of functions or objects f(input_ids, scores) that return scores"),
+    "stopping_criteria": _Rule(_callables, "a list of functions or objects f(input_ids, scores) that say when to stop"),
+    "prefix_allowed_tokens_fn": _Rule(lambda x: x if callable(x) else None, "a function f(row, input_ids) -> ids"),
+    "guidance_scale": _Rule(_real(lambda x: True), "a finite number (1 is off)"),
+    "negative_prompt_ids": _Rule(
+        _rows(_integer(0)), "token ids of one prompt, or a list or array of them, none of them empty"
+    ),
+    "negative_prompt_attention_mask": _Rule(
+        _rows(lambda x: int(x) if x in (0, 1) else None), "zeros and ones in the shape of negative_prompt_ids"
+    ),
     "renormalize_logits": _FLAG,
     "logit_bias": _Rule(_biases, "a mapping of token ids (whole numbers) to numbers, finite or -inf"),
     "stop": _Rule(_strings, "a string or a list of strings, none of them empty"),
@@ -175,7 +257,7 @@ ALIASES: Mapping[str, str] = {"stop_strings": "stop"}
 """Documented names of options that have another one here too."""
 
 
-CALL_ARGUMENTS = ("generation_config", "tokenizer", "streamer", "assistant_model")
+CALL_ARGUMENTS = ("generation_config", "tokenizer", "streamer", "assistant_model", "negative_prompt")
 """What goes with the options of a call and is none of them."""
 
 

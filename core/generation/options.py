@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -48,14 +48,27 @@ class GenerationOptions:
         do_sample: draw tokens; ``False`` takes the likeliest (greedy). Greedy too when `temperature` is 0.
         min_length: the same for prompt and generated text together; only where `min_new_tokens` is 0.
         max_time: seconds after which no further token is begun.
-        temperature, top_k, top_p, min_p, typical_p: see :class:`~polyllama.core.generation.sampling.Filters`;
-            ``top_k=0`` is off, and there is no hidden top_k of 50 as in transformers.
+        temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h: see
+            :class:`~polyllama.core.generation.sampling.Filters`; ``top_k=0`` is off, and there is no hidden top_k of 50
+            as in transformers.
         repetition_penalty: above 1 discourages tokens of the prompt and the generated text, below 1 encourages them.
         presence_penalty, frequency_penalty: subtracted from the logits of generated tokens: once, and per occurrence.
         no_repeat_ngram_size: no n-gram of this size appears twice in prompt and generated text together; 0 is off.
         bad_words_ids: sequences of ids that are never completed, the prompt counted; one that is an ending id alone is
             none of them.
         suppress_tokens, begin_suppress_tokens: ids that are never generated, and never as the first token.
+        sequence_bias: pairs of token ids and what is added to the logit of the last where the others stand before it.
+        forced_bos_token_id: the first token after a prompt of one token.
+        forced_eos_token_id: ids of which one is the last token that the limit allows.
+        exponential_decay_length_penalty: after so many tokens, by which factor ending ids become likelier a token.
+        remove_invalid_values: NaN and infinity among the logits become numbers; without, they are an error.
+        logits_processor: a caller's own functions or objects ``f(input_ids, scores) -> scores``, called for each row
+            with its own ``[1, n]`` ids and ``[1, vocab]`` scores.
+        stopping_criteria: the same ``f(input_ids, scores)``, true where the row is to end.
+        prefix_allowed_tokens_fn: ``f(row, input_ids) -> ids``, of which one may follow.
+        guidance_scale: how far to go away from what would follow `negative_prompt_ids` (the last token of the prompt
+            where there are none); 1 is off. Source: Sanchez et al. 2023, "Stay on topic with classifier-free guidance".
+        negative_prompt_ids, negative_prompt_attention_mask: ids for all prompts, or for each; which of them are real.
         renormalize_logits: report `output_scores` as logarithms of probabilities; what is generated stays the same.
         logit_bias: token id -> what to add to its logit; ``-inf`` forbids it.
         stop: strings that end the text; they are not part of it.
@@ -109,6 +122,9 @@ class GenerationOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    top_h: float | None = None
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -116,6 +132,17 @@ class GenerationOptions:
     bad_words_ids: Sequence[Sequence[int]] = ()
     suppress_tokens: Sequence[int] = ()
     begin_suppress_tokens: Sequence[int] = ()
+    sequence_bias: Sequence[tuple[Sequence[int], float]] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: Sequence[int] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    remove_invalid_values: bool = False
+    logits_processor: Sequence[Callable[..., Any]] = ()
+    stopping_criteria: Sequence[Callable[..., Any]] = ()
+    prefix_allowed_tokens_fn: Callable[..., Any] | None = None
+    guidance_scale: float = 1.0
+    negative_prompt_ids: Sequence[Sequence[int]] | None = None
+    negative_prompt_attention_mask: Sequence[Sequence[int]] | None = None
     renormalize_logits: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: Sequence[str] = ()
@@ -196,7 +223,7 @@ class GenerationOptions:
 
         if not self.do_sample:
             return None
-        return Filters(self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
+        return Filters(**{name: getattr(self, name) for name in _NEUTRAL})
 
     @classmethod
     def resolve(
@@ -210,8 +237,8 @@ class GenerationOptions:
     ) -> Self:
         """Build the options of one request: explicit `arguments` win over `defaults`, the layers below them.
 
-        An argument that is ``None`` counts as not given. Giving a temperature above 0, or a top_k, top_p, min_p or
-        typical_p that filters, means sampling; temperature 0 means greedy; without any, the defaults decide by their
+        An argument that is ``None`` counts as not given. Giving a temperature above 0, or a top_k, top_p or another
+        filter that filters, means sampling; temperature 0 means greedy; without any, the defaults decide by their
         do_sample, else it is greedy. The ids that end a sequence come from the arguments, else from the defaults, else
         from the config, else from the tokenizer.
 
@@ -278,6 +305,11 @@ def _check_beams(options: GenerationOptions) -> None:
             options.named("num_return_sequences") + " is more than " + options.named("num_beams"),
             hint="give " + mention("num_beams") + " at least as many",
         )
+    if options.guidance_scale != 1.0:
+        raise GenerationError(
+            options.named("num_beams") + " and " + options.named("guidance_scale") + " do not go together",
+            hint="leave one of them out: a second prompt would have to follow every beam",
+        )
 
 
 def _say_without_beams(given: Mapping[str, Any]) -> None:
@@ -336,11 +368,16 @@ def _refuse_filters(values: Mapping[str, Any]) -> None:
             )
 
 
-_NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+_NEUTRAL: Mapping[str, float | None] = {
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "top_h": None,
+}  # fmt: skip
 _OF_BEAMS: Mapping[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
+    "top_h", "forced_bos_token_id", "exponential_decay_length_penalty", "prefix_allowed_tokens_fn",
+    "negative_prompt_ids", "negative_prompt_attention_mask",
 })  # fmt: skip
 
 

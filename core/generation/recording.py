@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .batch import Batch
+from .guidance import Beside
 from .past import Wanted
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class _RecordedBatch(Batch):
         super().__init__(model, sequences, cached=options.use_cache)
         self.alone = True
         self.wanted = recording.wanted
+        guided = bool(sequences) and sequences[0].negative is not None
+        self._beside = Beside(model, sequences, options, recording.pad_token_id) if guided else None
         self._taken = 0  # steps so far
 
     def _distinct(self) -> tuple[list[Prompt], list[int]]:
@@ -95,10 +98,13 @@ class _RecordedBatch(Batch):
         self._taken += 1
         if recording.logits:
             recording.all_logits.append(np.asarray(logits[:, -1], np.float32))
+        if self._beside is not None:
+            self.guided = self._beside.guided(logits[:, -1])
         super().take(logits, events)
         if recording.scores:
+            chosen_from = logits[:, -1] if self.guided is None else self.guided
             for place in set(range(len(self.rows))).difference(live):
-                self.rows[place].pad(logits[place, -1], recording.pad_token_id)
+                self.rows[place].pad(chosen_from[place], recording.pad_token_id)
             recording.all_scores.append(np.stack([row.scores for row in self.rows]))  # type: ignore[misc]
 
     def _forward(self, inputs: NDArray[Any]) -> ModelOutput:

@@ -12,9 +12,13 @@ import numpy as np
 from ..config.context_length import context_length
 from ..errors import GenerationError, InputError, warn
 from ..messages import counted, mention
+from .arguments import warn_once
+from .callables import NUMPY, ArrayKind, CallerCode, say_what_is_replaced
+from .guidance import second_prompts
 from .logit_processing import Processing
 from .options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
 from .sequence import GeneratedSequence, Prompt, RequestPlan, least_new_tokens
+from .stopping_criteria import GivenCriteria
 from .streaming import StreamDecoder, TextAssembler
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ def make_rows(
     text: TextAssembler | None = None,
     texts: bool = True,
     record: bool = False,
+    arrays: ArrayKind = NUMPY,
 ) -> list[GeneratedSequence]:
     """The rows of a request, in order of prompt and then of ``num_return_sequences``.
 
@@ -55,6 +60,7 @@ def make_rows(
         text: what has begun so, of the one row that there is.
         texts: whether texts are wanted; without, only stop strings have them made.
         record: keep each step's scores.
+        arrays: the kind that came in, which a caller's own code is given.
 
     Raises:
         InputError: a prompt that is no list of ids of the vocabulary, or empty without a bos token.
@@ -67,16 +73,24 @@ def make_rows(
     bos = model.config.bos_token_id if bos is None else bos
     vocab_size = model.config.vocab_size
     checked = [_check_prompt(place, prompt, vocab_size, bos) for place, prompt in enumerate(prompts)]
-    plan = replace(_make_plan(options, vocab_size, tokenizer), open_end=open_end, record=record)
+    criteria = GivenCriteria.of(options)
+    plan = replace(_make_plan(options, vocab_size, tokenizer, criteria), open_end=open_end, record=record)
+    if criteria.called or options.logits_processor or options.prefix_allowed_tokens_fn is not None:
+        say_what_is_replaced(options)
+        code = CallerCode(options.logits_processor, criteria.called, options.prefix_allowed_tokens_fn, arrays)
+        plan = replace(plan, code=code)
+    negatives = second_prompts(options, checked, vocab_size)
     rows: list[GeneratedSequence] = []
-    for prompt in checked:
-        budget = _budget(options, prompt, context)
+    for place, prompt in enumerate(checked):
+        budget = criteria.budget(prompt.counted)
+        budget = _budget(options, prompt, context) if budget is None else budget
         for _ in range(options.num_return_sequences):
             decoder, before = None, ""
             if tokenizer is not None and (texts or plan.stop_strings):
                 decoder = tokenizer.stream_decoder(prompt.ids, options.skip_special_tokens)
                 before = "" if texts else _text_of(tokenizer, prompt.ids, options.skip_special_tokens)
             rows.append(GeneratedSequence(len(rows), prompt, budget, plan, decoder, text, before))
+            rows[-1].negative = None if negatives is None else negatives[place]
     return rows
 
 
@@ -151,7 +165,9 @@ def _text_of(tokenizer: GenerationTokenizer, ids: Sequence[int], skip_special_to
     return "".join(decoder.push(token_id) for token_id in ids)
 
 
-def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: GenerationTokenizer | None) -> RequestPlan:
+def _make_plan(
+    options: GenerationOptions, vocab_size: int, tokenizer: GenerationTokenizer | None, criteria: GivenCriteria
+) -> RequestPlan:
     """Check what the options say about ids and stop strings against the model and tokenizer at hand."""
     named: dict[str, Iterable[int]] = {
         "stop_token_ids": options.stop_token_ids,
@@ -159,6 +175,9 @@ def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: Generatio
         "suppress_tokens": options.suppress_tokens,
         "begin_suppress_tokens": options.begin_suppress_tokens,
         "bad_words_ids": [token_id for word in options.bad_words_ids for token_id in word],
+        "sequence_bias": [token_id for ids, _ in options.sequence_bias for token_id in ids],
+        "forced_bos_token_id": () if options.forced_bos_token_id is None else (options.forced_bos_token_id,),
+        "forced_eos_token_id": options.forced_eos_token_id,
     }
     for name, ids in named.items():
         for token_id in ids:
@@ -167,7 +186,8 @@ def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: Generatio
     if options.stop and tokenizer is None:
         raise GenerationError("stop strings need a tokenizer, and this model has none", hint="use stop_token_ids")
     # An eos id beyond the vocabulary (a config's default) can never come up; it is no mistake of the request's.
-    ending: dict[int, int | str] = {i: i for i in (*options.eos_token_id, *options.stop_token_ids) if i < vocab_size}
+    end_ids = options.eos_token_id if criteria.eos_token_id is None else criteria.eos_token_id
+    ending: dict[int, int | str] = {i: i for i in (*end_ids, *options.stop_token_ids) if i < vocab_size}
     strings: list[str] = []
     for stop in options.stop:
         special = _special_id(stop, tokenizer) if options.skip_special_tokens else None
@@ -188,7 +208,12 @@ def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: Generatio
         suppressed_at_first=tuple(options.begin_suppress_tokens),
         min_new_tokens=options.min_new_tokens,
         ending=tuple(ending),
+        sequence_bias=tuple((tuple(ids), bias) for ids, bias in options.sequence_bias),
+        only_finite=options.remove_invalid_values,
+        decay=options.exponential_decay_length_penalty,
     )
+    if options.exponential_decay_length_penalty is not None and not ending:
+        warn_once(mention("exponential_decay_length_penalty") + " without effect: no id ends a text", "decay")
     # One more than can end, so that as many texts go on as there are beams.
     per_beam = max(2, 1 + len({*options.eos_token_id, *ending}))
     filters = options.filters

@@ -32,6 +32,7 @@ _MASK64 = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 # Below this many candidates a plain sort is cheaper than looking for a smaller set to sort.
 _SMALL = 1024
+_MOST_OF_TOP_H = 100  # of so many likeliest tokens top_h chooses, as its authors' code and transformers have it
 
 
 def splitmix64(seed: int, index: int) -> int:
@@ -114,8 +115,11 @@ class Filters:
 
     Temperature divides the logits; ``top_k`` (0 is off) keeps the k likeliest; ``top_p`` the likeliest that together
     reach that probability (Holtzman et al. 2020); ``min_p`` those at least that fraction as likely as the likeliest
-    (Nguyen et al. 2024); ``typical_p`` those whose surprise is closest to the entropy (Meister et al. 2023). Each keeps
-    ``least`` tokens, where there are so many: beams need several to go on by.
+    (Nguyen et al. 2024); ``typical_p`` those whose surprise is closest to the entropy (Meister et al. 2023);
+    ``epsilon_cutoff`` those at least that likely, ``eta_cutoff`` those at least as likely as a limit which falls with
+    the entropy (Hewitt et al. 2022). ``top_h``, which comes before ``top_k``, keeps the likeliest of a hundred whose
+    share of the entropy stays below that fraction (Potraghloo et al. 2025). Each but ``top_h`` keeps ``least`` tokens,
+    where there are so many: beams need several to go on by.
 
     >>> Filters(temperature=0.8, top_k=40).top_p
     1.0
@@ -126,6 +130,9 @@ class Filters:
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    top_h: float | None = None
     least: int = 1
 
 
@@ -221,6 +228,45 @@ def keep_typical(candidates: Candidates, typical_p: float, least: int = 1) -> Ca
     return possible.keep(distance <= threshold)
 
 
+def keep_epsilon(candidates: Candidates, epsilon: float, least: int = 1) -> Candidates:
+    """Keep the tokens that are at least `epsilon` likely, and the `least` likeliest.
+
+    >>> keep_epsilon(Candidates(np.arange(3), np.log(np.array([0.6, 0.3, 0.1]) / 0.6)), 0.2).token_ids.tolist()
+    [0, 1]
+    """
+    likely = candidates.probabilities() >= epsilon
+    if least > 1:
+        likely[_largest(candidates.logits, least)] = True
+    return candidates.keep(likely | (candidates.logits >= candidates.logits.max()))
+
+
+def keep_eta(candidates: Candidates, eta: float, least: int = 1) -> Candidates:
+    """Keep the tokens that are at least ``min(eta, sqrt(eta) * exp(-entropy))`` likely, and the `least` likeliest.
+
+    >>> keep_eta(Candidates(np.arange(3), np.log(np.array([0.6, 0.3, 0.1]) / 0.6)), 0.2).token_ids.tolist()
+    [0, 1]
+    """
+    possible = candidates.keep(np.isfinite(candidates.logits))
+    probabilities = possible.probabilities()
+    surprise = math.log(float(np.exp(possible.logits).sum())) - possible.logits
+    limit = min(eta, math.sqrt(eta) * math.exp(-float(probabilities @ surprise)))
+    return keep_epsilon(possible, limit, least)
+
+
+def keep_top_h(candidates: Candidates, top_h: float) -> Candidates:
+    """Keep the likeliest tokens whose terms of the entropy together stay within ``top_h`` of it; at least one.
+
+    >>> keep_top_h(Candidates(np.arange(3), np.log(np.array([0.6, 0.3, 0.1]) / 0.6)), 0.5).token_ids.tolist()
+    [0]
+    """
+    possible = candidates.keep(np.isfinite(candidates.logits))
+    probabilities = possible.probabilities()
+    order = np.argsort(-possible.logits, kind="stable")
+    terms = probabilities * (math.log(float(np.exp(possible.logits).sum())) - possible.logits)
+    share = np.cumsum(terms[order])
+    return possible.keep(np.sort(order[: max(1, int(np.count_nonzero(share <= share[-1] * top_h)))]))
+
+
 def filter_logits(logits: Floats, filters: Filters) -> Candidates:
     """Return what ``filters`` keep of one row of logits ``[vocab]``, which must have a finite maximum.
 
@@ -229,19 +275,28 @@ def filter_logits(logits: Floats, filters: Filters) -> Candidates:
     """
     # Dividing keeps the order, so top_k can look at the row as it came: the narrow dtype, and far fewer logs and exps.
     least = filters.least
-    token_ids = _largest(logits, max(filters.top_k, least)) if filters.top_k else np.arange(logits.size)
-    scaled = logits[token_ids].astype(np.float64) if filters.top_k else logits.astype(np.float64)
+    most = (filters.top_k and max(filters.top_k, least)) if filters.top_h is None else _MOST_OF_TOP_H
+    token_ids = _largest(logits, most) if most else np.arange(logits.size)
+    scaled = logits[token_ids].astype(np.float64) if most else logits.astype(np.float64)
     scaled -= scaled.max()  # before dividing: a tiny temperature then cannot overflow the largest one
     if filters.temperature != 1.0:
         with np.errstate(over="ignore"):
             scaled /= filters.temperature
     candidates = Candidates(token_ids, scaled)
+    if filters.top_h is not None:
+        candidates = keep_top_h(candidates, filters.top_h)
+        if filters.top_k:
+            candidates = candidates.keep(_largest(candidates.logits, max(filters.top_k, least)))
     if filters.top_p < 1.0:
         candidates = keep_top_p(candidates, filters.top_p, least)
     if filters.min_p > 0.0:
         candidates = keep_min_p(candidates, filters.min_p, least)
     if filters.typical_p < 1.0:
         candidates = keep_typical(candidates, filters.typical_p, least)
+    if filters.epsilon_cutoff > 0.0:
+        candidates = keep_epsilon(candidates, filters.epsilon_cutoff, least)
+    if filters.eta_cutoff > 0.0:
+        candidates = keep_eta(candidates, filters.eta_cutoff, least)
     return candidates
 
 
@@ -299,7 +354,7 @@ def _check_largest(largest: float, row: int, step: int) -> None:
     if largest == -math.inf:
         raise GenerationError(
             f"row {row}, step {step}: no token is possible, every logit is -inf",
-            hint="loosen logit_bias, penalties, "
+            hint="loosen logit_bias, logits_processor, penalties, "
             + mention("no_repeat_ngram_size")
             + " or "
             + mention("min_new_tokens")

@@ -136,6 +136,7 @@ class Scheduler:
             there = job.done if ended else job.ready
             return there or (before is not None and time.perf_counter() > before)
 
+        self._loop.refuse_inside()
         while self._turns.taken(until, 1.0 if before is None else OFTEN):
             try:
                 while not until():

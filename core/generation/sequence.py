@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import PolyllamaError, warn
 from .beams import Beam, BeamRules, BeamSearch
+from .callables import NO_CODE, CallerCode, RowCriteria
 from .logit_processing import LogitProcessor, Processing
 from .options import GenerationOptions
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
@@ -42,6 +43,11 @@ class Prompt:
         """Places that it takes in the model."""
         return len(self.ids) if self.embeds is None else len(self.embeds)
 
+    @property
+    def seen(self) -> int:
+        """How long its ids are, as transformers counts them: in an array with padding, and none of embeddings."""
+        return self.counted if self.embeds is None else len(self.ids)
+
 
 @dataclass(frozen=True)
 class RequestPlan:
@@ -50,7 +56,8 @@ class RequestPlan:
     ``ending`` maps each id that ends a row to what is reported for it: itself, or the stop string that it is.
     ``masked`` are ids that stand for no token, treated as if the vocabulary did not have them; None if there are none.
     With ``open_end`` a row that reaches its budget keeps back what is not certain, for a text that goes on. ``record``
-    keeps every step's scores. ``per_beam``: see :class:`~polyllama.core.generation.beams.BeamRules`.
+    keeps every step's scores. ``code`` is what the caller brings of its own. ``per_beam``: see
+    :class:`~polyllama.core.generation.beams.BeamRules`.
     """
 
     options: GenerationOptions
@@ -63,6 +70,21 @@ class RequestPlan:
     open_end: bool = False
     record: bool = False
     per_beam: int = 2
+    code: CallerCode | None = None
+
+    def processing_of(self, prompt: Prompt, budget: int) -> Processing:
+        """What is done to the logits of a row with this prompt, which may get so many tokens."""
+        options, changes = self.options, dict[str, Any]()
+        least = least_new_tokens(options, prompt)
+        if least != self.processing.min_new_tokens:
+            changes["min_new_tokens"] = least
+        if options.forced_bos_token_id is not None and prompt.seen <= 1:
+            # As transformers has it: where the ids have become one, and what may not begin a text comes behind.
+            changes["forced_at_first"] = ((options.forced_bos_token_id,), 1 - prompt.seen)
+            changes["first"] = 1
+        if options.forced_eos_token_id:
+            changes["forced_at"] = (tuple(options.forced_eos_token_id), budget - 1)
+        return replace(self.processing, **changes) if changes else self.processing
 
 
 class Proposer(Protocol):
@@ -81,6 +103,7 @@ class GeneratedSequence:
     """One row of a request while it grows.
 
     Attributes:
+        negative: ids of a second prompt, away from which the text is guided.
         error: why no token could be chosen.
         left: nobody wants it any more.
         ended: no token follows: it has finished, failed, or nobody wants it any more.
@@ -104,6 +127,7 @@ class GeneratedSequence:
         self.budget = budget
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        self.negative: Sequence[int] | None = None
         self.scores: Floats | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
@@ -118,10 +142,12 @@ class GeneratedSequence:
         self._least = least_new_tokens(plan.options, prompt)
         self._pieces: list[str] = []
         self.text = TextAssembler(decoder, plan.stop_strings, before) if text is None else text
-        processing = plan.processing
-        if self._least != processing.min_new_tokens:
-            processing = replace(processing, min_new_tokens=self._least)
-        self._processor = LogitProcessor(processing, plan.vocab_size, prompt.ids)
+        # As transformers has it, a function of a beam is given the number of its prompt.
+        number = row // plan.options.num_return_sequences if plan.options.num_beams > 1 else row
+        custom, allowed, criteria = NO_CODE if plan.code is None else plan.code.of_row(prompt.ids, number)
+        self._criteria: RowCriteria | None = criteria
+        processing = plan.processing_of(prompt, budget)
+        self._processor = LogitProcessor(processing, plan.vocab_size, prompt.ids, custom=custom, allowed=allowed)
 
     @property
     def length(self) -> int:
@@ -188,9 +214,9 @@ class GeneratedSequence:
             options.seed if options.do_sample else None,
             self.row // options.num_return_sequences * options.num_beams,
         )
-        return BeamSearch(
-            Beam(self._processor.fork(), self.text.fork() if plan.stop_strings else None), rules, self._ends
-        )
+        text = self.text.fork() if plan.stop_strings else None
+        criteria = None if self._criteria is None else self._criteria.fork()
+        return BeamSearch(Beam(self._processor.fork(), text, criteria), rules, self._ends)
 
     def _ends(self, beam: Beam) -> bool:
         """Whether a beam ends with its newest token."""
@@ -198,7 +224,9 @@ class GeneratedSequence:
         if beam.text is not None:
             beam.text.push(beam.token_ids[-1], armed=len(beam.token_ids) >= self._least)
             matched = beam.text.matched is not None
-        return matched or beam.token_ids[-1] in self._plan.ending
+        if beam.criteria is not None:
+            beam.met = beam.criteria.met(beam.token_ids[-1], None)
+        return matched or beam.met is not None or beam.token_ids[-1] in self._plan.ending
 
     def beam_scores(self, beam: Beam, logits: Floats) -> Floats:
         """What a beam's next tokens ``[vocab]`` add to its score, by raw logits: processed log probabilities.
@@ -235,42 +263,51 @@ class GeneratedSequence:
                 self.logprobs.append(logprob)
             self.token_ids.append(token_id)
             last = len(self.token_ids) == len(beam.token_ids)
-            text = self._advance(token_id, last) if last else self._pushed(token_id)
+            text = self._advance(token_id, beam.met, last) if last else self._pushed(token_id)
             self._pieces.append(text)
             events.append(StreamEvent(self.row, token_id, text, logprob, self.finish_reason if last else None))
         return events
 
     # ---- tokens of its own
 
-    def take(self, logits: Floats) -> StreamEvent:
-        """Choose the next token from the model's raw logits ``[vocab]``."""
-        if self._plan.masked is not None:
-            logits = logits.copy()
-            logits[self._plan.masked] = -np.inf
-        token_id = self._choose(logits)
+    def take(self, logits: Floats, guided: Floats | None = None) -> StreamEvent:
+        """Choose the next token from the model's raw logits ``[vocab]``.
+
+        Args:
+            guided: what is chosen from in their place, where a second prompt has changed them.
+        """
+        logits = self._without_masked(logits)
+        processed = self._processed(logits if guided is None else self._without_masked(guided))
+        token_id = self._choose(processed)
         if self._plan.record:
-            self.scores = self._scored(logits)
+            self.scores = self._scored(processed)
         logprob = None
         if self._plan.options.logprobs is not None:
             logprob = token_logprob(logits, token_id, self._plan.options.logprobs)
             self.logprobs.append(logprob)
         self.token_ids.append(token_id)
         self._processor.append(token_id)
-        text = self._advance(token_id)
+        met = None if self._criteria is None else self._criteria.met(token_id, self.scores)
+        text = self._advance(token_id, met)
         self._pieces.append(text)
         return StreamEvent(self.row, token_id, text, logprob, self.finish_reason)
 
     def pad(self, logits: Floats, pad_token_id: int) -> None:
         """Keep the scores of a step after the end, which goes on with padding as transformers' does."""
-        if self._plan.masked is not None:
-            logits = logits.copy()
-            logits[self._plan.masked] = -np.inf
-        self.scores = self._scored(logits)
+        self.scores = self._scored(self._processor(self._without_masked(logits)))
         self._processor.append(pad_token_id)
 
-    def _scored(self, logits: Floats) -> Floats:
+    def _without_masked(self, logits: Floats) -> Floats:
+        """The logits without those of ids that stand for no token."""
+        if self._plan.masked is None:
+            return logits
+        logits = logits.copy()
+        logits[self._plan.masked] = -np.inf
+        return logits
+
+    def _scored(self, processed: Floats) -> Floats:
         """The logits ``[vocab]`` as a token is chosen by them: processed, what filters leave out at -inf."""
-        return self._filtered(self._processor(logits))
+        return self._filtered(processed)
 
     def _filtered(self, row: Floats) -> Floats:
         """Processed logits with temperature, what filters leave out at -inf, and normalized where that is asked for."""
@@ -286,13 +323,18 @@ class GeneratedSequence:
         if self._plan.options.renormalize_logits:
             row = row - row.max()
             row -= np.log(np.exp(row).sum())
-        return row.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return row.astype(np.float32)
 
-    def _choose(self, logits: Floats) -> int:
-        plan, step = self._plan, len(self.token_ids)
+    def _processed(self, logits: Floats) -> Floats:
+        """The logits after all that changes them, checked."""
         processed = self._processor(logits)
-        if processed is not logits:
-            check_processed(float(logits.max()), float(processed.max()), row=self.row, step=step)
+        if processed is not logits and not self._plan.options.remove_invalid_values:
+            check_processed(float(logits.max()), float(processed.max()), row=self.row, step=len(self.token_ids))
+        return processed
+
+    def _choose(self, processed: Floats) -> int:
+        plan, step = self._plan, len(self.token_ids)
         if plan.filters is None:
             return greedy(processed, row=self.row, step=step)
         assert plan.options.seed is not None  # GenerationRun seeds the options
@@ -302,16 +344,20 @@ class GeneratedSequence:
         """The text that the newest token makes certain."""
         return self.text.push(token_id, armed=len(self.token_ids) >= self._least)
 
-    def _advance(self, token_id: int, last: bool = False) -> str:
-        """Return the text that the token makes certain, and see whether it ends the sequence, as the `last` does."""
+    def _advance(self, token_id: int, met: str | None, last: bool = False) -> str:
+        """Return the text that the token makes certain, and see whether it ends the sequence, as the `last` does.
+
+        Args:
+            met: the criterion of the caller's that says so.
+        """
         armed = len(self.token_ids) >= self._least
-        ended = token_id in self._plan.ending
+        ended = token_id in self._plan.ending or met is not None
         text = self._pushed(token_id)
         if self.text.matched is None and (last or ended or len(self.token_ids) >= self.budget):
             if ended or not self._plan.open_end:
                 text += self.text.finish(armed=armed)
             self.finish_reason = "stop" if ended else "length"
-            self.stop_reason = self._plan.ending[token_id] if ended else None
+            self.stop_reason = self._plan.ending.get(token_id, met) if ended else None
         if self.text.matched is not None:
             self.finish_reason, self.stop_reason = "stop", self.text.matched
         if self.finish_reason is not None:  # never the other way: somebody may have left meanwhile

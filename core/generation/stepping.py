@@ -6,18 +6,19 @@ row ends its job, and what goes wrong with a batch the jobs in it; others never 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import GenerationError
 from .batch import ALIGNED, SPARE, Batch, naming_what_takes_memory
 from .beam_batch import BeamBatch
+from .guidance import GuidedBatch
 from .job import Job, interrupted
 
 if TYPE_CHECKING:
-    import threading
-
     from numpy.typing import NDArray
 
     from ..backend.protocol import Model
@@ -51,6 +52,7 @@ class Steps:
         self.batches: list[Batch] = []
         self._known: dict[int, tuple[GeneratedSequence, Job]] = {}  # rows with their jobs, by their identity
         self._memory, self._texts, self._lock = memory, texts, lock
+        self._inside: int | None = None  # the thread that runs a step
 
     def add(self, job: Job) -> None:
         """Let the rows of a job wait for their turn."""
@@ -71,6 +73,23 @@ class Steps:
 
     def step(self) -> None:
         """Run everything one step on."""
+        self._inside = threading.get_ident()
+        try:
+            self._step()
+        finally:
+            self._inside = None
+
+    def refuse_inside(self) -> None:
+        """Refuse to wait for a job where a caller's own code does so, which a step runs: nobody would run the next.
+
+        Raises:
+            GenerationError: it is so.
+        """
+        if self._inside == threading.get_ident():
+            text = "code that runs inside a step of a model cannot have the same model generate"
+            raise GenerationError(text, hint="call the model itself, or generate before")
+
+    def _step(self) -> None:
         if self.waiting:
             with self._lock:
                 self._admit()
@@ -137,6 +156,8 @@ class Steps:
             return BeamBatch(self.model, job.rows, job.options, job.recording, prefix, self.first_capacity)
         if job.recording is not None:
             return job.recording.batch(self.model, job.rows, job.options)
+        if job.guided:
+            return GuidedBatch(self.model, rows, job.options)
         return Batch(self.model, rows, cached=False)
 
     def _begin(self, rows: Sequence[GeneratedSequence], make: Any) -> None:

@@ -80,7 +80,17 @@ def test_giving_a_temperature_or_a_filter_means_sampling():
         ({"use_cache": 1}, "use_cache is 1; wanted True or False"),
         ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not offered.*later release"),
         ({"assistant_tokenizer": object()}, "assistant_tokenizer=.* is not offered"),
-        ({"logits_processor": [print]}, "logits_processor=.*is not offered"),
+        ({"logits_processor": [1]}, r"logits_processor is \[1\]; wanted a list of functions or objects"),
+        ({"stopping_criteria": "now"}, "stopping_criteria is 'now'; wanted a list of functions or objects"),
+        ({"prefix_allowed_tokens_fn": [1]}, r"prefix_allowed_tokens_fn is \[1\]; wanted a function"),
+        ({"sequence_bias": {5: 1.0}}, "sequence_bias is .*wanted a dictionary of tuples"),
+        ({"sequence_bias": [[[5], float("inf")]]}, "sequence_bias is"),
+        ({"exponential_decay_length_penalty": 1.5}, "exponential_decay_length_penalty is 1.5; wanted a number of tok"),
+        ({"epsilon_cutoff": 1.0, "do_sample": True}, "epsilon_cutoff is 1.0; wanted a number from 0"),
+        ({"top_h": 0, "do_sample": True}, "top_h is 0; wanted a number above 0 and at most 1"),
+        ({"do_sample": False, "eta_cutoff": 0.1, "watermarking_config": {}}, "watermarking_config=.* is not offered"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan; wanted a finite number"),
+        ({"negative_prompt_ids": [[]]}, r"negative_prompt_ids is \[\[\]\]; wanted token ids"),
         ({"xyzzy": None}, "no option 'xyzzy'; there are: max_new_tokens"),
     ],
 )
@@ -251,9 +261,9 @@ def test_the_ids_that_end_a_sequence():
 
 
 def test_keys_that_would_change_the_output_are_named():
-    with pytest.warns(PolyllamaWarning, match=r"not honoured.*num_beam_groups=4, guidance_scale=1.5, wibble=\"x\"$"):
-        defaults = read(num_beam_groups=4, guidance_scale=1.5, wibble="x", temperature=0.5)
-    assert defaults.not_honoured == ("num_beam_groups", "guidance_scale", "wibble")
+    with pytest.warns(PolyllamaWarning, match=r"not honoured.*num_beam_groups=4, token_healing=true, wibble=\"x\"$"):
+        defaults = read(num_beam_groups=4, token_healing=True, wibble="x", temperature=0.5)
+    assert defaults.not_honoured == ("num_beam_groups", "token_healing", "wibble")
     assert dict(defaults.values) == {"temperature": 0.5}
 
 
