@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -97,6 +97,7 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
         fresh_head: bool = False,
         adapter: str | Path | None = None,
         merge_adapter: bool = False,
+        adapters: Mapping[str, str | Path] | None = None,
         ignore: str | Sequence[str] | None = None,
         attn_implementation: str | None = None,
         config: LlamaConfig | None = None,
@@ -128,6 +129,8 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
             fresh_head: start a new head though the checkpoint has one, e.g. for another number of labels.
             adapter: the folder of a LoRA adapter that PEFT or mlx-lm saved; it runs beside the weights, quantized too.
             merge_adapter: add it into the weights instead, which then are as fast as without.
+            adapters: names of several adapters and their folders: each call, and each prompt of one batch, then says
+                by ``adapter="name"`` which it wants; see :attr:`adapters`.
             ignore: names of stored tensors to leave out, ``*`` for anything: ``["*.cos_cached"]``. Without it, a tensor
                 that the model has no place for is an error; rotary tables that older code stored are none of these.
             attn_implementation: on torch ``"sdpa"`` or ``"eager"``; other backends have one attention of their own.
@@ -162,6 +165,7 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
                 fresh_head=fresh_head,
                 adapter=adapter,
                 merge_adapter=merge_adapter,
+                adapters=adapters,
                 ignore=ignore,
                 prefers=cls._prefers,
                 attn_implementation=attn_implementation,
@@ -181,6 +185,15 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
     def graph(self) -> Graph:
         """The spec the model was built from; ``print(llm.graph)`` draws it."""
         return self._loaded.graph
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that were loaded with ``adapters=``, among which each prompt may choose.
+
+        >>> Llama.load("tiny", backend="reference").adapters
+        ()
+        """
+        return self.graph.adapters
 
     @property
     def model(self) -> Model:
@@ -285,8 +298,8 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
             return_dict: ``False`` gives a plain tuple.
             cache_position: ``[S]``, checked against the cache, which knows how many tokens it holds.
             logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
-            options: the task's labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and
-                ``dropout_rng``. What other libraries pass along and a Llama has no use for is said and left out.
+            options: ``adapter``, the name of one of :attr:`adapters`, or a list with one for each row; the task's
+                labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and ``dropout_rng``. What other libraries pass along and a Llama has no use for is said and left out.
 
         Returns:
             The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.
@@ -304,7 +317,8 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
         model = self.model
         training = self.training or bool(options.get("train"))
         own = getattr(model, "forward_options", ())
-        reader = Reader(self._loaded.task, self._loaded.config, training, own, _generation_options)
+        adapters = self.graph.adapters
+        reader = Reader(self._loaded.task, self._loaded.config, training, own, _generation_options, adapters)
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

@@ -15,7 +15,9 @@ from .config import FILE, read_file
 from .not_offered import CACHES, NOT_OFFERED, WITHOUT_EFFECT, does_nothing, refuse_unless_inert
 from .option_rules import ALIASES, OPTION_RULES, check_option
 
-_OF_CALLS = frozenset({"stop", "stop_token_ids", "logit_bias", "seed", "logprobs", "skip_special_tokens", "batch_size"})
+_OF_CALLS = frozenset({
+    "stop", "stop_token_ids", "logit_bias", "seed", "logprobs", "skip_special_tokens", "batch_size", "adapter",
+})  # fmt: skip
 """Options that are polyllama's own: a generation_config has no such keys."""
 
 _IDS_THAT_MAY_BE_UNSET = frozenset({"pad_token_id", "bos_token_id"})

@@ -70,6 +70,8 @@ class GenerationOptions:
         skip_special_tokens: leave special tokens such as end-of-turn marks out of the text.
         prefill_chunk_size: most prompt tokens to run at once; bounds memory, changes nothing else.
         batch_size: most sequences to run at once; bounds memory, changes nothing else. ``None`` runs all together.
+        adapter: the name of one of the adapters that the model was loaded with (``adapters=``), or a list with one for
+            each prompt; ``None`` is the model without any.
         use_cache: keep keys and values; without, every step runs all tokens again.
         prompt_lookup_num_tokens: how many tokens to guess at a time, at most, from where the last ones stood before;
             guesses are checked together in one pass. The text is the same; where it repeats itself it comes faster.
@@ -123,6 +125,7 @@ class GenerationOptions:
     prefill_chunk_size: int | None = None
     batch_size: int | None = None
     use_cache: bool = True
+    adapter: str | Sequence[str | None] | None = None
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
     num_assistant_tokens: int | None = None
@@ -299,6 +302,7 @@ _NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
+    "adapter",
 })  # fmt: skip
 
 

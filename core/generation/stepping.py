@@ -149,8 +149,8 @@ class Steps:
             prompt = row.to_run
             if self._job(row).alone or (prompt.embeds is None) != (first.embeds is None):
                 break
-            same = prompt.embeds is None and prompt.ids == first.ids
-            if rows and not same and (prefix is not None or self._texts.waits(prompt, first.ids)):
+            same = prompt.embeds is None and prompt.ids == first.ids and prompt.adapter == first.adapter
+            if rows and not same and (prefix is not None or self._texts.waits(prompt, first)):
                 break
             # All of a batch are as wide as the widest, and others wait while they run.
             if rows and self.batches and abs(prompt.length - first.length) > self.prefill_tokens:

@@ -99,6 +99,7 @@ def load(
     fresh_head: bool,
     adapter: str | Path | None = None,
     merge_adapter: bool = False,
+    adapters: Mapping[str, str | Path] | None = None,
     ignore: Any = None,
     prefers: str | None = None,
     attn_implementation: Any = None,
@@ -129,7 +130,10 @@ def load(
         choice = _choice(settings, described, prefers)
         _warn_of_the_reference(choice)
         options = _options(settings, choice, attn_implementation)
-        described, weights = _weights(described, settings, adapter, merge_adapter, head)
+        if adapters is None:
+            described, weights = _weights(described, settings, adapter, merge_adapter, head)
+        else:
+            described, weights = _with_adapters(described, settings, adapters, adapter, merge_adapter, head)
         loaded = _realized(described, settings, choice, options, weights)
     if isinstance(source, LlamaConfig):
         source._models.add(loaded.config)
@@ -153,6 +157,11 @@ def _realized(
     """The model made, with a config of its own."""
     described = with_own_config(described, options.attn_implementation)
     model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
+    if described.graph.adapters and not getattr(model, "adapts_rows", False):
+        raise UnsupportedError(
+            f"backend {choice.backend.name!r} cannot give the rows of a batch different adapters",
+            hint="load one with " + mention("adapter", shown="folder") + ", or take another backend",
+        )
     return Loaded.of(described, settings, choice, model, options.attn_implementation)
 
 
@@ -179,6 +188,21 @@ def _weights(
             mention("merge_adapter") + " goes with adapter", hint="give " + mention("adapter", shown="folder")
         )
     return described, weights_for(described, settings, **head)
+
+
+def _with_adapters(
+    described: Described, settings: Settings, adapters: Any, adapter: Any, merge: bool, head: Mapping[str, Any]
+) -> tuple[Described, Mapping[str, np.ndarray]]:
+    """What a backend is handed where each row may have another adapter."""
+    if adapter is not None or merge:
+        given = mention("adapter") if adapter is not None else mention("merge_adapter")
+        raise InputError(
+            mention("adapters") + " and " + given + " do not go together",
+            hint="adapters are for rows that choose among them, adapter for all rows",
+        )
+    from .adapters import with_adapters
+
+    return with_adapters(described, settings, adapters, **head)
 
 
 def asked_backend(backend: str | None = None) -> str | None:
