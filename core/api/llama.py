@@ -187,15 +187,6 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
         return self._loaded.graph
 
     @property
-    def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters that were loaded with ``adapters=``, among which each prompt may choose.
-
-        >>> Llama.load("tiny", backend="reference").adapters
-        ()
-        """
-        return self.graph.adapters
-
-    @property
     def model(self) -> Model:
         """The backend's realization of the graph."""
         return self._loaded.model
@@ -299,7 +290,8 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
             cache_position: ``[S]``, checked against the cache, which knows how many tokens it holds.
             logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
             options: ``adapter``, the name of one of :attr:`adapters`, or a list with one for each row; the task's
-                labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and ``dropout_rng``. What other libraries pass along and a Llama has no use for is said and left out.
+                labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and ``dropout_rng``.
+                What other libraries pass along and a Llama has no use for is said and left out.
 
         Returns:
             The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.

@@ -1,4 +1,4 @@
-"""Which adapter each row of a pass has: by name, as callers say it; by place in the graph's list, as a pass takes it."""
+"""Which adapter each row of a pass has: by name, as callers say it; by place in the graph's list, for a pass."""
 
 from __future__ import annotations
 

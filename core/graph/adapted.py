@@ -116,3 +116,10 @@ def _with_own(ctx: Context, node: LoraLinear | LoraEmbedding, x: Array, y: Array
         return y
     down = ctx.of_own_adapters(ctx.run(node.down, x), node.ranks)
     return y + ctx.xp.astype(ctx.run(node.up, down) * node.scale, y.dtype)
+
+
+def without_adapters_by_row(node: Any) -> Any:
+    """A node as rows have it that have no adapter: what the adapters of single rows lie beside, and they not."""
+    if isinstance(node, (LoraLinear, LoraEmbedding)) and node.ranks:
+        return without_adapters_by_row(node.base)
+    return node.map_children(without_adapters_by_row)
