@@ -85,6 +85,8 @@ def _check_all(names: list[str | None], device: str | None) -> None:
 
 def _evaluated(model: str, text: str, options: dict[str, Any], shown: bool) -> dict[str, Any]:
     """Load the model, measure, and let go of it before the next backend loads it."""
+    if options["adapters"]:
+        raise click.UsageError("--adapters is for calls that choose one; evaluate takes --adapter FOLDER.")
     llm = load_model(model, options)
     with progress_bar(f"evaluating on {llm.backend}", shown, counts="windows") as advance:
         tell = None if advance is None else lambda done, total: advance("", done, total)
