@@ -100,9 +100,17 @@ class GenerationDefaults:
         ignored = (*other.not_honoured, *self.not_honoured)
         return GenerationDefaults(values, self.source, ignored, sources, self.asked | other.asked)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping that is only a view cannot be copied or pickled; what is made of the content can.
+        return _made, (dict(self.values), self.source, self.not_honoured, dict(self.sources), self.asked)
+
     def origin(self, name: str) -> str:
         """What the value of an option is from."""
         return self.sources.get(name, self.source)
+
+
+def _made(values: dict[str, Any], *more: Any) -> GenerationDefaults:
+    return GenerationDefaults(MappingProxyType(values), *more)
 
 
 def check_cache(kind: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polyllama import Llama
-from polyllama.core.errors import CheckpointError, GenerationError, InputError, PolyllamaError, UnsupportedError
+from polyllama.core.errors import CheckpointError, GenerationError, InputError, PolyllamaWarning, UnsupportedError
 from polyllama.core.generation.cache_memory import bytes_per_token
 from polyllama.core.generation.scheduler import Scheduler
 from polyllama.core.graph.graph import Graph
@@ -96,24 +95,18 @@ def mixed(base: Path, adapters: dict[str, Path]) -> Llama:
 @pytest.mark.filterwarnings("ignore::polyllama.core.errors.PolyllamaWarning")
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_a_mixed_batch_has_the_tokens_of_each_adapter_alone(
-    backend: str, base: Path, adapters: dict[str, Path], wanted: Any
+    backend: str, base: Path, adapters: dict[str, Path], alone: Any, wanted: Any
 ) -> None:
     llm = _load(base, backend, adapters=adapters)
     assert llm.adapters == tuple(TARGETS)
     assert len({tuple(wanted[0, name]) for name in NAMES}) == len(NAMES)  # they all do something
-    for names in (EACH, ["mlp", "all", None, "attention"]):
-        assert _tokens(llm, PROMPTS, adapter=list(names)) == [wanted[i, name] for i, name in enumerate(names)]
+    # Each number of rows and tokens is compiled anew on jax.
+    for names in (EACH, ["mlp", "all", None, "attention"], ["mlp"] * 4, [None] * 4)[: 2 if backend == "jax" else 4]:
+        assert _tokens(llm, PROMPTS, adapter=names) == [wanted[place, name] for place, name in enumerate(names)]
     assert _tokens(llm, PROMPTS, adapter="mlp") == [wanted[place, "mlp"] for place in range(4)]
-    assert _tokens(llm, PROMPTS) == [wanted[place, None] for place in range(4)]
-    ids = [PROMPTS[0], PROMPTS[0], PROMPTS[0]]
-    found = llm.forward(ids, adapter=["all", None, "attention"]).numpy()["logits"]
+    found = llm.forward([PROMPTS[0]] * 3, adapter=["all", None, "attention"]).numpy()["logits"]
     for row, name in enumerate(("all", None, "attention")):
-        assert (
-            relative_error(
-                found[row], _load(base, adapter=adapters.get(name or "")).forward(ids[:1]).numpy()["logits"][0]
-            )
-            < 2e-5
-        )
+        assert relative_error(found[row], alone[name].forward([PROMPTS[0]]).numpy()["logits"][0]) < 2e-5
 
 
 def test_peft_mixes_them_to_the_same_logits(base: Path, adapters: dict[str, Path]) -> None:
@@ -133,12 +126,8 @@ def test_peft_mixes_them_to_the_same_logits(base: Path, adapters: dict[str, Path
 @pytest.mark.filterwarnings("ignore::polyllama.core.errors.PolyllamaWarning")
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_beside_packed_weights(backend: str, base: Path, adapters: dict[str, Path]) -> None:
-    how = {
-        "backend": backend if backend == "reference" else f"{backend}:cpu",
-        "quantize": "int8-g32",
-        "dtype": "float32",
-    }
-    llm, ids = Llama.load(base, adapters=adapters, **how), [PROMPTS[0]]
+    how: dict[str, Any] = {"quantize": "int8-g32", "backend": "reference", "dtype": "float32"}
+    llm, ids = Llama.load(base, adapters=adapters, **{**how, "backend": backend}), [PROMPTS[0]]
     found = llm.forward(ids * 3, adapter=["mlp", None, "all"]).numpy()["logits"]
     for row, name in enumerate(("mlp", None, "all")):
         one = Llama.load(base, adapter=adapters[name] if name else None, **how)
@@ -250,7 +239,7 @@ def test_arrays_of_prompts_take_a_list(mixed: Llama, alone: Any, wanted: Any) ->
     for row, name in enumerate(("mlp", None, "all")):
         one = alone[name].generate(ids[:1], **how)
         for ours, theirs in zip(output.logits, one.logits, strict=True):
-            assert relative_error(ours[row], theirs[0]) < 1e-10
+            assert relative_error(ours[row], theirs[0]) < 2e-5
 
 
 def test_a_draft_guesses_for_rows_with_adapters(base: Path, adapters: dict[str, Path], wanted: Any) -> None:
@@ -381,7 +370,8 @@ def test_a_backend_that_cannot_is_refused_by_name(
         _load(base, adapters=adapters)
 
 
-def test_a_file_of_defaults_names_no_adapter(base: Path, adapters: dict[str, Path], mixed: Llama) -> None:
-    with pytest.raises(PolyllamaError, match="adapter"):
-        mixed.generate([1, 2], generation_config={"adapter": "mlp"}, max_new_tokens=1)
-    assert json.loads((adapters["mlp"] / "adapter_config.json").read_text())["use_rslora"]
+def test_a_configuration_of_generation_names_no_adapter(mixed: Llama, wanted: Any) -> None:
+    """As other options of polyllama's own: it is said that it does nothing there."""
+    with pytest.warns(PolyllamaWarning, match='not honoured.*adapter="mlp"'):
+        found = mixed.generate(PROMPTS[0], generation_config={"adapter": "mlp", "max_new_tokens": 12})
+    assert found.token_ids == wanted[0, None]
