@@ -110,12 +110,13 @@ class Context:
         Args:
             ranks: of each adapter of the graph, how many of the `R` columns are its own; 0 where it has none here.
         """
-        xp = self.xp
+        xp, own = self.xp, self.adapter_rows
+        assert own is not None  # else a node has no use for any column
         gate = self._gates.get((ranks, x.ndim))  # built once per pass
         if gate is None:
             owners = [adapter for adapter, rank in enumerate(ranks) for _ in range(rank)]
-            owner = xp.asarray(owners, dtype=self.adapter_rows.dtype, device=getattr(x, "device", None))
-            rows = xp.reshape(self.adapter_rows, (-1, *(1,) * (x.ndim - 1)))
+            owner = xp.asarray(owners, dtype=own.dtype, device=getattr(x, "device", None))
+            rows = xp.reshape(own, (-1, *(1,) * (x.ndim - 1)))
             gate = self._gates[ranks, x.ndim] = rows == owner
         # Chosen, and not multiplied by 0: an infinity of another's adapter would be a NaN.
         return xp.where(gate, x, xp.zeros_like(x))

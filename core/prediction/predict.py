@@ -92,7 +92,7 @@ def options_of(task: Task) -> dict[str, Any]:
 
     >>> from polyllama.plugins.tasks.sequence_classification import SequenceClassification
     >>> list(options_of(SequenceClassification()))
-    ['batch_size', 'truncation', 'max_length', 'progress', 'top_k', 'function_to_apply']
+    ['batch_size', 'truncation', 'max_length', 'progress', 'adapter', 'top_k', 'function_to_apply']
     """
     found = {name: getattr(RunOptions, name) for name in RunOptions.__dataclass_fields__}
     for method in (task.encode, task.result):
