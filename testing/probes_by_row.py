@@ -68,13 +68,13 @@ def _adapted(graph: Graph, ranks: Mapping[str, tuple[int, ...]], *, by_row: bool
         found = ranks.get(node.path)
         if found is None:
             return node
-        path, rank, more = f"{node.path}_adapter", sum(found), {"ranks": found} if by_row else {}
+        path, rank, ranks_here = f"{node.path}_adapter", sum(found), found if by_row else ()
         if isinstance(node, Embedding):
             table = Embedding(f"{path}.lora_A", node.num_embeddings, rank)
             up = Linear(f"{path}.lora_B", rank, node.dim, role="adapter")
-            return LoraEmbedding(path, node, table, up, 1.0, **more)
+            return LoraEmbedding(path, node, table, up, 1.0, ranks=ranks_here)
         down = Linear(f"{path}.lora_A", node.in_features, rank, role="adapter")
         up = Linear(f"{path}.lora_B", rank, node.out_features, role="adapter")
-        return LoraLinear(path, node, down, up, 1.0, **more)
+        return LoraLinear(path, node, down, up, 1.0, ranks=ranks_here)
 
     return map_nodes(graph, beside)

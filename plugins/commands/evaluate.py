@@ -44,6 +44,8 @@ def evaluate(model: str, file: str | None, as_json: bool, **options: Any) -> Non
     With --backends a table shows several backends side by side, loaded one after the other.
     """
     names = _backends(options.pop("backends"), options["backend"])
+    if options["adapters"]:
+        raise click.UsageError("--adapters is for calls that choose one; evaluate takes --adapter FOLDER.")
     if file is None:
         refuse_silence()
     text = read_all("-" if file is None else file)
@@ -85,8 +87,6 @@ def _check_all(names: list[str | None], device: str | None) -> None:
 
 def _evaluated(model: str, text: str, options: dict[str, Any], shown: bool) -> dict[str, Any]:
     """Load the model, measure, and let go of it before the next backend loads it."""
-    if options["adapters"]:
-        raise click.UsageError("--adapters is for calls that choose one; evaluate takes --adapter FOLDER.")
     llm = load_model(model, options)
     with progress_bar(f"evaluating on {llm.backend}", shown, counts="windows") as advance:
         tell = None if advance is None else lambda done, total: advance("", done, total)
