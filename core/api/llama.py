@@ -14,7 +14,7 @@ from ..forward.in_kind import InKind
 from ..forward.inputs import check_cache_position
 from ..forward.past import Past
 from ..forward.row_length import ContextWatch
-from ..loading.load import Loaded, load
+from ..loading.load import Loaded, Lora, load
 from ..messages import mention
 from ..public import public
 from ..sources.access import HubAccess
@@ -163,9 +163,7 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
                 offline=offline,
                 seed=seed,
                 fresh_head=fresh_head,
-                adapter=adapter,
-                merge_adapter=merge_adapter,
-                adapters=adapters,
+                lora=Lora(adapter, merge_adapter, adapters),
                 ignore=ignore,
                 prefers=cls._prefers,
                 attn_implementation=attn_implementation,

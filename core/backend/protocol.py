@@ -77,7 +77,7 @@ class Model(Protocol):
 
     One whose pass gives each row its own adapter says ``adapts_rows = True``; without it ``adapters=`` is refused. It
     hands ``arguments.adapter_rows`` to the pass's context, as :class:`~polyllama.extend.SpecModel` does and
-    :meth:`Request.of <polyllama.extend.Request>` with :func:`~polyllama.extend.forward`; nodes do the rest.
+    :class:`~polyllama.extend.Request` with :func:`~polyllama.extend.forward`; nodes do the rest.
     """
 
     config: LlamaConfig

@@ -58,9 +58,12 @@ def _is_the_same(adapter: Adapter, name: str, weights: Mapping[str, Array]) -> b
 
 
 def weights_by_row(weights: Weights, adapted: Graph, adapters: Mapping[str, Adapter]) -> Weights:
-    """The tensors of :func:`~.adapt_graph.adapt_by_row`'s graph: the model's own, and all adapters' beside them.
+    """The tensors of an adapted graph: the model's own, and all adapters' beside them.
 
     A scale is taken into its adapter's second matrix, before that is rounded to what the model computes in.
+
+    Args:
+        weights: those of the plain graph, packed or not; `adapted` has the adapters beside its layers.
     """
     nodes = {node.path: node for node in adapted.walk() if node.path}
     beside: dict[str, tuple[str, Callable[[], Array]]] = {}
