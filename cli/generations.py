@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.errors import InputError
 from ..core.messages import shortened, visible
 from .console import in_colour, print_compact_json, print_json, progress_bar, write_text
 from .options import GENERATION_NAMES
@@ -34,6 +35,20 @@ def read_prompts(prompts: tuple[str, ...], file: str | None, form: str | None) -
     if prompts:
         raise click.UsageError("Texts are given twice: on the command line and with --file.")
     return read_rows(file, ["prompt"], {*GENERATION_NAMES, *RESULT_KEYS, "batch_size"})
+
+
+def adapters_of(rows: Rows, chosen: str | None) -> dict[str, list[str | None]]:
+    """What each row says of its ``"adapter"``; those that say nothing have the one that is `chosen` for all.
+
+    Raises:
+        InputError: a row that names something else than a text.
+    """
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("adapter", ""), str | None):
+            raise InputError(f"line {number}: adapter is {row['adapter']!r:.80}", hint="give the name of one, or null")
+    if not any("adapter" in row for row in rows):
+        return {}
+    return {"adapter": [row.get("adapter", chosen) for row in rows]}
 
 
 def generate_all(llm: Llama, rows: Rows, options: Mapping[str, Any], shown: bool) -> Iterator[Generation]:

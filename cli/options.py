@@ -130,6 +130,13 @@ _LOAD = [
     click.option(
         "--adapter", metavar="FOLDER", help="A LoRA adapter that PEFT or mlx-lm saved, to run beside the weights."
     ),
+    click.option(
+        "--adapters",
+        metavar="NAME=FOLDER",
+        multiple=True,
+        callback=lambda ctx, param, value: named_folders(value),
+        help="A LoRA adapter among which --adapter NAME chooses then. Repeatable.",
+    ),
     click.option("--merge-adapter", is_flag=True, default=None, help="Add the adapter into the weights instead."),
     click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary, which guesses tokens."),
     click.option("--load-format", metavar="FORMAT", help="Format of the weights; dummy makes random ones."),
@@ -231,6 +238,7 @@ LOAD_NAMES = (
     "load_format",
     "adapter",
     "merge_adapter",
+    "adapters",
     "ignore",
     "draft",
 )
@@ -267,6 +275,42 @@ def given(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Those of the named options that were given on the command line, tuples as lists."""
     values = {name: options[name] for name in names if options[name] is not None and options[name] != ()}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def load_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``Llama.load`` is given; beside --adapters, --adapter is no folder but the name of one of them."""
+    found = given(options, LOAD_NAMES)
+    if found.get("adapters"):
+        found.pop("adapter", None)
+    return {**found, **parse_overrides(options["overrides"])}
+
+
+def adapter_of_call(options: Mapping[str, Any]) -> dict[str, str]:
+    """What each call is given of --adapter, where it is the name of one of --adapters."""
+    chosen = options.get("adapter") if options.get("adapters") else None
+    return {} if chosen is None else {"adapter": chosen}
+
+
+def generation_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``generate`` is given."""
+    return {**given(options, GENERATION_NAMES), **adapter_of_call(options)}
+
+
+def named_folders(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    """Values of --adapters.
+
+    >>> named_folders(("poems=./poems", "code=./a=b"))
+    {'poems': './poems', 'code': './a=b'}
+    """
+    found: dict[str, str] = {}
+    for text in pairs:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise click.UsageError(f"--adapters {text!r} is not NAME=FOLDER")
+        if name in found:
+            raise click.UsageError(f"--adapters gives {name} twice")
+        found[name] = folder
+    return found or None
 
 
 def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -307,7 +351,7 @@ def load_model(model: str, options: Mapping[str, Any]) -> Llama:
     """Load what the command line asks for."""
     from ..core.api.llama import Llama
 
-    return Llama.load(model, **given(options, LOAD_NAMES), **parse_overrides(options["overrides"]))
+    return Llama.load(model, **load_arguments(options))
 
 
 def refuse_others(ctx: click.Context, llm: Llama, *, generates: bool) -> None:

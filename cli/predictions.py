@@ -13,7 +13,7 @@ from ..core.messages import shortened, visible
 from ..core.prediction.predict import options_of
 from ..core.tasks.results import Answer, Entity, Label, as_data
 from .console import in_colour, print_compact_json, print_json, print_pairs, print_table
-from .options import parse_pairs
+from .options import adapter_of_call, parse_pairs
 from .texts import is_jsonl, read_all, read_rows, read_texts
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def predict(llm: Llama, prompts: tuple[str, ...], options: dict[str, Any]) -> tu
         if "batch_size" in chosen:
             raise click.UsageError("batch_size is given twice: --batch-size and --option.")
         chosen["batch_size"] = options["batch_size"]
+    chosen |= adapter_of_call(options)
     texts = _texts(llm, prompts, options)
     names = [name for name in _names(llm) if name in texts[0]]
     for name in names:

@@ -24,6 +24,7 @@ from .probes import VOCABULARY, probe
 if TYPE_CHECKING:
     from ..core.backend.protocol import Model
     from ..core.generation.batch import Batch
+    from ..core.generation.job import Job
     from ..core.generation.outputs import StreamEvent
     from ..core.generation.sequence import GeneratedSequence
 
@@ -141,6 +142,15 @@ class _Recorded(Scheduler):
     _steps = _RecordedSteps
     _loop: _RecordedSteps
 
+    def logits_of(self, job: Job) -> list[tuple[int, Any]]:
+        """Each token of a job's first row, and the logits that it was chosen by."""
+        return self._loop.logits.get(id(job.rows[0]), [])
+
+
+def recorded_scheduler(candidate: Candidate, model: Model, **sizes: Any) -> _Recorded:
+    """A scheduler that keeps the logits which each token was chosen by, in all of their digits."""
+    return _Recorded(_Wide(candidate, model), **sizes)
+
 
 @check("engine.schedule", "jobs that come and go, guess, share a beginning and wait for memory: each as alone")
 def schedule(candidate: Candidate) -> Iterator[Measurement]:
@@ -148,8 +158,8 @@ def schedule(candidate: Candidate) -> Iterator[Measurement]:
     model = candidate.model(p)
     _filled(candidate, [0, 1], 4)
     memory = 130 * bytes_per_token(model)  # of two or three of the rows
-    scheduler = _Recorded(
-        _Wide(candidate, model), cache_memory=memory, prefill_tokens=8, first_capacity=4, prefix_cache=True
+    scheduler = recorded_scheduler(
+        candidate, model, cache_memory=memory, prefill_tokens=8, first_capacity=4, prefix_cache=True
     )
     common = ROWS[0, :20].tolist()
     prompts = [common, [*common, 5, 6], ROWS[1, :3].tolist(), [*common[:18], 9], ROWS[2, :30].tolist(), [7, 8, 7, 8, 7]]
@@ -173,6 +183,6 @@ def schedule(candidate: Candidate) -> Iterator[Measurement]:
             return
         text = [*prompts[number], *job.rows[0].token_ids]
         wanted = _alone(candidate, text)[len(prompts[number]) - 1 :]
-        for place, (token, logits) in enumerate(scheduler._loop.logits.get(id(job.rows[0]), ())):
+        for place, (token, logits) in enumerate(scheduler.logits_of(job)):
             yield equal(token, text[len(prompts[number]) + place], f"job {number}, token {place}")
             yield compare(logits, wanted[place], f"job {number}, logits of token {place}")

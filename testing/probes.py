@@ -7,6 +7,7 @@ import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,7 +160,7 @@ def make(
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     weights = {}
     for parameter in graph.parameters():
-        values = _values(parameter, rng, gains or {}, unit_norms)
+        values = values_of(parameter, rng, gains or {}, unit_norms)
         off = any(parameter.name.rpartition(".")[0].endswith(ending) for ending in zero)
         weights[parameter.name] = values * 0.0 if off else values
     return Probe(name, config, graph, task, weights)
@@ -189,7 +190,13 @@ def make_quantized(
     return Probe(name, plain.config.replace(quantization=settings), graph, plain.task, weights)
 
 
-def _values(parameter: Parameter, rng: np.random.Generator, gains: Mapping[str, float], unit_norms: bool) -> Floats:
+def values_of(
+    parameter: Parameter,
+    rng: np.random.Generator,
+    gains: Mapping[str, float] = MappingProxyType({}),
+    unit_norms: bool = False,
+) -> Floats:
+    """Random values of a parameter, large enough to matter, that every dtype holds exactly."""
     node = parameter.name.rpartition(".")[0]
     if parameter.role == "norm":
         return np.ones(parameter.shape) if unit_norms else on_grid(rng.uniform(0.5, 1.5, parameter.shape))
@@ -272,7 +279,10 @@ def adapted(plain: Probe, name: str) -> Probe:
     weights = dict(plain.weights)
     for parameter in graph.parameters():
         if parameter.name not in weights:
-            weights[parameter.name] = _values(parameter, rng, {}, unit_norms=False)
+            weights[parameter.name] = values_of(
+                parameter,
+                rng,
+            )
     return Probe(name, plain.config, graph, plain.task, weights)
 
 

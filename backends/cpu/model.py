@@ -134,7 +134,8 @@ class CpuModel(SpecModel):
 
     def _run_decoder(self, node: Decoder, x: np.ndarray, ctx: Context) -> np.ndarray:
         lowered = self.lowered
-        if lowered.whole is None or ctx.observe is not None or ctx.attentions is not None:
+        by_row = ctx.adapter_rows is not None
+        if lowered.whole is None or by_row or ctx.observe is not None or ctx.attentions is not None:
             return np.asarray(node.apply(ctx.xp, ctx.weights, x, ctx))
         captured = None
         if ctx.hidden_states is not None:
@@ -147,6 +148,8 @@ class CpuModel(SpecModel):
     def _run_layer(self, node: DecoderLayer, x: np.ndarray, ctx: Context) -> np.ndarray:
         place = next((i for i, layer in enumerate(self.graph.decoder.layers) if layer is node), None)
         found = None if place is None else self.lowered.layers[place]
+        if place is not None and ctx.adapter_rows is not None and self.lowered.adapted[place]:
+            found = None
         if found is None or ctx.observe is not None or ctx.attentions is not None:
             return np.asarray(node.apply(ctx.xp, ctx.weights, x, ctx))
         return self._run_range(found, x, ctx, 0, None)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...core.config.keys import ACTIVATION_NAMES
+from ...core.graph.adapted import without_adapters_by_row
 from ...core.graph.graph import Graph, nodes_of_type
 from ...core.graph.node import Node
 from ...core.graph.nodes import Attention, DecoderLayer, Embedding, GatedMLP, Linear, RMSNorm
@@ -50,6 +51,7 @@ class Lowered:
         hidden: the buffer that the final norm writes.
         ropes: the ropes in the order in which a pass takes their frequencies.
         table: the embedding whose rows the program looks up; ``None`` where a node that it does not know embeds.
+        adapted: which layers have adapters of single rows beside them: there the range is of rows that have none.
     """
 
     program: _kernels.Program
@@ -60,6 +62,7 @@ class Lowered:
     ropes: tuple[Rope, ...]
     cache: CacheShape
     table: Embedding | None
+    adapted: tuple[bool, ...]
 
 
 def looked_up(graph: Graph) -> Embedding | None:
@@ -99,7 +102,8 @@ class _Lowering:
             self._table(table)
         ranges = []
         start = program.operations
-        for layer in decoder.layers:
+        layers = [without_adapters_by_row(layer) for layer in decoder.layers]
+        for layer in layers:
             program.capture(self.residual)
             ranges.append(self._layer(layer))
         whole = None
@@ -115,7 +119,8 @@ class _Lowering:
         order = tuple(node.name for node in nodes_of_type(self.graph, Attention))
         shape = CacheShape(dict(self.attentions), heads, head_dim, self.element, order)
         ropes = tuple(rope for _, rope in self.ropes.values())
-        return Lowered(program, tuple(ranges), whole, head, hidden, ropes, shape, table)
+        adapted = tuple(plain is not layer for plain, layer in zip(layers, decoder.layers, strict=True))
+        return Lowered(program, tuple(ranges), whole, head, hidden, ropes, shape, table, adapted)
 
     def _table(self, embed: Embedding) -> None:
         rows = embedding_rows(embed, self.weights)

@@ -116,6 +116,7 @@ def _read(
         kept=None if isinstance(keep, int) else jnp.asarray(keep, jnp.int32),
         dropout_rng=dropout_rng,
         attended=_attended(pass_, config, tokens, key_mask),
+        adapter_rows=None if arguments.adapter_rows is None else jnp.asarray(arguments.adapter_rows, jnp.int32),
     )
     if mask is not None and mask.ndim == 4:
         allowed = jnp.asarray(mask) | jnp.eye(new, dtype=bool)  # a query always sees itself

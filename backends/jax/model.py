@@ -55,6 +55,7 @@ class JaxModel:
 
     arrays = "jax"
     compiles_rows = True
+    adapts_rows = True
     forward_options = ("params", "train", "dropout_rng")
 
     def __init__(
@@ -260,6 +261,7 @@ class JaxModel:
             kept=None if isinstance(keep, int) else keep.astype(np.int32),
             dropout_rng=dropout_rng,
             attended=attended_of(given, layout, past, length),
+            adapter_rows=None if arguments.adapter_rows is None else arguments.adapter_rows.astype(np.int32),
         )
         flags = arguments.output_hidden_states, arguments.output_attentions
         static = Static(keep if isinstance(keep, int) else 0, restart_slots, *flags)

@@ -39,6 +39,7 @@ class Inputs(NamedTuple):
         kept: positions that the head is run for, where given one by one.
         dropout_rng: a random key while training.
         attended: ``[B, S]`` booleans for heads, as a :class:`~polyllama.extend.Context` has them.
+        adapter_rows: ``[B]``, the adapter of each row, as a context has them too.
     """
 
     tokens: Array
@@ -51,6 +52,7 @@ class Inputs(NamedTuple):
     kept: Array | None = None
     dropout_rng: Array | None = None
     attended: Array | None = None
+    adapter_rows: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class TracedPass:
             rows = by_rope.get(id(rope))
             return jnp.asarray(rope.row_frequencies()) if rows is None else rows
 
-        return JaxContext(
+        ctx = JaxContext(
             jnp,
             computed_in(params, self.dtype),
             inputs.positions,
@@ -164,6 +166,8 @@ class TracedPass:
             checkpoint=checkpoint,
             checkpointed=self.graph.decoder.layers,
         )
+        ctx.adapter_rows = inputs.adapter_rows
+        return ctx
 
     def embed(self, ctx: JaxContext, tokens: Array) -> Array:
         """Token ids through the embedding; embeddings as they are, in the model's dtype."""

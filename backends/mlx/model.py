@@ -104,6 +104,7 @@ class MlxModel:
     __slots__ = ("__dict__", "__weakref__", "module")
 
     asynchronous = True
+    adapts_rows = True
     arrays = "mlx"
     handed_out = False
     """Whether somebody was given the module."""

@@ -66,6 +66,7 @@ def as_tensors(arguments: ForwardArguments, device: torch.device, *, move: bool)
         attention_mask=tensor(arguments.attention_mask, as_mask, "attention_mask"),
         position_ids=integers("position_ids"),
         logits_to_keep=integers("logits_to_keep"),
+        adapter_rows=integers("adapter_rows"),
         labels=labels,
     )
 

@@ -35,6 +35,7 @@ class TorchModel(TrainsModule):
 
     arrays = "torch"
     copies_whole = True
+    adapts_rows = True
     handed_out = False
     """Whether somebody was given the module."""
 
@@ -65,6 +66,7 @@ class TorchModel(TrainsModule):
 
     def forward(self, arguments: ForwardArguments) -> ModelOutput:
         """See :class:`polyllama.extend.Model`."""
+        rows = arguments.adapter_rows
         arguments = as_tensors(arguments, self.module.device, move=True)
         past = arguments.past_key_values
         names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "logits_to_keep")
@@ -75,8 +77,11 @@ class TorchModel(TrainsModule):
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
             if self.module.runs_as_it_is and (past is None or isinstance(past, Cache)):
                 return self.module.run(arguments)
+            adapters = self.graph.adapters
+            adapter = {} if rows is None else {"adapter": [adapters[row] if row >= 0 else None for row in rows]}
             output: ModelOutput = self.module(
                 **tensors,
+                **adapter,
                 past_key_values=arguments.past_key_values,
                 use_cache=None if arguments.cache_unasked else arguments.use_cache,
                 output_hidden_states=arguments.output_hidden_states,

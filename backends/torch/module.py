@@ -230,7 +230,8 @@ class LlamaModule(Checkpointing):
                 by default as the configuration says, and no cache while training.
             cache_position: accepted as the documentation has it, and checked: the cache knows its own length.
             logits_to_keep: logits for only the last so many positions, or for the given ones; 0 for all.
-            options: ``num_items_in_batch``; the task's labels under other names (``start_positions``).
+            options: ``num_items_in_batch``; the task's labels under other names (``start_positions``); ``adapter``, as
+                of :meth:`polyllama.Llama.forward`.
 
         Returns:
             The task's output, e.g. :class:`~polyllama.extend.CausalLMOutput`. NumPy's, JAX's and MLX's arrays give
@@ -272,7 +273,7 @@ class LlamaModule(Checkpointing):
         known = self._trunk_of
         if known is None or known[0].decoder is not self.graph.decoder:
             task = find_task(plugin_manager(load_settings()), "base", self.config)
-            known = self._trunk_of = Graph(self.graph.decoder, None, task.name), task
+            known = self._trunk_of = Graph(self.graph.decoder, None, task.name, self.graph.adapters), task
         return known
 
     @property
@@ -295,7 +296,7 @@ class LlamaModule(Checkpointing):
         self, graph: Graph, task: Task, more: tuple[Any, ...], given: Mapping[str, Any], options: Mapping[str, Any]
     ) -> ModelOutput | tuple[Any, ...]:
         """A pass of `graph`, which has this module's nodes, as somebody called it."""
-        reader = Reader(task, self.config, self.training, elsewhere=option_names)
+        reader = Reader(task, self.config, self.training, elsewhere=option_names, adapters=graph.adapters)
         arguments, as_output, position = reader.read(more, given, options)
         kind = None
         if not torch.compiler.is_compiling():

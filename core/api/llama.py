@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -14,7 +14,7 @@ from ..forward.in_kind import InKind
 from ..forward.inputs import check_cache_position
 from ..forward.past import Past
 from ..forward.row_length import ContextWatch
-from ..loading.load import Loaded, load
+from ..loading.load import Loaded, Lora, load
 from ..messages import mention
 from ..public import public
 from ..sources.access import HubAccess
@@ -97,6 +97,7 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
         fresh_head: bool = False,
         adapter: str | Path | None = None,
         merge_adapter: bool = False,
+        adapters: Mapping[str, str | Path] | None = None,
         ignore: str | Sequence[str] | None = None,
         attn_implementation: str | None = None,
         config: LlamaConfig | None = None,
@@ -128,6 +129,8 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
             fresh_head: start a new head though the checkpoint has one, e.g. for another number of labels.
             adapter: the folder of a LoRA adapter that PEFT or mlx-lm saved; it runs beside the weights, quantized too.
             merge_adapter: add it into the weights instead, which then are as fast as without.
+            adapters: names of several adapters and their folders: each call, and each prompt of one batch, then says
+                by ``adapter="name"`` which it wants; see :attr:`adapters`.
             ignore: names of stored tensors to leave out, ``*`` for anything: ``["*.cos_cached"]``. Without it, a tensor
                 that the model has no place for is an error; rotary tables that older code stored are none of these.
             attn_implementation: on torch ``"sdpa"`` or ``"eager"``; other backends have one attention of their own.
@@ -160,8 +163,7 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
                 offline=offline,
                 seed=seed,
                 fresh_head=fresh_head,
-                adapter=adapter,
-                merge_adapter=merge_adapter,
+                lora=Lora(adapter, merge_adapter, adapters),
                 ignore=ignore,
                 prefers=cls._prefers,
                 attn_implementation=attn_implementation,
@@ -285,8 +287,9 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
             return_dict: ``False`` gives a plain tuple.
             cache_position: ``[S]``, checked against the cache, which knows how many tokens it holds.
             logits_to_keep: logits for only the last so many positions, or for the given positions; 0 for all.
-            options: the task's labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and
-                ``dropout_rng``. What other libraries pass along and a Llama has no use for is said and left out.
+            options: ``adapter``, the name of one of :attr:`adapters`, or a list with one for each row; the task's
+                labels under other names; for the loss, ``num_items_in_batch``; on jax ``train`` and ``dropout_rng``.
+                What other libraries pass along and a Llama has no use for is said and left out.
 
         Returns:
             The task's output: by attribute, key or ``to_tuple()``; ``.numpy()`` for float32 NumPy arrays.
@@ -304,7 +307,8 @@ class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Plann
         model = self.model
         training = self.training or bool(options.get("train"))
         own = getattr(model, "forward_options", ())
-        reader = Reader(self._loaded.task, self._loaded.config, training, own, _generation_options)
+        adapters = self.graph.adapters
+        reader = Reader(self._loaded.task, self._loaded.config, training, own, _generation_options, adapters)
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

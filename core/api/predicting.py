@@ -49,7 +49,8 @@ class Predicting:
         Args:
             text: a text or a list; where a task takes several texts for a result, give them by name, or as mappings.
             options: the task's; and ``batch_size`` (8), ``truncation`` (cut texts that are too long, instead of an
-                error), ``max_length`` (most tokens, by default the model's context), ``progress`` (``True``, ``False``,
+                error), ``max_length`` (most tokens, by default the model's context), ``adapter`` (the name of one of
+                :attr:`~polyllama.Llama.adapters`, or a list with one for each text), ``progress`` (``True``, ``False``,
                 or a function of how many are done and of how many there are).
 
         Raises:

@@ -56,6 +56,16 @@ class Scheduling(GenerationSettings):
             known = self._new_scheduler()
         return known
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that were loaded with ``adapters=``, among which each prompt may choose.
+
+        >>> from polyllama import Llama
+        >>> Llama.load("tiny", backend="reference").adapters
+        ()
+        """
+        return self._loaded.graph.adapters
+
     def _new_scheduler(self) -> Scheduler:
         """The one that all threads share, whichever asks first."""
         from ..checkpoint.huggingface.save_safetensors import parse_size

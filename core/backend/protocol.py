@@ -74,6 +74,10 @@ class Model(Protocol):
     what it gives (anything hashable) is equal as long as the weights are the same; ``None``, or no such method, where
     somebody may change them between requests, and then it is for as long as requests run. One that is compiled for each
     number of rows says ``compiles_rows = True`` and is given few numbers of them.
+
+    One whose pass gives each row its own adapter says ``adapts_rows = True``; without it ``adapters=`` is refused. It
+    hands ``arguments.adapter_rows`` to the pass's context, as :class:`~polyllama.extend.SpecModel` does and
+    :class:`~polyllama.extend.Request` with :func:`~polyllama.extend.forward`; nodes do the rest.
     """
 
     config: LlamaConfig

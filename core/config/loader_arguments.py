@@ -65,6 +65,6 @@ LOADER_ARGUMENTS = REFUSED | {
 
 OF_A_MODEL = (
     *("attn_implementation", "ignore_mismatched_sizes", "gguf_file", "backend", "task", "device", "quantize"),
-    *("load_format", "fresh_head", "adapter", "merge_adapter", "ignore"),
+    *("load_format", "fresh_head", "adapter", "merge_adapter", "adapters", "ignore"),
 )
 """Arguments of ``Llama.load`` that a configuration alone has no use for."""

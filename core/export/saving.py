@@ -47,6 +47,14 @@ def save(
     """
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
         raise CheckpointError(f"cannot save to {folder!r}", hint="give the path of a folder")
+    if loaded.graph.adapters:
+        raise UnsupportedError(
+            "the model runs with adapters beside its weights, which a Hugging Face folder cannot hold",
+            hint="save it loaded without adapters, or with "
+            + mention("adapter", shown="folder")
+            + " and "
+            + mention("merge_adapter", True),
+        )
     if any(p.role == "adapter" for p in loaded.graph.parameters()):
         raise UnsupportedError(
             "the model runs with an adapter beside its weights, which a Hugging Face folder cannot hold",

@@ -35,6 +35,8 @@ class ForwardArguments:
         loss_options: for the task's loss, ``num_items_in_batch``.
         observe: called with every node and what it gave.
         own: arguments that this backend has and others have not, those it lists as ``forward_options``.
+        adapter_rows: ``[B]`` NumPy integers, which of ``graph.adapters`` each row has, -1 for none; ``None`` where no
+            row has any.
     """
 
     input_ids: Any = None
@@ -51,6 +53,7 @@ class ForwardArguments:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     observe: Callable[..., None] | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
+    adapter_rows: Any = None
 
     @classmethod
     def of(
@@ -92,6 +95,12 @@ class ForwardArguments:
         first = given[0] if isinstance(given, Sequence) and len(given) else ()
         return len(first) if isinstance(first, Sequence) else 0  # what is wrong with it, the pass says
 
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        return len(given) if hasattr(given, "__len__") else 0
+
     def cache(self, new: Callable[[], Cache]) -> Any:
         """The cache that the pass writes to: the one given, a new one where one is asked for, or ``None``."""
         if self.past_key_values is not None:
@@ -102,7 +111,7 @@ class ForwardArguments:
 _NAMED = tuple(
     entry.name
     for entry in fields(ForwardArguments)
-    if entry.name not in ("input_ids", "labels", "cache_unasked", "loss_options", "observe", "own")
+    if entry.name not in ("input_ids", "labels", "cache_unasked", "loss_options", "observe", "own", "adapter_rows")
 )
 
 

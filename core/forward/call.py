@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError, UnsupportedError, warn
 from ..messages import counted, mention, subject
+from .adapters import adapter_rows, named_adapters
 from .arguments import OPTIONS, ForwardArguments, unknown_argument
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Reader:
         training: whether it is in training mode, in which no cache is made that nobody asked for.
         own: arguments that its backend alone has.
         elsewhere: names of arguments that another function has, asked for where forward is given an unknown one.
+        adapters: names of the adapters that rows may have.
     """
 
     task: Task
@@ -80,6 +82,7 @@ class Reader:
     training: bool
     own: tuple[str, ...] = ()
     elsewhere: Callable[[], Collection[str]] = tuple
+    adapters: tuple[str, ...] = ()
 
     def read(self, more: tuple[Any, ...], given: Mapping[str, Any], options: Mapping[str, Any]) -> Call:
         """Sort the arguments of a call.
@@ -97,6 +100,8 @@ class Reader:
         Warns:
             PolyllamaWarning: a keyword that is left out.
         """
+        options = dict(options)
+        adapter = options.pop("adapter", None)
         named = {**given, **self._taken(options)}
         by_position = list(zip(self._order(more), more, strict=False))
         if "num_logits_to_keep" in named:  # what transformers called it before 4.48
@@ -112,6 +117,9 @@ class Reader:
         arguments = ForwardArguments.of(self.task, options=self.own, **named, **flags)
         if unasked and arguments.use_cache and arguments.past_key_values is None:
             arguments = replace(arguments, cache_unasked=True)
+        if adapter is not None:
+            names = named_adapters(self.adapters, adapter, arguments.rows, "row")
+            arguments = replace(arguments, adapter_rows=adapter_rows(self.adapters, names))
         return Call(arguments, return_dict, cache_position)
 
     def _order(self, more: tuple[Any, ...]) -> tuple[str, ...]:

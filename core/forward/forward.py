@@ -80,6 +80,7 @@ class Request:
         labels: by the names that the task takes.
         masked: whether a mask was given, one that masks nothing too.
         config: handed to the task's loss.
+        adapter_rows: ``[B]`` integers, as a :class:`~polyllama.extend.Context` has them.
     """
 
     input_ids: Array | None = None
@@ -95,6 +96,7 @@ class Request:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     observe: Callable[[Node, Array], None] | None = None
     masked: bool = False
+    adapter_rows: Array | None = None
 
     @classmethod
     def of(
@@ -131,6 +133,7 @@ class Request:
             loss_options=given.loss_options,
             observe=arguments.observe,
             masked=given.masked,
+            adapter_rows=array(arguments.adapter_rows),
         )
 
 
@@ -224,7 +227,7 @@ def _keep(xp: Any, hidden: Array, keep: int | Array) -> Array:
 
 
 def _context(engine: Engine, request: Request, cache: Cache | None, layout: Layout, lengths: Any) -> Context:
-    return engine.context(
+    ctx = engine.context(
         engine.xp,
         engine.weights,
         layout.positions,
@@ -236,6 +239,8 @@ def _context(engine: Engine, request: Request, cache: Cache | None, layout: Layo
         output_attentions=request.output_attentions,
         observe=request.observe,
     )
+    ctx.adapter_rows = request.adapter_rows
+    return ctx
 
 
 def _embed(engine: Engine, graph: Graph, request: Request, layout: Layout) -> Array:

@@ -35,6 +35,8 @@ class SpecModel:
         to_numpy: native array -> NumPy, without a change of dtype.
     """
 
+    adapts_rows = True
+
     def __init__(
         self,
         graph: Graph,

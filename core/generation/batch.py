@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import GenerationError
+from ..forward.adapters import NONE, place_of
 from ..graph.cache import CachedRows
 from ..messages import mention
 from .past import NOTHING, CachedPast, UncachedPast
@@ -97,6 +98,7 @@ class Batch:
     Attributes:
         rows: in the order of the model's rows; those that have ended ride along until they are half of the batch.
         mask: ``[rows, capacity]``, 1 where a slot holds a token of the row's text.
+        adapters: ``[rows]``, the place of each row's adapter among the model's, -1 for none.
         used: slots so far.
         alone: no other rows join these, nor they others; `reserved` slots are kept for them.
         guided: ``[rows, vocab]`` that the next tokens are chosen from in the place of the logits, if anything.
@@ -125,6 +127,8 @@ class Batch:
         self._begun: ModelOutput | None = None
         self._fed: list[list[int]] = []
         prompts, self._places = self._distinct()
+        known = getattr(model.graph, "adapters", ())
+        self.adapters = np.array([place_of(known, prompt.adapter) for prompt in prompts], np.int64)
         self._inputs: NDArray[Any] | None = _block(prompts, self._width(prompts))
         self._shortest = min(prompt.length for prompt in prompts)
         self.cached_tokens = 0 if prefix is None else len(prefix.slots)
@@ -193,6 +197,7 @@ class Batch:
         if self._places != list(range(len(self.mask))):
             self.past.select(self._places)
             self.mask, logits = self.mask[self._places], logits[self._places]
+            self.adapters = self.adapters[self._places]
         return logits
 
     # ---- steps
@@ -278,6 +283,7 @@ class Batch:
             parts.append(batch._kept_past.rows(kept.places, slots))
             place += len(kept.places)
         self._kept_past.assemble(parts, length, length + room)
+        self.adapters = np.concatenate([self.adapters[mine.places], other.adapters[theirs.places]])
         self.rows, self.mask, self.used = rows, mask, length
         self._fed = []
 
@@ -333,6 +339,7 @@ class Batch:
         places = [*places, *[places[-1]] * spares]
         self.past.select(places)
         self.mask, self.rows = self.mask[places], [*rows, *[SPARE] * spares]
+        self.adapters = self.adapters[places]
 
     def _spares(self, count: int) -> int:
         """Rows to add to so many, where passes are compiled for each number of rows: up to the next power of two."""
@@ -355,7 +362,9 @@ class Batch:
     def _forward(self, inputs: NDArray[Any]) -> ModelOutput:
         """Run ids ``[rows, new]`` or embeddings ``[rows, new, hidden_size]`` behind what was run so far."""
         used = self.used + inputs.shape[1]
-        output = self.past.run(inputs, self.mask[:, :used], self.wanted, bool(self._fed) and inputs.shape[1] > 1)
+        every = bool(self._fed) and inputs.shape[1] > 1
+        adapters = None if (self.adapters == NONE).all() else self.adapters
+        output = self.past.run(inputs, self.mask[:, :used], self.wanted, every, adapters)
         self.used = used
         return output
 
@@ -377,7 +386,7 @@ class Batch:
 
 def _key(prompt: Prompt) -> Any:
     """What equal prompts have in common: they are run once."""
-    return tuple(prompt.ids) if prompt.embeds is None else id(prompt)
+    return (prompt.adapter, *prompt.ids) if prompt.embeds is None else id(prompt)
 
 
 def _block(prompts: Sequence[Prompt], width: int) -> NDArray[Any]:

@@ -167,7 +167,7 @@ class BeamBatch(Batch):
         self.rows = [row for group in self._groups for row in group]
         places = [number * self._beams + beam for number in numbers for beam in range(self._beams)]
         self.past.select(places)
-        self.mask = self.mask[places]
+        self.mask, self.adapters = self.mask[places], self.adapters[places]
 
     # ---- what is recorded
 

@@ -17,7 +17,7 @@ from .option_rules import ALIASES, CALLABLES, OPTION_RULES, check_option
 
 _OF_CALLS = frozenset({
     "stop", "stop_token_ids", "logit_bias", "seed", "logprobs", "skip_special_tokens", "batch_size", *CALLABLES,
-    "negative_prompt_ids", "negative_prompt_attention_mask",
+    "negative_prompt_ids", "negative_prompt_attention_mask", "adapter",
 })  # fmt: skip
 """Options that are polyllama's own, or of calls alone: a generation_config has no such keys."""
 
@@ -101,9 +101,17 @@ class GenerationDefaults:
         ignored = (*other.not_honoured, *self.not_honoured)
         return GenerationDefaults(values, self.source, ignored, sources, self.asked | other.asked)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping that is only a view cannot be copied or pickled; what is made of the content can.
+        return _made, (dict(self.values), self.source, self.not_honoured, dict(self.sources), self.asked)
+
     def origin(self, name: str) -> str:
         """What the value of an option is from."""
         return self.sources.get(name, self.source)
+
+
+def _made(values: dict[str, Any], *more: Any) -> GenerationDefaults:
+    return GenerationDefaults(MappingProxyType(values), *more)
 
 
 def check_cache(kind: Any) -> None:

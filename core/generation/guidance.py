@@ -57,7 +57,7 @@ class Companion:
     def __init__(self, row: GeneratedSequence, pad_token_id: int | None = None) -> None:
         assert row.negative is not None
         self._row, self._pad, self._steps = row, pad_token_id, 0
-        self.prompt = Prompt(list(row.negative), counted=len(row.negative))
+        self.prompt = Prompt(list(row.negative), counted=len(row.negative), adapter=row.prompt.adapter)
 
     @property
     def ended(self) -> bool:

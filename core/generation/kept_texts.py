@@ -54,13 +54,15 @@ class KeptTexts:
     def find(self, prompt: Prompt) -> CachedRows | None:
         """Keys and values of the longest beginning of a prompt that there are."""
         state = self._state()
-        return None if state is None or prompt.embeds is not None else self._prefixes.find(prompt.ids, state)
+        if state is None or prompt.embeds is not None:
+            return None
+        return self._prefixes.find(prompt.ids, state, prompt.adapter)
 
-    def waits(self, prompt: Prompt, ids: Sequence[int]) -> bool:
-        """Whether a prompt begins with so much of what is about to run, or was run, that it comes after it."""
+    def waits(self, prompt: Prompt, first: Prompt) -> bool:
+        """Whether a prompt begins with so much of the `first`, or of what was run, that it comes after it."""
         if not self._keeps or prompt.embeds is not None:
             return False
-        return common(ids, prompt.ids[:-1]) >= SHARED or self.find(prompt) is not None
+        return _begins_like(prompt, first) or self.find(prompt) is not None
 
     def keep(self, batch: Batch, rows: Sequence[GeneratedSequence], *, copied: bool) -> None:
         """Keep what rows that have ended have run.
@@ -77,7 +79,7 @@ class KeptTexts:
         """Keep what prompts gave as soon as they are run, where one waits that begins like one of them."""
         state = self._state() if batch.joins else None
         for place, row in enumerate(batch.rows if state is not None else ()):
-            if any(common(row.prompt.ids, prompt.ids[:-1]) >= SHARED for prompt in waiting):
+            if any(_begins_like(prompt, row.prompt) for prompt in waiting):
                 self._try_keeping(batch, place, state, copied=True, passing=not self._lasting)
 
     def submitted(self) -> None:
@@ -128,4 +130,10 @@ class KeptTexts:
         least = 0 if self._lasting or passing else row.prompt.length + 1
         if len(ids) < least:
             return
-        self._prefixes.keep(ids, part.copied() if copied else part, state, least=least, passing=passing)
+        part = part.copied() if copied else part
+        self._prefixes.keep(ids, part, state, row.prompt.adapter, least=least, passing=passing)
+
+
+def _begins_like(prompt: Prompt, other: Prompt) -> bool:
+    """Whether what a prompt has in common with another is worth waiting for: keys and values are an adapter's own."""
+    return prompt.adapter == other.adapter and common(other.ids, prompt.ids[:-1]) >= SHARED

@@ -160,6 +160,13 @@ def _rows(read: Callable[[Any], int | None]) -> Callable[[Any], tuple[tuple[int,
     return read_rows
 
 
+def _adapter(value: Any) -> str | tuple[str | None, ...] | None:
+    if isinstance(value, str):
+        return value or None
+    listed = isinstance(value, Sequence) and not isinstance(value, bytes) and len(value) > 0
+    return tuple(value) if listed and all(item is None or isinstance(item, str) for item in value) else None
+
+
 _COUNT = _Rule(_integer(1), "a whole number, 1 or more")
 
 
@@ -242,6 +249,7 @@ OPTION_RULES: Mapping[str, _Rule] = {
     "prefill_chunk_size": _COUNT,
     "batch_size": _COUNT,
     "use_cache": _FLAG,
+    "adapter": _Rule(_adapter, "the name of a loaded adapter, or a list with one, or None, for each prompt"),
     "prompt_lookup_num_tokens": _COUNT,
     "max_matching_ngram_size": _COUNT,
     "num_assistant_tokens": _COUNT,

@@ -90,6 +90,8 @@ class GenerationOptions:
         prefill_chunk_size: most prompt tokens to run at once; bounds memory, changes nothing else.
         batch_size: most sequences to run at once (with beams: prompts); bounds memory, changes nothing else. ``None``
             runs all together.
+        adapter: the name of one of the adapters that the model was loaded with (``adapters=``), or a list with one for
+            each prompt; ``None`` is the model without any.
         use_cache: keep keys and values; without, every step runs all tokens again.
         prompt_lookup_num_tokens: how many tokens to guess at a time, at most, from where the last ones stood before;
             guesses are checked together in one pass. The text is the same; where it repeats itself it comes faster.
@@ -160,6 +162,7 @@ class GenerationOptions:
     prefill_chunk_size: int | None = None
     batch_size: int | None = None
     use_cache: bool = True
+    adapter: str | Sequence[str | None] | None = None
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
     num_assistant_tokens: int | None = None
@@ -377,7 +380,7 @@ _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
     "top_h", "forced_bos_token_id", "exponential_decay_length_penalty", "prefix_allowed_tokens_fn",
-    "negative_prompt_ids", "negative_prompt_attention_mask",
+    "negative_prompt_ids", "negative_prompt_attention_mask", "adapter",
 })  # fmt: skip
 
 

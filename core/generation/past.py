@@ -71,12 +71,18 @@ class CachedPast:
         self.cache.crop(length)
 
     def run(
-        self, inputs: NDArray[Any], mask: NDArray[np.int64], wanted: Wanted = NOTHING, every: bool = False
+        self,
+        inputs: NDArray[Any],
+        mask: NDArray[np.int64],
+        wanted: Wanted = NOTHING,
+        every: bool = False,
+        adapters: NDArray[np.int64] | None = None,
     ) -> ModelOutput:
         """Run ids ``[rows, new]``, or embeddings; the mask covers what was run before too.
 
         Args:
             every: logits are wanted of each new place, not of the last alone.
+            adapters: of each row the place of its adapter, as :class:`~polyllama.extend.ForwardArguments` has them.
         """
         output = pass_alone(self.model)(
             ForwardArguments(
@@ -88,6 +94,7 @@ class CachedPast:
                 logits_to_keep=0 if every else 1,
                 output_attentions=wanted.attentions,
                 output_hidden_states=wanted.hidden_states,
+                adapter_rows=adapters,
             )
         )
         self.cache = output.past_key_values
@@ -117,7 +124,12 @@ class UncachedPast:
         self._ids = self._ids[rows]
 
     def run(
-        self, inputs: NDArray[np.int64], mask: NDArray[np.int64], wanted: Wanted = NOTHING, every: bool = False
+        self,
+        inputs: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        wanted: Wanted = NOTHING,
+        every: bool = False,
+        adapters: NDArray[np.int64] | None = None,
     ) -> ModelOutput:
         """Run all ids so far and the new ones ``[rows, new]``."""
         assert not every  # what runs again every step proposes nothing
@@ -130,6 +142,7 @@ class UncachedPast:
                 logits_to_keep=1,
                 output_attentions=wanted.attentions,
                 output_hidden_states=wanted.hidden_states,
+                adapter_rows=adapters,
             )
         )
 

@@ -27,6 +27,7 @@ class _Entry:
     """A text.
 
     Attributes:
+        adapter: what it was run with.
         least: tokens that another must have in common with it.
         passing: it goes when nothing runs any more.
     """
@@ -34,6 +35,7 @@ class _Entry:
     ids: NDArray[np.int64]
     rows: CachedRows
     state: Hashable
+    adapter: str | None
     least: int = 0
     passing: bool = False
     used: int = 0
@@ -56,15 +58,18 @@ class Prefixes:
         """Bytes that all of it takes; entries of one cache share it."""
         return sum(self._bytes_of(cache) for cache in self._caches())
 
-    def find(self, ids: Sequence[int], state: Hashable) -> CachedRows | None:
+    def find(self, ids: Sequence[int], state: Hashable, adapter: str | None = None) -> CachedRows | None:
         """The keys and values of the longest beginning of `ids` that there are; never of all of them.
 
         Args:
             state: of the model's weights; what others gave is forgotten.
+            adapter: what `ids` are run with; what was run with another, or with none, is no beginning of them.
         """
         self._entries = [entry for entry in self._entries if entry.state == state]
         wanted, best, longest = np.asarray(ids[:-1], np.int64), None, SHORTEST - 1
         for entry in self._entries:
+            if entry.adapter != adapter:
+                continue
             count = common(entry.ids, wanted)
             if count > longest and count >= entry.least:
                 best, longest = entry, count
@@ -75,11 +80,19 @@ class Prefixes:
         return CachedRows(best.rows.cache, best.rows.rows, best.rows.slots[:longest])
 
     def keep(
-        self, ids: Sequence[int], rows: CachedRows, state: Hashable, *, least: int = 0, passing: bool = False
+        self,
+        ids: Sequence[int],
+        rows: CachedRows,
+        state: Hashable,
+        adapter: str | None = None,
+        *,
+        least: int = 0,
+        passing: bool = False,
     ) -> None:
         """Keep a row's keys and values, one slot for each of `ids`, unless a longer text begins with them.
 
         Args:
+            adapter: what it was run with.
             least: tokens that another text must have in common with this one.
             passing: only until :meth:`rest`.
         """
@@ -87,14 +100,15 @@ class Prefixes:
             return
         new = np.asarray(ids, np.int64)
         self._clock += 1
-        for entry in self._entries:
-            if entry.state == state and common(entry.ids, new) == len(new) and entry.least <= least:
+        self._entries = [entry for entry in self._entries if entry.state == state]
+        alike = [(entry, common(entry.ids, new)) for entry in self._entries if entry.adapter == adapter]
+        for entry, count in alike:
+            if count == len(new) and entry.least <= least:
                 entry.used = self._clock
                 return
-        self._entries = [
-            e for e in self._entries if e.state == state and (common(e.ids, new) < len(e.ids) or e.least < least)
-        ]
-        self._entries.append(_Entry(new, rows, state, least, passing, self._clock))
+        covered = {id(entry) for entry, count in alike if count == len(entry.ids) and entry.least >= least}
+        self._entries = [entry for entry in self._entries if id(entry) not in covered]
+        self._entries.append(_Entry(new, rows, state, adapter, least, passing, self._clock))
         if len(self._entries) > MOST:
             self._entries.remove(min(self._entries, key=lambda entry: entry.used))
 

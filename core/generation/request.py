@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config.context_length import context_length
 from ..errors import GenerationError, InputError, warn
+from ..forward.adapters import named_adapters
 from ..messages import counted, mention
 from .arguments import warn_once
 from .callables import NUMPY, ArrayKind, CallerCode, say_what_is_replaced
@@ -63,7 +64,8 @@ def make_rows(
         arrays: the kind that came in, which a caller's own code is given.
 
     Raises:
-        InputError: a prompt that is no list of ids of the vocabulary, or empty without a bos token.
+        InputError: a prompt that is no list of ids of the vocabulary, or empty without a bos token; an adapter that is
+            not loaded.
         GenerationError: options that do not fit the model.
     """
     context = context_length(model.config)
@@ -73,6 +75,9 @@ def make_rows(
     bos = model.config.bos_token_id if bos is None else bos
     vocab_size = model.config.vocab_size
     checked = [_check_prompt(place, prompt, vocab_size, bos) for place, prompt in enumerate(prompts)]
+    if options.adapter is not None:
+        adapters = named_adapters(model.graph.adapters, options.adapter, len(checked))
+        checked = [replace(prompt, adapter=name) for prompt, name in zip(checked, adapters, strict=True)]
     criteria = GivenCriteria.of(options)
     plan = replace(_make_plan(options, vocab_size, tokenizer, criteria), open_end=open_end, record=record)
     if criteria.called or options.logits_processor or options.prefix_allowed_tokens_fn is not None:

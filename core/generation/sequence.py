@@ -32,11 +32,13 @@ class Prompt:
         ids: the ids that are known of it, padding left out: penalties look at them, and so do results.
         embeds: ``[n, hidden_size]``, what the model is given in their place, where it is given that.
         counted: its length as limits on prompt and text together count it; in an array padding counts.
+        adapter: the name of the adapter that it runs with; ``None`` for none.
     """
 
     ids: list[int]
     embeds: Floats | None = None
     counted: int = 0
+    adapter: str | None = None
 
     @property
     def length(self) -> int:
@@ -164,7 +166,8 @@ class GeneratedSequence:
         """What is run before the next token can be chosen, where nothing was: the prompt and all tokens so far."""
         if not self.token_ids:
             return self.prompt
-        return Prompt([*self.prompt.ids, *self.token_ids], counted=self.prompt.counted + len(self.token_ids))
+        ids, counted = [*self.prompt.ids, *self.token_ids], self.prompt.counted + len(self.token_ids)
+        return replace(self.prompt, ids=ids, counted=counted)
 
     def next_inputs(self, most: int) -> list[int]:
         """The newest token, and up to `most` behind it that are likely to follow."""

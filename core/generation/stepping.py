@@ -151,7 +151,11 @@ class Steps:
     def _batch_of(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
         if job.options.num_beams > 1:
             prompts = [row.prompt for row in job.rows]
-            same = all(prompt.ids == prompts[0].ids and prompt.embeds is None for prompt in prompts)
+            first = prompts[0]
+            same = all(
+                prompt.ids == first.ids and prompt.adapter == first.adapter and prompt.embeds is None
+                for prompt in prompts
+            )
             prefix = self._texts.find(prompts[0]) if same and job.options.use_cache and job.recording is None else None
             return BeamBatch(self.model, job.rows, job.options, job.recording, prefix, self.first_capacity)
         if job.recording is not None:
@@ -185,8 +189,8 @@ class Steps:
             prompt = row.to_run
             if self._job(row).alone or (prompt.embeds is None) != (first.embeds is None):
                 break
-            same = prompt.embeds is None and prompt.ids == first.ids
-            if rows and not same and (prefix is not None or self._texts.waits(prompt, first.ids)):
+            same = prompt.embeds is None and prompt.ids == first.ids and prompt.adapter == first.adapter
+            if rows and not same and (prefix is not None or self._texts.waits(prompt, first)):
                 break
             # All of a batch are as wide as the widest, and others wait while they run.
             if rows and self.batches and abs(prompt.length - first.length) > self.prefill_tokens:

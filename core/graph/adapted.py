@@ -23,9 +23,13 @@ class LoraLinear(Node):
     With `magnitude` (DoRA) the sum without the layer's bias is multiplied by a factor for each output: its magnitude
     over the length of the adapted weight's row, worked out while loading.
 
+    With `ranks` there are several adapters, one after the other along the rank, and each row has what its own adds:
+    see :attr:`~polyllama.extend.Graph.adapters`. A row that has none gets what the base gives, bit for bit.
+
     Attributes:
         base: the layer, a ``Linear`` or a ``QuantizedLinear``.
         down, up: ``in_features -> rank`` and ``rank -> out_features``.
+        ranks: of each of the graph's adapters, 0 where it leaves this layer alone; empty for one that all rows have.
     """
 
     name: str
@@ -34,6 +38,7 @@ class LoraLinear(Node):
     up: Linear
     scale: float
     magnitude: bool = False
+    ranks: tuple[int, ...] = ()
 
     @property
     def in_features(self) -> int:
@@ -51,6 +56,8 @@ class LoraLinear(Node):
 
     def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
         y = ctx.run(self.base, x)
+        if self.ranks:
+            return _with_own(ctx, self, x, y)
         added = ctx.run(self.up, ctx.run(self.down, x)) * self.scale
         if not self.magnitude:
             return y + added
@@ -71,6 +78,7 @@ class LoraEmbedding(Node):
     Attributes:
         base: the embedding, an ``Embedding`` or a ``QuantizedEmbedding``.
         down: a table of ``rank`` numbers for each token; up: ``rank -> dim``.
+        ranks: as of :class:`LoraLinear`.
     """
 
     name: str
@@ -78,6 +86,7 @@ class LoraEmbedding(Node):
     down: Embedding
     up: Linear
     scale: float
+    ranks: tuple[int, ...] = ()
 
     @property
     def num_embeddings(self) -> int:
@@ -96,4 +105,21 @@ class LoraEmbedding(Node):
 
     def apply(self, xp: Any, weights: Mapping[str, Array], x: Array, ctx: Context) -> Array:
         rows = ctx.run(self.base, x)
+        if self.ranks:
+            return _with_own(ctx, self, x, rows)
         return rows + xp.astype(ctx.run(self.up, ctx.run(self.down, x)) * self.scale, rows.dtype)
+
+
+def _with_own(ctx: Context, node: LoraLinear | LoraEmbedding, x: Array, y: Array) -> Array:
+    """`y`, what the base gives for `x`, and what each row's own adapter adds."""
+    if ctx.adapter_rows is None:
+        return y
+    down = ctx.of_own_adapters(ctx.run(node.down, x), node.ranks)
+    return y + ctx.xp.astype(ctx.run(node.up, down) * node.scale, y.dtype)
+
+
+def without_adapters_by_row(node: Any) -> Any:
+    """A node as rows have it that have no adapter: what the adapters of single rows lie beside, and they not."""
+    if isinstance(node, (LoraLinear, LoraEmbedding)) and node.ranks:
+        return without_adapters_by_row(node.base)
+    return node.map_children(without_adapters_by_row)

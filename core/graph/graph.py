@@ -29,6 +29,10 @@ from .tree import draw_subtree
 class Graph:
     """A decoder and the head that a task attached (``None`` for the bare trunk).
 
+    Attributes:
+        adapters: names of the LoRA adapters of which each row of a batch may have another one, in the order of the
+            ``ranks`` of the nodes that they lie in.
+
     >>> from polyllama import LlamaConfig
     >>> from polyllama.core.graph.from_config import build_graph
     >>> graph = build_graph(LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
@@ -40,6 +44,7 @@ class Graph:
     decoder: Decoder
     head: Node | None = None
     task: str = "base"
+    adapters: tuple[str, ...] = ()
 
     def walk(self) -> Iterator[Node]:
         """Every node, parents first."""
@@ -58,7 +63,8 @@ class Graph:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with a version so that an old file is recognized."""
         head = None if self.head is None else self.head.to_dict()
-        return {"version": 1, "task": self.task, "decoder": self.decoder.to_dict(), "head": head}
+        adapters = {"adapters": list(self.adapters)} if self.adapters else {}
+        return {"version": 1, "task": self.task, "decoder": self.decoder.to_dict(), "head": head, **adapters}
 
     def to_json(self, indent: int | None = None) -> str:
         """The graph as JSON text; :meth:`from_json` gives an equal graph back."""
@@ -82,7 +88,8 @@ class Graph:
         if not isinstance(decoder, Decoder):
             raise ConfigError("graph: 'decoder' must be a Decoder node")
         head = None if data.get("head") is None else node_from_dict(data["head"])
-        return cls(share_equal_nodes(decoder, {}), head, str(data.get("task", "base")))
+        adapters = tuple(map(str, data.get("adapters", ())))
+        return cls(share_equal_nodes(decoder, {}), head, str(data.get("task", "base")), adapters)
 
     def tree(self) -> str:
         """The graph as an indented tree; layers that are alike are drawn once."""

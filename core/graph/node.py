@@ -45,6 +45,8 @@ class Context:
         hidden_states, attentions: lists that collect what was asked for, or ``None``.
         input_ids: for heads, ``[B, S]`` ids of the new tokens; ``None`` where embeddings were given.
         attended: for heads, ``[B, S]`` booleans, what the attention mask says of the new tokens; ``None`` without one.
+        adapter_rows: ``[B]`` integers, which of the graph's adapters each row has, -1 for none; ``None`` where no row
+            has any.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Context:
         self.observe = observe
         self.input_ids: Array | None = None
         self.attended: Array | None = None
+        self.adapter_rows: Array | None = None
         self.keep = 0
         self._tables: dict[int, tuple[Array, Array]] = {}
+        self._gates: dict[tuple[tuple[int, ...], int], Array] = {}
 
     def run(self, node: Node, x: Array) -> Array:
         """Run a child node: by the backend's override where it has one, else by the node's own definition."""
@@ -99,6 +103,23 @@ class Context:
             tables = rope.tables(self.xp, self.positions, self.frequencies(rope))
             self._tables[id(rope)] = tables
         return tables
+
+    def of_own_adapters(self, x: Array, ranks: tuple[int, ...]) -> Array:
+        """`x` ``[B, ..., R]`` with 0 in place of what is another adapter's than the row's own.
+
+        Args:
+            ranks: of each adapter of the graph, how many of the `R` columns are its own; 0 where it has none here.
+        """
+        xp, own = self.xp, self.adapter_rows
+        assert own is not None  # else a node has no use for any column
+        gate = self._gates.get((ranks, x.ndim))  # built once per pass
+        if gate is None:
+            owners = [adapter for adapter, rank in enumerate(ranks) for _ in range(rank)]
+            owner = xp.asarray(owners, dtype=own.dtype, device=getattr(x, "device", None))
+            rows = xp.reshape(own, (-1, *(1,) * (x.ndim - 1)))
+            gate = self._gates[ranks, x.ndim] = rows == owner
+        # Chosen, and not multiplied by 0: an infinity of another's adapter would be a NaN.
+        return xp.where(gate, x, xp.zeros_like(x))
 
     def masked(self, scores: Array) -> Array:
         """`scores` ``[B, H, S, K]`` with minus infinity wherever a query may not look."""

@@ -84,6 +84,20 @@ class Loaded:
         return tokenizer_of(self.folder, self.checkpoint)
 
 
+@dataclass(frozen=True)
+class Lora:
+    """The adapters that are asked for, as of :meth:`polyllama.Llama.load`.
+
+    Attributes:
+        adapter: the folder of one that all rows have; `merge`: whether it is added into the weights.
+        by_row: names and folders of those among which each row chooses.
+    """
+
+    adapter: str | Path | None = None
+    merge: bool = False
+    by_row: Mapping[str, str | Path] | None = None
+
+
 def load(
     source: str | Path | LlamaConfig,
     *,
@@ -97,8 +111,7 @@ def load(
     offline: bool | None,
     seed: int | None,
     fresh_head: bool,
-    adapter: str | Path | None = None,
-    merge_adapter: bool = False,
+    lora: Lora | None = None,
     ignore: Any = None,
     prefers: str | None = None,
     attn_implementation: Any = None,
@@ -129,7 +142,7 @@ def load(
         choice = _choice(settings, described, prefers)
         _warn_of_the_reference(choice)
         options = _options(settings, choice, attn_implementation)
-        described, weights = _weights(described, settings, adapter, merge_adapter, head)
+        described, weights = _weights(described, settings, lora or Lora(), head)
         loaded = _realized(described, settings, choice, options, weights)
     if isinstance(source, LlamaConfig):
         source._models.add(loaded.config)
@@ -153,6 +166,11 @@ def _realized(
     """The model made, with a config of its own."""
     described = with_own_config(described, options.attn_implementation)
     model = choice.backend.realize(described.graph, weights, options, config=described.config, task=described.task)
+    if described.graph.adapters and not getattr(model, "adapts_rows", False):
+        raise UnsupportedError(
+            f"backend {choice.backend.name!r} cannot give the rows of a batch different adapters",
+            hint="load one with " + mention("adapter", shown="folder") + ", or take another backend",
+        )
     return Loaded.of(described, settings, choice, model, options.attn_implementation)
 
 
@@ -167,14 +185,24 @@ def with_own_config(described: Described, attention: str | None = None) -> Descr
 
 
 def _weights(
-    described: Described, settings: Settings, adapter: str | Path | None, merge: bool, head: Mapping[str, Any]
+    described: Described, settings: Settings, lora: Lora, head: Mapping[str, Any]
 ) -> tuple[Described, Mapping[str, np.ndarray]]:
-    """What a backend is handed, and the model as it is with the adapter."""
-    if adapter is not None:
+    """What a backend is handed, and the model as it is with its adapter or adapters."""
+    if lora.by_row is not None:
+        if lora.adapter is not None or lora.merge:
+            given = mention("adapter") if lora.adapter is not None else mention("merge_adapter")
+            raise InputError(
+                mention("adapters") + " and " + given + " do not go together",
+                hint="adapters are for rows that choose among them, adapter for all rows",
+            )
+        from .adapters import with_adapters
+
+        return with_adapters(described, settings, lora.by_row, **head)
+    if lora.adapter is not None:
         from .adapter import adapted
 
-        return adapted(described, settings, adapter, merge=merge, **head)
-    if merge:
+        return adapted(described, settings, lora.adapter, merge=lora.merge, **head)
+    if lora.merge:
         raise InputError(
             mention("merge_adapter") + " goes with adapter", hint="give " + mention("adapter", shown="folder")
         )

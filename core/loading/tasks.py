@@ -18,7 +18,8 @@ DEFAULT_TASK = "causal-lm"
 
 LOAD_ARGUMENTS = (
     *("backend", "task", "dtype", "device", "quantize", "revision", "load_format", "offline", "seed", "fresh_head"),
-    *("adapter", "merge_adapter", "ignore", "attn_implementation", "config", "ignore_mismatched_sizes", "draft"),
+    *("adapter", "merge_adapter", "adapters", "ignore", "attn_implementation", "config", "draft"),
+    "ignore_mismatched_sizes",
     *("cache_dir", "token", "force_download", "subfolder", "gguf_file"),
 )
 

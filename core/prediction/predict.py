@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.context_length import context_length
 from ..errors import BackendError, InputError, UnsupportedError, warn
+from ..forward.adapters import named_adapters
 from ..messages import counted, did_you_mean, mention, subject
 from ..tasks.loaded_model import FIELDS_ALONE
 from ..tasks.task import Task
@@ -31,12 +32,14 @@ class RunOptions:
         truncation: cut texts that are too long, and say so, instead of an error.
         max_length: most tokens of a row; by default the model's context.
         progress: see :class:`~polyllama.core.prediction.progress.Progress`.
+        adapter: the name of one of the model's adapters, or a list with one for each text.
     """
 
     batch_size: int = 8
     truncation: bool = False
     max_length: int | None = None
     progress: bool | Callable[[int, int], object] | None = None
+    adapter: str | Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_length"):
@@ -70,11 +73,12 @@ def predict(model: LoadedModel, task: Task, given: Any, options: Mapping[str, An
     run, encoding, reading = _split_options(task, rest)
     single, examples = read_texts(task, given, named)
     _refuse_training(model)
+    adapters = named_adapters(model.adapters, run.adapter, len(examples), "text") if run.adapter is not None else ()
     rows = _encode(model, task, examples, run, encoding)
     results: dict[int, Any] = {}
     progress = Progress(len(examples), run.progress)
     try:
-        for number, outputs in _run(model, task, rows, run.batch_size):
+        for number, outputs in _run(model, task, rows, run.batch_size, adapters):
             example = Example(examples[number], rows[number], outputs, model.config, model.tokenizer)
             results[number] = task.result(example, **reading)
             progress.advance()
@@ -88,7 +92,7 @@ def options_of(task: Task) -> dict[str, Any]:
 
     >>> from polyllama.plugins.tasks.sequence_classification import SequenceClassification
     >>> list(options_of(SequenceClassification()))
-    ['batch_size', 'truncation', 'max_length', 'progress', 'top_k', 'function_to_apply']
+    ['batch_size', 'truncation', 'max_length', 'progress', 'adapter', 'top_k', 'function_to_apply']
     """
     found = {name: getattr(RunOptions, name) for name in RunOptions.__dataclass_fields__}
     for method in (task.encode, task.result):
@@ -151,13 +155,18 @@ def _encode(
 
 
 def _run(
-    model: LoadedModel, task: Task, rows: Sequence[Sequence[Window]], batch_size: int
+    model: LoadedModel,
+    task: Task,
+    rows: Sequence[Sequence[Window]],
+    batch_size: int,
+    adapters: Sequence[str | None] = (),
 ) -> Iterator[tuple[int, list[Mapping[str, np.ndarray]]]]:
     """Number and outputs of each example, as soon as all its rows have run."""
     outputs: list[dict[int, Mapping[str, np.ndarray]]] = [{} for _ in rows]
     jobs = [(number, place) for number, windows in enumerate(rows) for place in range(len(windows))]
     for batch in _batches(jobs, lambda job: len(rows[job[0]][job[1]]), batch_size, task):
-        found = _forward(model, task, [rows[number][place] for number, place in batch])
+        own = {"adapter": [adapters[number] for number, _ in batch]} if adapters else {}
+        found = _forward(model, task, [rows[number][place] for number, place in batch], own)
         for (number, place), output in zip(batch, found, strict=True):
             outputs[number][place] = output
             if len(outputs[number]) == len(rows[number]):
@@ -184,7 +193,9 @@ def _batches(
         yield batch
 
 
-def _forward(model: LoadedModel, task: Task, windows: Sequence[Window]) -> list[dict[str, np.ndarray]]:
+def _forward(
+    model: LoadedModel, task: Task, windows: Sequence[Window], more: Mapping[str, Any]
+) -> list[dict[str, np.ndarray]]:
     """Each row's outputs, without padding."""
     import numpy as np
 
@@ -194,7 +205,7 @@ def _forward(model: LoadedModel, task: Task, windows: Sequence[Window]) -> list[
     for row, window in enumerate(windows):
         ids[row, : len(window)] = window.input_ids
         mask[row, : len(window)] = 1
-    output = model.forward(ids, attention_mask=mask, **FIELDS_ALONE).numpy()
+    output = model.forward(ids, attention_mask=mask, **FIELDS_ALONE, **more).numpy()
     per_token = task.outputs_per == "token"
     found = [
         {name: array[row, : len(window)] if per_token else array[row] for name, array in output.items()}

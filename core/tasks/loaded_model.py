@@ -34,6 +34,7 @@ class LoadedModel(Protocol):
         tokenizer: the checkpoint's tokenizer; a ``TokenizerError`` where it has none.
         backend: name of the backend that runs it; `dtype` is what that computes in.
         training: whether it is in training mode, in which dropout changes what a pass gives.
+        adapters: names of those among which each row of a pass may have its own.
     """
 
     @property
@@ -51,12 +52,15 @@ class LoadedModel(Protocol):
     @property
     def training(self) -> bool: ...
 
+    @property
+    def adapters(self) -> tuple[str, ...]: ...
+
     def forward(self, input_ids: Any = None, *, attention_mask: Any = None, **flags: Any) -> ModelOutput:
         """Run rows ``[B, S]`` of token ids through the model once; ``.numpy()`` of the output gives NumPy arrays.
 
         Args:
             flags: ``use_cache``, ``output_hidden_states``, ``output_attentions``, ``return_dict``; the model's
-                configuration may say otherwise where one is not given.
+                configuration may say otherwise where one is not given. ``adapter``: the name of one for each row.
         """
         ...
 

@@ -11,11 +11,10 @@ import click
 
 from ...cli.console import examples, standard_input, write_text
 from ...cli.options import (
-    GENERATION_NAMES,
     TypedText,
     checked_text,
+    generation_arguments,
     generation_options,
-    given,
     load_model,
     load_options,
     model_argument,
@@ -80,7 +79,7 @@ def chat(model: str, system: str | None, overflow: str, stats: bool, **options: 
     A line that begins with / is a command, in a terminal and from a pipe: /help lists them. A message that begins
     with / is typed with //.
     """
-    generation = given(options, GENERATION_NAMES)
+    generation = generation_arguments(options)
     prompt = _prompt_options(options)
     stdin = standard_input()
     llm = load_model(model, options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cli.console import examples, json_option, print_json, print_table
-from ...cli.options import TypedText, load_model, load_options, model_argument
+from ...cli.options import TypedText, adapter_of_call, load_model, load_options, model_argument
 from ...cli.texts import read_texts
 from ...core.errors import InputError
 from ...core.messages import counted, shortened, visible
@@ -72,7 +72,9 @@ def embed(
     llm = load_model(model, options)
     if llm.task_head.texts != ("text",):
         raise InputError(f"task {llm.task!r} does not turn a text into a vector", hint="leave --task out")
-    chosen = {"batch_size": batch_size} if batch_size is not None else {}
+    chosen: dict[str, Any] = adapter_of_call(options)
+    if batch_size is not None:
+        chosen["batch_size"] = batch_size
     vectors = llm.predict(found, truncation=truncation, **chosen)
     if getattr(vectors, "ndim", None) != 2:
         raise InputError(f"task {llm.task!r} does not turn a text into a vector", hint="leave --task out")

@@ -44,6 +44,8 @@ def evaluate(model: str, file: str | None, as_json: bool, **options: Any) -> Non
     With --backends a table shows several backends side by side, loaded one after the other.
     """
     names = _backends(options.pop("backends"), options["backend"])
+    if options["adapters"]:
+        raise click.UsageError("--adapters is for calls that choose one; evaluate takes --adapter FOLDER.")
     if file is None:
         refuse_silence()
     text = read_all("-" if file is None else file)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cli.console import examples, in_colour, json_option, on_terminal, print_compact_json
-from ...cli.options import LOAD_NAMES, TypedText, given, load_options, model_argument, parse_overrides
+from ...cli.options import TypedText, load_arguments, load_options, model_argument
 from ...cli.texts import read_prompt
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def mask(model: str, texts: tuple[str, ...], file: Path | None, as_json: bool, *
     content = list(texts) if texts and texts != ("-",) else [read_prompt(texts[0] if texts else None)]
     if options["packed"] and len(content) < 2:
         raise click.UsageError("--packed: there is one text, give two or more.")
-    visualizer = AttentionMaskVisualizer(model, **given(options, LOAD_NAMES), **parse_overrides(options["overrides"]))
+    visualizer = AttentionMaskVisualizer(model, **load_arguments(options))
     picture = visualizer.picture(
         content,
         padding_side=options["padding_side"],

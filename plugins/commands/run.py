@@ -10,12 +10,11 @@ from click.core import ParameterSource
 
 from ...cli.console import examples, json_option, print_json, write_text
 from ...cli.options import (
-    GENERATION_NAMES,
     ModelName,
     TypedText,
     checked_text,
+    generation_arguments,
     generation_options,
-    given,
     load_model,
     load_options,
     refuse_others,
@@ -82,7 +81,8 @@ def run(
     standard input. --task says which task, where the checkpoint is of another one.
 
     A line of a .jsonl file is a JSON text, or an object with "prompt" (for other tasks "text", or "question" and
-    "context"); what else it has, such as an id, goes into the results of --json and --jsonl as it is.
+    "context"); what else it has, such as an id, goes into the results of --json and --jsonl as it is. With --adapters
+    its "adapter" is the name of one, or null for none.
     """
     model, prompt = _model_and_prompts(model, prompt, named)
     if as_json and jsonl:
@@ -131,7 +131,7 @@ def _generate(
             options = {**options, "stream": False}
         _write_on(model, llm, read_prompt(prompt[0] if prompt else None), how == "json", options)
         return
-    from ...cli.generations import BATCH, generate_all, read_prompts, show_document, show_lines, show_texts
+    from ...cli.generations import BATCH, adapters_of, generate_all, read_prompts, show_document, show_lines, show_texts
 
     if ctx.get_parameter_source("stream") is ParameterSource.COMMANDLINE and options["stream"]:
         raise click.UsageError("--stream is for one prompt; of several, each text is printed when it is whole.")
@@ -140,7 +140,9 @@ def _generate(
     else:
         rows = read_prompts(prompt, options["file"], options["form"])
     batch = BATCH if options["batch_size"] is None else options["batch_size"]
-    generation = {**given(options, GENERATION_NAMES), "batch_size": batch}
+    generation = {**generation_arguments(options), "batch_size": batch}
+    if options["adapters"]:
+        generation |= adapters_of(rows, options["adapter"])
     results = generate_all(llm, rows, generation, not sys.stdout.isatty())
     if how == "json":
         every = list(results)
@@ -158,7 +160,7 @@ def _has_beams(llm: Llama, options: dict[str, Any]) -> bool:
 
 def _write_on(model: str, llm: Llama, text: str, as_json: bool, options: dict[str, Any]) -> None:
     """What a language model does with a prompt."""
-    generation = given(options, GENERATION_NAMES)
+    generation = generation_arguments(options)
     if as_json:
         result = llm.generate(text, **generation)
         print_json({"model": model, "prompt": text, **as_data(result), **where_it_ran(llm)})

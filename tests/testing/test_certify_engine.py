@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from polyllama.core.generation import prefixes
+from polyllama.core.forward.arguments import ForwardArguments
+from polyllama.core.forward.spec_model import SpecModel
+from polyllama.core.generation import batch, prefixes
+from polyllama.core.generation.kept_texts import KeptTexts
 from polyllama.core.generation.sequence import GeneratedSequence, Prompt
 from polyllama.core.graph.cache import Cache, ConcatenatingCache
+from polyllama.core.graph.node import Context
 from sabotage import SpecBackend, model_with, outcome
 
 
@@ -102,3 +107,71 @@ def test_caches_whose_rows_stay_are_no_failure() -> None:
     for check in ("engine.join", "engine.holes", "engine.truncate", "engine.schedule"):
         result = outcome(SpecBackend(model=model_with(Stays)), check)
         assert (result.status, result.detail) == ("skipped", "rows of its caches do not join others")
+
+
+class NobodyHasOne(SpecModel):
+    """Which adapter a row has never reaches the pass."""
+
+    def forward(self, arguments: ForwardArguments) -> Any:
+        return super().forward(replace(arguments, adapter_rows=None))
+
+
+class AllHaveTheFirsts(SpecModel):
+    """All rows have the first one's adapter."""
+
+    def forward(self, arguments: ForwardArguments) -> Any:
+        rows = arguments.adapter_rows
+        return super().forward(replace(arguments, adapter_rows=None if rows is None else rows * 0 + rows[0]))
+
+
+class Shifted(Context):
+    """The columns of adapters begin one too late."""
+
+    def of_own_adapters(self, x: Any, ranks: tuple[int, ...]) -> Any:
+        return super().of_own_adapters(x, (ranks[0] + 1, ranks[1] - 1) if ranks[1] else ranks)
+
+
+class Ungated(Context):
+    """Every row has what all adapters add together."""
+
+    def of_own_adapters(self, x: Any, ranks: tuple[int, ...]) -> Any:
+        return x
+
+
+@pytest.mark.parametrize(
+    "broken", [{"model": NobodyHasOne}, {"model": AllHaveTheFirsts}, {"context": Shifted}, {"context": Ungated}]
+)
+def test_anothers_adapter_is_caught(broken: dict[str, Any]) -> None:
+    assert outcome(SpecBackend(), "engine.adapters").status == "passed"
+    result = outcome(SpecBackend(**broken), "engine.adapters")
+    assert result.status == "failed" and result.error > 2 * result.bound
+
+
+def test_what_was_run_with_another_adapter_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beginning of a text that ran with another adapter; and one prompt of two adapters, run once for both."""
+    check, right = "engine.adapters.schedule", KeptTexts.find
+    assert outcome(SpecBackend(), check).status == "passed"
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptTexts, "find", lambda texts, prompt: right(texts, replace(prompt, adapter="first")))
+        result = outcome(SpecBackend(), check)
+        assert result.status == "failed" and result.error > 2 * result.bound
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_key", lambda prompt: tuple(prompt.ids))
+        result = outcome(SpecBackend(), check)
+        assert result.status == "failed" and result.error > 2 * result.bound
+
+
+def test_a_row_that_comes_back_without_its_adapter_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    right: Any = GeneratedSequence.to_run
+    bare = property(lambda row: replace(right.fget(row), adapter=row.prompt.adapter if not row.token_ids else None))
+    monkeypatch.setattr(GeneratedSequence, "to_run", bare)
+    assert outcome(SpecBackend(), "engine.adapters.schedule").status == "failed"
+
+
+def test_a_backend_whose_rows_have_one_adapter_is_no_failure() -> None:
+    class OneForAll(SpecModel):
+        adapts_rows = False
+
+    for check in ("engine.adapters", "engine.adapters.schedule"):
+        result = outcome(SpecBackend(model=OneForAll), check)
+        assert (result.status, result.detail) == ("skipped", "all rows of its batches have the same adapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UnsupportedError
@@ -31,6 +32,26 @@ def adapt_graph(graph: Graph, adapter: Adapter) -> Graph:
     return map_nodes(graph, adapted)
 
 
+def adapt_by_row(graph: Graph, adapters: Mapping[str, Adapter]) -> Graph:
+    """The graph with several adapters beside its layers, of which each row has one or none.
+
+    In a layer they lie one after the other along the rank; one that leaves a layer alone takes no place in it.
+
+    Args:
+        graph: the graph of all of `adapters`, quantized or not.
+    """
+
+    def adapted(node: Any) -> Any:
+        pairs = [adapter.pairs.get(node.path) for adapter in adapters.values()]
+        ranks = tuple(0 if pair is None else pair.rank for pair in pairs)
+        if not any(ranks):
+            return node
+        whole = Pair(node.path, sum(ranks), 1.0, "", "")
+        return dataclasses.replace(beside(node, whole), ranks=ranks)
+
+    return dataclasses.replace(map_nodes(graph, adapted), adapters=tuple(adapters))
+
+
 def adapt_as(graph: Graph, other: Graph) -> Graph:
     """The graph with what lies beside the layers of another one, whose layers it has in other sizes.
 
@@ -52,7 +73,7 @@ def adapt_as(graph: Graph, other: Graph) -> Graph:
             )
         return dataclasses.replace(lora, base=node)
 
-    return map_nodes(graph, adapted)
+    return dataclasses.replace(map_nodes(graph, adapted), adapters=other.adapters)
 
 
 def _size(node: Any) -> tuple[int, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,3 +168,13 @@ def test_parameters_spread_over_devices() -> None:
     model.params = {"norm": Spread()}
     with pytest.raises(PolyllamaError, match="norm is spread over several devices"):
         model.modes()
+
+
+@each_way
+def test_a_model_whose_folder_has_generation_defaults(tiny_models: Any, way: Any, tmp_path: Path) -> None:
+    """They are a read-only view of a mapping, which cannot be copied as it is."""
+    shutil.copytree(tiny_models()[1], tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"max_new_tokens": 3, "use_cache": true}')
+    llm = Llama.load(tmp_path / "model", backend="reference")
+    found = llm.generate(IDS)
+    assert np.array_equal(way(llm).generate(IDS), found) and found.shape == (2, 9)
