@@ -6,6 +6,7 @@ from ..core.plugin_system.hookspecs import (
     BackendDescriptor,
     CheckpointFormatDescriptor,
     CommandDescriptor,
+    ConstraintDescriptor,
     NodeDescriptor,
     RegistryDescriptor,
     TaskDescriptor,
@@ -150,6 +151,17 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
             "llama2.c's .bin, legacy and version 1",
             files=("*.bin",),
         ),
+    ]
+
+
+@hookimpl
+def polyllama_constraints() -> list[ConstraintDescriptor]:
+    return [
+        ConstraintDescriptor(
+            "llguidance",
+            "polyllama.plugins.constraints.llguidance_compiler:LLGuidance",
+            "JSON schemas, regular expressions, Lark grammars and choices by llguidance",
+        )
     ]
 
 

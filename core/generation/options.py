@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from ..constraints.asked import Asked
 from ..errors import GenerationError
 from ..messages import joined, mention
 from .arguments import read_arguments, warn_once
@@ -76,6 +77,10 @@ class GenerationOptions:
         max_matching_ngram_size: how many of the last tokens are looked up for that at most, 3 by default.
         num_assistant_tokens: how many tokens a draft model guesses at a time at most, 8 by default.
         draft: the draft model, which guesses tokens that are then checked together.
+        json_schema: what the text must follow: a JSON schema as a dictionary or its text, or a pydantic model class,
+            whose instance is the result's `parsed`.
+        regex, grammar: a regular expression, or a Lark grammar, that the whole text must match.
+        choices: texts of which the whole text must be one. Of these four options at most one.
         return_dict_in_generate, output_scores, output_logits, output_attentions, output_hidden_states: what is returned
             of every step beside an array of ids.
         origin: option -> the file its value is from, for messages; :meth:`resolve` fills it in.
@@ -126,6 +131,10 @@ class GenerationOptions:
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
     num_assistant_tokens: int | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    grammar: str | None = None
+    choices: Sequence[str] | None = None
     return_dict_in_generate: bool = False
     output_scores: bool = False
     output_logits: bool = False
@@ -139,6 +148,7 @@ class GenerationOptions:
             if name in ("origin", "draft") or (value is None and name in _OPTIONAL):
                 continue
             object.__setattr__(self, name, check_option(name, value))
+        Asked.of(vars(self))
         if not self.do_sample:
             _refuse_filters(vars(self))
         if self.do_sample and self.temperature == 0:
@@ -299,6 +309,7 @@ _NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
+    "json_schema", "regex", "grammar", "choices",
 })  # fmt: skip
 
 

@@ -86,11 +86,15 @@ class Generation:
             skipped. Where a stop string ended it, the text is cut before that string, which may be inside a token.
         token_ids: the generated ids, the one that ended the sequence (an eos or stop id) included.
         finish_reason: ``"stop"`` (an eos id, a stop id or a stop string) or ``"length"``, `max_time` included.
-        stop_reason: the id or string that ended it, ``None`` for ``"length"``.
+        stop_reason: the id or string that ended it; ``None`` for ``"length"``, and where a constraint let nothing
+            follow.
         logprobs: one entry per token of `token_ids`, where asked for: of the model's own logits, before any processing.
         seed: what to pass to get the same again: the one given, else the one drawn; ``None`` if greedy needed none.
         row: its index in the request, which the noise is keyed by.
         stats: of the whole request.
+        parsed: what a text under a constraint means: an instance of the pydantic model, the value of the JSON, the
+            choice; ``None`` without a constraint, of regular expressions and grammars, and where `parse_error` says why.
+        parse_error: why the text is not what the constraint asks for: it was cut off, or a model's validator refuses it.
 
     >>> str(Generation("a story", [5, 6], "length", [1]))
     'a story'
@@ -105,6 +109,8 @@ class Generation:
     seed: int | None = None
     row: int = 0
     stats: GenerationStats = field(default=GenerationStats(), compare=False, repr=False)
+    parsed: Any = field(default=None, compare=False)
+    parse_error: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from ..config.context_length import context_length
 from ..errors import GenerationError, InputError, warn
 from ..messages import counted, mention
+from .constrained import make_constraint
 from .logit_processing import Processing
 from .options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
 from .sequence import GeneratedSequence, Prompt, RequestPlan, least_new_tokens
@@ -32,7 +33,9 @@ class GenerationTokenizer(Protocol):
     def all_special_ids(self) -> Sequence[int]: ...
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
     def ids_without_token(self, size: int) -> list[int]: ...
-    def stream_decoder(self, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True) -> StreamDecoder: ...
+    def stream_decoder(
+        self, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True, **more: Any
+    ) -> StreamDecoder: ...
 
 
 def make_rows(
@@ -68,13 +71,20 @@ def make_rows(
     vocab_size = model.config.vocab_size
     checked = [_check_prompt(place, prompt, vocab_size, bos) for place, prompt in enumerate(prompts)]
     plan = replace(_make_plan(options, vocab_size, tokenizer), open_end=open_end, record=record)
+    if text is not None and plan.constraint is not None:
+        raise GenerationError(
+            f"{plan.constraint.asked.kind} holds a whole text, and this one goes on from another stream",
+            hint="generate it in one stream, with a larger max_new_tokens",
+        )
     rows: list[GeneratedSequence] = []
     for prompt in checked:
         budget = _budget(options, prompt, context)
         for _ in range(options.num_return_sequences):
             decoder, before = None, ""
             if tokenizer is not None and (texts or plan.stop_strings):
-                decoder = tokenizer.stream_decoder(prompt.ids, options.skip_special_tokens)
+                # A constraint knows tokens by their bytes, so nothing may change the text that these make.
+                how = {} if plan.constraint is None else {"clean_up_tokenization_spaces": False}
+                decoder = tokenizer.stream_decoder(prompt.ids, options.skip_special_tokens, **how)
                 before = "" if texts else _text_of(tokenizer, prompt.ids, options.skip_special_tokens)
             rows.append(GeneratedSequence(len(rows), prompt, budget, plan, decoder, text, before))
     return rows
@@ -189,7 +199,10 @@ def _make_plan(options: GenerationOptions, vocab_size: int, tokenizer: Generatio
         min_new_tokens=options.min_new_tokens,
         ending=tuple(ending),
     )
-    return RequestPlan(options, options.filters, processing, ending, tuple(strings), vocab_size, masked)
+    constraint = make_constraint(options, tokenizer, vocab_size, ending)
+    return RequestPlan(
+        options, options.filters, processing, ending, tuple(strings), vocab_size, masked, constraint=constraint
+    )
 
 
 _told: WeakSet[GenerationTokenizer] = WeakSet()

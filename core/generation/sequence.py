@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import PolyllamaError, warn
+from ..errors import GenerationError, PolyllamaError, warn
+from .constrained import Constrained, Constraint
 from .logit_processing import LogitProcessor, Processing
 from .options import GenerationOptions
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
@@ -49,7 +50,7 @@ class RequestPlan:
     ``ending`` maps each id that ends a row to what is reported for it: itself, or the stop string that it is.
     ``masked`` are ids that stand for no token, treated as if the vocabulary did not have them; None if there are none.
     With ``open_end`` a row that reaches its budget keeps back what is not certain, for a text that goes on. ``record``
-    keeps every step's scores.
+    keeps every step's scores. `constraint` is what the texts are held to.
     """
 
     options: GenerationOptions
@@ -61,6 +62,7 @@ class RequestPlan:
     masked: NDArray[np.int64] | None = None
     open_end: bool = False
     record: bool = False
+    constraint: Constraint | None = None
 
 
 class Proposer(Protocol):
@@ -114,7 +116,8 @@ class GeneratedSequence:
         processing = plan.processing
         if self._least != processing.min_new_tokens:
             processing = replace(processing, min_new_tokens=self._least)
-        self._processor = LogitProcessor(processing, plan.vocab_size, prompt.ids)
+        more = () if plan.constraint is None else (plan.constraint.start(prompt.ids),)
+        self._processor = LogitProcessor(processing, plan.vocab_size, prompt.ids, more)
 
     @property
     def length(self) -> int:
@@ -132,6 +135,11 @@ class GeneratedSequence:
         if not self.token_ids:
             return self.prompt
         return Prompt([*self.prompt.ids, *self.token_ids], counted=self.prompt.counted + len(self.token_ids))
+
+    @property
+    def _constrained(self) -> Constrained | None:
+        """Where the row is in what it is held to."""
+        return None if self._plan.constraint is None else self._processor.find(Constrained)
 
     def next_inputs(self, most: int) -> list[int]:
         """The newest token, and up to `most` behind it that are likely to follow."""
@@ -190,6 +198,8 @@ class GeneratedSequence:
         if self._plan.masked is not None:
             logits = logits.copy()
             logits[self._plan.masked] = -np.inf
+        if (constrained := self._constrained) is not None:
+            constrained.close()
         self.scores = self._scored(logits)
         self._processor.append(pad_token_id)
 
@@ -221,11 +231,12 @@ class GeneratedSequence:
         """Return the text that the token makes certain, and see whether it ends the sequence."""
         armed = len(self.token_ids) >= self._least
         ended = token_id in self._plan.ending
+        over = ended or self._nothing_follows()
         text = self.text.push(token_id, armed=armed)
-        if self.text.matched is None and (ended or len(self.token_ids) >= self.budget):
-            if ended or not self._plan.open_end:
+        if self.text.matched is None and (over or len(self.token_ids) >= self.budget):
+            if over or not self._plan.open_end:
                 text += self.text.finish(armed=armed)
-            self.finish_reason = "stop" if ended else "length"
+            self.finish_reason = "stop" if over else "length"
             self.stop_reason = self._plan.ending[token_id] if ended else None
         if self.text.matched is not None:
             self.finish_reason, self.stop_reason = "stop", self.text.matched
@@ -233,10 +244,26 @@ class GeneratedSequence:
             self.ended = True
         return text
 
+    def _nothing_follows(self) -> bool:
+        """Whether a constraint lets nothing but the end follow."""
+        constrained = self._constrained
+        if constrained is None or not constrained.finished:
+            return False
+        if len(self.token_ids) < self._least and self._plan.constraint is not None:
+            raise GenerationError(
+                f"{self._plan.constraint.asked.kind} lets nothing follow after {len(self.token_ids)} tokens, and at "
+                f"least {self._least} are asked for",
+                hint="give a smaller min_new_tokens or min_length",
+            )
+        return True
+
     def result(self, stats: GenerationStats) -> Generation:
         """Return what was generated; only once it has finished."""
         assert self.finish_reason is not None
         options = self._plan.options
+        parsed, error = None, None
+        if (constrained := self._constrained) is not None:
+            parsed, error = constrained.outcome(self.token_ids, self.stop_reason)
         return Generation(
             text="".join(self._pieces),
             token_ids=list(self.token_ids),
@@ -247,6 +274,8 @@ class GeneratedSequence:
             seed=options.seed,
             row=self.row,
             stats=stats,
+            parsed=parsed,
+            parse_error=error,
         )
 
 
