@@ -10,6 +10,7 @@ from ..core.plugin_system.hookspecs import (
     NodeDescriptor,
     RegistryDescriptor,
     TaskDescriptor,
+    ToolParserDescriptor,
     hookimpl,
 )
 
@@ -162,6 +163,25 @@ def polyllama_constraints() -> list[ConstraintDescriptor]:
             "polyllama.plugins.constraints.llguidance_compiler:LLGuidance",
             "JSON schemas, regular expressions, Lark grammars and choices by llguidance",
         )
+    ]
+
+
+@hookimpl
+def polyllama_tool_parsers() -> list[ToolParserDescriptor]:
+    parsers = "polyllama.plugins.tool_parsers"
+    return [
+        ToolParserDescriptor(
+            "llama",
+            f"{parsers}.llama:LlamaParser",
+            "Llama 3.1, 3.2 and 3.3: JSON with name and parameters, <|python_tag|>, built-in tools",
+            marks=("<|python_tag|>", '"parameters": dictionary of argument name'),
+        ),
+        ToolParserDescriptor(
+            "hermes",
+            f"{parsers}.hermes:HermesParser",
+            "Hermes and many ChatML models: JSON between <tool_call> and </tool_call>",
+            marks=("<tool_call>",),
+        ),
     ]
 
 

@@ -122,15 +122,21 @@ def read_schema(value: Any) -> Any:
                 f"json_schema is no JSON: {error}", hint="give a JSON schema, a dictionary or a pydantic model class"
             ) from None
         except RecursionError:
-            raise GenerationError("json_schema is nested too deeply", hint="name parts of it by $defs and $ref") from None
+            raise GenerationError(
+                "json_schema is nested too deeply", hint="name parts of it by $defs and $ref"
+            ) from None
     if not isinstance(value, Mapping) and value is not True:
         return None
     try:
         return json.loads(json.dumps(value, default=_plain))
     except RecursionError:
-        raise GenerationError("json_schema is nested too deeply", hint="name parts of it by $defs and $ref") from None
+        raise _too_deep() from None
     except (TypeError, ValueError) as error:
         raise GenerationError(f"json_schema holds what JSON cannot say: {error}") from None
+
+
+def _too_deep() -> GenerationError:
+    return GenerationError("json_schema is nested too deeply", hint="name parts of it by $defs and $ref")
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
     from ..constraints.protocol import CompiledConstraint, ConstraintState, ConstraintVocabulary
     from .options import GenerationOptions
-    from .request import GenerationTokenizer
+    from .streaming import StreamDecoder
+
+
+class Decodes(Protocol):
+    """What a row's constraint asks of a tokenizer, beside its tokens' bytes."""
+
+    def stream_decoder(self, prompt_ids: Sequence[int] = ()) -> StreamDecoder: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +38,7 @@ class Constraint:
     compiled: CompiledConstraint
     vocabulary: ConstraintVocabulary
     closing: NDArray[np.int64]
-    tokenizer: GenerationTokenizer
+    tokenizer: Decodes
 
     def start(self, prompt_ids: Sequence[int]) -> Constrained:
         """The state of a row behind its prompt."""
@@ -153,7 +159,7 @@ class Constrained:
 
 def make_constraint(
     options: GenerationOptions,
-    tokenizer: GenerationTokenizer | None,
+    tokenizer: Decodes | None,
     vocab_size: int,
     ending: Mapping[int, int | str],
 ) -> Constraint | None:

@@ -76,6 +76,7 @@ class GenerationOptions:
             guesses are checked together in one pass. The text is the same; where it repeats itself it comes faster.
         max_matching_ngram_size: how many of the last tokens are looked up for that at most, 3 by default.
         num_assistant_tokens: how many tokens a draft model guesses at a time at most, 8 by default.
+        shown: special ids that are in the text all the same, as calls of tools are made of them.
         draft: the draft model, which guesses tokens that are then checked together.
         json_schema: what the text must follow: a JSON schema as a dictionary or its text, or a pydantic model class,
             whose instance is the result's `parsed`.
@@ -142,10 +143,11 @@ class GenerationOptions:
     output_hidden_states: bool = False
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     draft: Model | None = field(default=None, repr=False, compare=False)
+    shown: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name in ("origin", "draft") or (value is None and name in _OPTIONAL):
+            if name in _INTERNAL or (value is None and name in _OPTIONAL):
                 continue
             object.__setattr__(self, name, check_option(name, value))
         Asked.of(vars(self))
@@ -306,6 +308,7 @@ def _refuse_filters(values: Mapping[str, Any]) -> None:
 
 
 _NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+_INTERNAL = frozenset({"origin", "draft", "shown"})
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
@@ -315,4 +318,6 @@ _OPTIONAL = frozenset({
 
 def option_names() -> frozenset[str]:
     """Names of all generation options, for who is given one and takes none."""
-    return frozenset(entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name != "draft")
+    return frozenset(
+        entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name not in ("draft", "shown")
+    )

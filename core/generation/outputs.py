@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..public import public
+from ..tool_calls.protocol import ToolCall
 from .sampling import TokenLogprob
 
 FinishReason = Literal["stop", "length"]
@@ -95,6 +96,8 @@ class Generation:
         parsed: what a text under a constraint means: an instance of the pydantic model, the value of the JSON, the
             choice; ``None`` without a constraint, of regular expressions and grammars, and where `parse_error` says why.
         parse_error: why the text is not what the constraint asks for: it was cut off, or a model's validator refuses it.
+        tool_calls: of a chat with tools those that the model asks for; ``None`` without tools.
+        tool_call_errors: why parts of the text that look like calls are none.
 
     >>> str(Generation("a story", [5, 6], "length", [1]))
     'a story'
@@ -111,6 +114,18 @@ class Generation:
     stats: GenerationStats = field(default=GenerationStats(), compare=False, repr=False)
     parsed: Any = field(default=None, compare=False)
     parse_error: str | None = field(default=None, compare=False)
+    tool_calls: list[ToolCall] | None = None
+    tool_call_errors: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, for its next turn.
+
+        >>> Generation("Hi", [5], "stop", [1]).message
+        {'role': 'assistant', 'content': 'Hi'}
+        """
+        calls = {"tool_calls": [call.as_message() for call in self.tool_calls]} if self.tool_calls else {}
+        return {"role": "assistant", "content": self.text, **calls}
 
     def __str__(self) -> str:
         return self.text

@@ -83,7 +83,9 @@ def make_rows(
             decoder, before = None, ""
             if tokenizer is not None and (texts or plan.stop_strings):
                 # A constraint knows tokens by their bytes, so nothing may change the text that these make.
-                how = {} if plan.constraint is None else {"clean_up_tokenization_spaces": False}
+                how: dict[str, Any] = {} if plan.constraint is None else {"clean_up_tokenization_spaces": False}
+                if options.shown:
+                    how["shown_special_ids"] = options.shown
                 decoder = tokenizer.stream_decoder(prompt.ids, options.skip_special_tokens, **how)
                 before = "" if texts else _text_of(tokenizer, prompt.ids, options.skip_special_tokens)
             rows.append(GeneratedSequence(len(rows), prompt, budget, plan, decoder, text, before))
