@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .core.tokenizer.batch_encoding import BatchEncoding
     from .core.tokenizer.engines.added_tokens import AddedToken
     from .core.tokenizer.llama_tokenizer import LlamaTokenizer, LlamaTokenizerFast
+    from .core.tool_calls.protocol import ToolCall
 
 __version__ = "0.1.0"
 
@@ -86,6 +87,7 @@ _EXPORTS = {
     "set_seed": "core.generation.seeding",
     "TextIteratorStreamer": "core.generation.streamers",
     "TextStreamer": "core.generation.streamers",
+    "ToolCall": "core.tool_calls.protocol",
 }
 
 __all__ = [
@@ -118,6 +120,7 @@ __all__ = [
     "RopeParameters",
     "TextIteratorStreamer",
     "TextStreamer",
+    "ToolCall",
     "TorchAoConfig",
     "__version__",
     "convert",

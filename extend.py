@@ -1,10 +1,9 @@
 """What plugin authors import: the one module beside ``polyllama`` and ``polyllama.testing``.
 
 Backends, task heads, graph nodes, commands, model registries, checkpoint formats, constraint compilers and tool parsers
-of other packages need nothing
-deeper, and should use nothing deeper: every other module may move, and these names stay. A name that is to go, or whose
-meaning is to change, first warns for a minor version. docs/plugins.md lists them all, by kind, and builds a package of
-each kind.
+of other packages need nothing deeper, and should use nothing deeper: every other module may move, and these names stay.
+A name that is to go, or whose meaning is to change, first warns for a minor version. docs/plugins.md lists them all, by
+kind, and builds a package of each kind.
 
     from polyllama.extend import BackendDescriptor, hookimpl
 

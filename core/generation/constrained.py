@@ -59,12 +59,17 @@ class Constraint:
         if not set(prompt_ids) <= set(self.vocabulary.special):
             return None
         with_space: NDArray[np.int64] = self.vocabulary.kept("with space", self._with_space)
-        if not len(with_space):
-            return None
-        token_id = int(with_space[0])
+        # A space that is a byte token stays; those of words all go, or none of them.
+        alone = [i for i in with_space if self.vocabulary.tokens[i] == b" "]
+        words = [i for i in with_space if self.vocabulary.tokens[i] != b" "]
+        lost = [i for i in alone if not self._begins_with_space(prompt_ids, i)]
+        if words and not self._begins_with_space(prompt_ids, words[0]):
+            lost += words
+        return np.array(lost, np.int64) if lost else None
+
+    def _begins_with_space(self, prompt_ids: Sequence[int], token_id: int) -> bool:
         decoder = self.tokenizer.stream_decoder(prompt_ids)
-        text = decoder.push(token_id) + decoder.finish()
-        return None if text.startswith(" ") else with_space
+        return (decoder.push(int(token_id)) + decoder.finish()).startswith(" ")
 
     def _with_space(self) -> NDArray[np.int64]:
         return np.array([i for i, token in enumerate(self.vocabulary.tokens) if token.startswith(b" ")], np.int64)

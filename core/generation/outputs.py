@@ -94,8 +94,8 @@ class Generation:
         row: its index in the request, which the noise is keyed by.
         stats: of the whole request.
         parsed: what a text under a constraint means: an instance of the pydantic model, the value of the JSON, the
-            choice; ``None`` without a constraint, of regular expressions and grammars, and where `parse_error` says why.
-        parse_error: why the text is not what the constraint asks for: it was cut off, or a model's validator refuses it.
+            choice; ``None`` without a constraint, of regular expressions and grammars, and with a `parse_error`.
+        parse_error: why the text is not what the constraint asks for: it was cut off, or a validator refuses it.
         tool_calls: of a chat with tools those that the model asks for; ``None`` without tools.
         tool_call_errors: why parts of the text that look like calls are none.
 

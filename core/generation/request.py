@@ -33,9 +33,7 @@ class GenerationTokenizer(Protocol):
     def all_special_ids(self) -> Sequence[int]: ...
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
     def ids_without_token(self, size: int) -> list[int]: ...
-    def stream_decoder(
-        self, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True, **more: Any
-    ) -> StreamDecoder: ...
+    def stream_decoder(self, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True) -> StreamDecoder: ...
 
 
 def make_rows(
@@ -82,14 +80,22 @@ def make_rows(
         for _ in range(options.num_return_sequences):
             decoder, before = None, ""
             if tokenizer is not None and (texts or plan.stop_strings):
-                # A constraint knows tokens by their bytes, so nothing may change the text that these make.
-                how: dict[str, Any] = {} if plan.constraint is None else {"clean_up_tokenization_spaces": False}
-                if options.shown:
-                    how["shown_special_ids"] = options.shown
-                decoder = tokenizer.stream_decoder(prompt.ids, options.skip_special_tokens, **how)
+                decoder = _decoder(tokenizer, prompt.ids, options, constrained=plan.constraint is not None)
                 before = "" if texts else _text_of(tokenizer, prompt.ids, options.skip_special_tokens)
             rows.append(GeneratedSequence(len(rows), prompt, budget, plan, decoder, text, before))
     return rows
+
+
+def _decoder(
+    tokenizer: GenerationTokenizer, ids: Sequence[int], options: GenerationOptions, *, constrained: bool
+) -> StreamDecoder:
+    """What makes a row's text; under a constraint nothing changes the text that the tokens' bytes make."""
+    how: dict[str, Any] = {"clean_up_tokenization_spaces": False} if constrained else {}
+    if options.shown:
+        how["shown_special_ids"] = options.shown
+    make: Any = tokenizer.stream_decoder  # these are our own tokenizers', which a foreign one is told before
+    decoder: StreamDecoder = make(ids, options.skip_special_tokens, **how)
+    return decoder
 
 
 def _budget(options: GenerationOptions, prompt: Prompt, context: int | None) -> int:

@@ -10,13 +10,11 @@ from ..errors import InputError, warn
 from ..messages import did_you_mean, mention
 from ..plugin_system.hookspecs import ToolParserDescriptor
 from ..plugin_system.manager import plugin_manager
-from ..public import public
 from .protocol import ToolParser, tool_name
 
 _said: set[tuple[str, ...]] = set()
 
 
-@public
 @dataclass(frozen=True)
 class ToolCalling:
     """How the answer of a chat with tools is to be read; :meth:`~polyllama.Llama.chat_request` gives it.

@@ -38,21 +38,19 @@ class JsonCallReader:
         self.raw = ""
         self._index, self._certain = index, certain
         self._id = new_call_id()
-        self._chars: list[str] = []
         self._scan = _Scan()
         self._begun = False
         self._sent = 0
 
     def push(self, text: str) -> tuple[list[ToolCallPiece], str]:
         """Take text; return what it makes certain, and what is behind the end."""
-        start = len(self.raw)
         used = 0
-        for used, character in enumerate(text, 1):
+        for character in text:
+            used += 1
             self._scan.push(character)
             if self._scan.wrong or self._scan.ended or not self._may_be_call():
                 break
         self.raw += text[:used]
-        assert len(self.raw) >= start
         pieces = self._news()
         if self._scan.wrong or not self._may_be_call():
             pieces += self._refused("it is no JSON object" if self._scan.wrong else None)

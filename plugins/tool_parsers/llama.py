@@ -1,8 +1,8 @@
 """The formats of Llama 3.1, 3.2 and 3.3: JSON, alone or behind ``<|python_tag|>``, and calls of built-in tools.
 
-Source: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1/ ("Tool Calling"). Built-in tools are called as
-``brave_search.call(query="...")``; other code behind the mark is for a tool called ``code_interpreter`` (or ``python``,
-``ipython``), where there is one.
+Source: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1/ ("Tool Calling"). Built-in tools are called
+as ``brave_search.call(query="...")``; other code behind the mark is for a tool called ``code_interpreter`` (or
+``python``, ``ipython``), where there is one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _SPACE = " \t\r\n"
 class LlamaParser:
     """Reads one answer; a ``polyllama.extend.ToolParser``.
 
-    JSON without the mark is a call where an answer, a line of it or another call's successor begins with it and it has a
-    name and arguments.
+    JSON without the mark is a call where an answer or a line of it begins with it, or it follows another call, and it
+    has a name and arguments.
     """
 
     shown: ClassVar[Sequence[str]] = (MARK,)
