@@ -28,6 +28,7 @@ class HermesParser:
         self._unread = ""  # behind the mark, what would be text if no call followed
         self._reader = JsonCallReader(0, certain=True)
         self._calls = 0
+        self._after_call = False
 
     def push(self, text: str) -> list[ToolCallPiece]:
         """What the next text makes certain."""
@@ -44,6 +45,8 @@ class HermesParser:
         """What is still held back, when no more text follows."""
         pieces = self._read(self._reader.finish()) if self._mode == "call" else []
         rest, self._held = self._unread + self._held, ""
+        if self._after_call and not rest.strip():
+            rest = ""
         if rest and self._mode == "within" and self._unread:
             pieces.append(ToolCallPiece("text", rest, error="the text ends before the call does"))
         elif rest and self._mode != "within":  # else only the end mark is missing
@@ -52,12 +55,20 @@ class HermesParser:
         return pieces
 
     def _text(self) -> list[ToolCallPiece]:
+        if self._after_call:  # white space between calls is no text
+            stripped = self._held.lstrip()
+            if stripped and not BEGIN.startswith(stripped) and not stripped.startswith(BEGIN):
+                self._after_call = False
+            elif stripped.startswith(BEGIN):
+                self._held = stripped
+            else:
+                return []
         start = self._held.find(BEGIN)
         if start < 0:
             return self._pass_on(len(self._held) - beginning_of(self._held, BEGIN))
         pieces = self._pass_on(start)
         self._held = self._held[len(BEGIN) :]
-        self._mode, self._unread = "within", BEGIN
+        self._mode, self._unread, self._after_call = "within", BEGIN, False
         return pieces
 
     def _within(self) -> list[ToolCallPiece]:
@@ -69,7 +80,7 @@ class HermesParser:
         if stripped.startswith("{"):
             self._mode, self._reader = "call", JsonCallReader(self._calls, certain=True)
         elif stripped.startswith(END) and not self._unread:
-            self._mode, self._held = "text", stripped[len(END) :]
+            self._mode, self._held, self._after_call = "text", stripped[len(END) :], True
         elif stripped and (stripped.startswith(END) or not END.startswith(stripped)):
             text, self._unread, self._mode = self._unread, "", "no call"
             return [ToolCallPiece("text", text, error=f"a tool call is no JSON object: {stripped[:200]!r}")]

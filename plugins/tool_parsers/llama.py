@@ -41,7 +41,7 @@ class LlamaParser:
         self._held = ""
         self._before = ""  # what was taken before a call, and is text where no call follows
         self._marked = False  # the mark stands before what is read
-        self._line_begins = True
+        self._line_begins = self._empty = True  # no text was passed on yet
         self._reader = JsonCallReader(0, certain=True)
         self._calls = 0
 
@@ -76,7 +76,7 @@ class LlamaParser:
     def _text(self) -> list[ToolCallPiece]:
         mark, brace = self._held.find(MARK), self._brace()
         if brace is not None and (mark < 0 or brace < mark):
-            blank = not self._held[:brace].strip(_SPACE) and self._line_begins
+            blank = not self._held[:brace].strip(_SPACE) and self._empty
             pieces = [] if blank else self._pass_on(brace)
             self._before, self._held = (self._held[:brace], self._held[brace:]) if blank else ("", self._held)
             self._begin_call(marked=False)
@@ -89,7 +89,7 @@ class LlamaParser:
         line = self._held.rpartition("\n")[2]
         if not line.strip(_SPACE) and (self._line_begins or "\n" in self._held):
             keep = max(keep, len(line))  # white space before what may be a call
-        if not self._held.strip(_SPACE) and self._line_begins:
+        if not self._held.strip(_SPACE) and self._empty:
             keep = len(self._held)
         return self._pass_on(len(self._held) - keep)
 
@@ -135,7 +135,7 @@ class LlamaParser:
             self._calls += 1
         elif self._reader.state == "refused":
             self._calls += pieces[-1].kind == "broken"
-            self._mode, self._line_begins = "text", pieces[-1].text.endswith("\n")
+            self._mode, self._line_begins, self._empty = "text", pieces[-1].text.endswith("\n"), False
             pieces[-1] = replace(pieces[-1], text=self._before + pieces[-1].text)
         return pieces
 
@@ -155,6 +155,7 @@ class LlamaParser:
     def _pass_on(self, length: int) -> list[ToolCallPiece]:
         text, self._held = self._held[:length], self._held[length:]
         if text:
+            self._empty = False
             self._line_begins = text.endswith("\n")
         return [ToolCallPiece("text", text)] if text else []
 
