@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -152,6 +153,13 @@ class GeneratedSequence:
             self.proposer = None
             warn(f"what guesses tokens failed, and guesses no more: {error}")
             return self.token_ids[-1:]
+
+    def prepare(self) -> None:
+        """Find out what may follow, while the model runs; what goes wrong is said when the token is chosen."""
+        constrained = None if self.ended else self._constrained
+        if constrained is not None:
+            with suppress(Exception):
+                constrained.allowed()
 
     def proposals_were(self, proposed: int, accepted: int) -> None:
         """Of the tokens behind the newest so many were what followed."""
