@@ -70,6 +70,7 @@ def test_what_polyllama_offers() -> None:
         *("LlamaForTokenClassification", "LlamaModel", "LlamaTokenizer", "LlamaTokenizerFast", "PolyllamaError"),
         *("PolyllamaWarning", "RopeParameters", "__version__", "convert", "hookimpl", "pipeline"),
         *("GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer", "TextStreamer", "set_seed"),
+        "ToolCall",
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 from polyllama import Llama, PolyllamaError, ToolCall
 from polyllama.core.plugin_system.manager import reset_plugins
 from polyllama.extend import plugin_manager
+from schemas import record
 
 DOCS = Path(polyllama.__file__).parent / "docs"
 
@@ -57,16 +58,8 @@ def test_the_guides_plugins(forms: types.ModuleType, monkeypatch: pytest.MonkeyP
     options: dict[str, Any] = {"choices": choices, "temperature": 2.0, "seed": 1, "num_return_sequences": 9}
     ours = [one.text for one in llm.generate("Is it?", **options)]
     line = 'CALL weather {"city": "Oslo"}'
-    cities: dict[str, Any] = {
-        "type": "object",
-        "properties": {"city": {"enum": ["Oslo", "Rome"]}},
-        "required": ["city"],
-    }
-    cities["additionalProperties"] = False
-    chat: Any = {
-        "tools": [{"function": {"name": "weather", "parameters": cities}}],
-        "chat_template": "{{ tools }} CALL name",
-    }
+    tool = {"name": "weather", "parameters": record(city={"enum": ["Oslo", "Rome"]})}
+    chat: Any = {"tools": [{"function": tool}], "chat_template": "{{ tools }} CALL name"}
     asked = [{"role": "user", "content": "How warm is it?"}]
     found = llm.chat(asked, choices=[line], max_new_tokens=99, **chat)
     assert (found.text, found.tool_calls) == ("", [ToolCall("weather", {"city": "Oslo"})])
