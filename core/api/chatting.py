@@ -32,7 +32,7 @@ CHAT_OPTIONS = (
 )
 """What ``chat`` takes beside options of generation and the template's variables."""
 
-_OF_TOOLS = ("tool_choice", "tool_parser", "parallel_tool_calls")
+OF_TOOLS = ("tool_choice", "tool_parser", "parallel_tool_calls")
 """Those of them that are about reading the answer."""
 
 

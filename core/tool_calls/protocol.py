@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -13,6 +12,8 @@ from ..public import for_plugins, public
 
 def new_call_id() -> str:
     """An id that no other call has, in the form that OpenAI's have."""
+    import secrets  # which most generations do without
+
     return "call_" + secrets.token_hex(12)
 
 
