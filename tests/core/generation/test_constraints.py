@@ -356,3 +356,27 @@ def test_every_kind_is_an_option(llm: Llama) -> None:
     from polyllama.core.generation.option_rules import OPTION_RULES
 
     assert set(KINDS) <= set(OPTION_RULES)
+
+
+def test_rows_of_an_array_that_end_before_others_are_padded(llm: Llama) -> None:
+    """With scores, which go on with padding that no constraint knows."""
+    ids = np.array([llm.tokenizer.encode("Once"), llm.tokenizer.encode("Tom")])
+    options: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "seed": 2, "max_new_tokens": 40}
+    for constraint in ({"regex": "[ab]{2,9}"}, {"regex": "[ab]{2,9}", "stop": "b"}, {"choices": ["a", "abc", "b a b"]}):
+        kept = llm.generate(ids, return_dict_in_generate=True, output_scores=True, **constraint, **options)
+        alone = [llm.scheduler.submit(row, **constraint, **options).result() for row in ids.tolist()[:1]]
+        assert kept.sequences[0, ids.shape[1] :].tolist()[: len(alone[0].token_ids)] == alone[0].token_ids
+        assert len(kept.scores) == kept.sequences.shape[1] - ids.shape[1]
+
+
+def test_many_threads_share_what_was_compiled(llm: Llama) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(number: int) -> str:
+        options: dict[str, Any] = {"temperature": 1.0, "seed": number}
+        return str(llm.generate("Once", regex=f"[a-z]{{{number % 5 + 3}}}", **options).text)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(one, range(16)))
+    assert [len(text) for text in found] == [number % 5 + 3 for number in range(16)]
+    assert found == [one(number) for number in range(16)]
