@@ -360,9 +360,9 @@ def test_every_kind_is_an_option(llm: Llama) -> None:
 
 def test_rows_of_an_array_that_end_before_others_are_padded(llm: Llama) -> None:
     """With scores, which go on with padding that no constraint knows."""
-    ids = np.array([llm.tokenizer.encode("Once"), llm.tokenizer.encode("Tom")])
+    ids = np.array([llm.tokenizer.encode(text) for text in ("Once", "Tom", "She", "A")])
     options: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "seed": 2, "max_new_tokens": 40}
-    for constraint in ({"regex": "[ab]{2,9}"}, {"regex": "[ab]{2,9}", "stop": "b"}, {"choices": ["a", "abc", "b a b"]}):
+    for constraint in ({"regex": "[ab]{2,9}"}, {"regex": "(a|b){9}", "stop": "ab"}, {"choices": ["a", "abc", "b a b"]}):
         kept = llm.generate(ids, return_dict_in_generate=True, output_scores=True, **constraint, **options)
         alone = [llm.scheduler.submit(row, **constraint, **options).result() for row in ids.tolist()[:1]]
         assert kept.sequences[0, ids.shape[1] :].tolist()[: len(alone[0].token_ids)] == alone[0].token_ids
