@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .core.tokenizer.batch_encoding import BatchEncoding
     from .core.tokenizer.engines.added_tokens import AddedToken
     from .core.tokenizer.llama_tokenizer import LlamaTokenizer, LlamaTokenizerFast
+    from .core.tool_calls.protocol import ToolCall
 
 __version__ = "0.1.0"
 
@@ -123,6 +124,7 @@ _EXPORTS = {
     "StoppingCriteriaList": "core.generation.stopping_criteria",
     "TextIteratorStreamer": "core.generation.streamers",
     "TextStreamer": "core.generation.streamers",
+    "ToolCall": "core.tool_calls.protocol",
 }
 
 __all__ = [
@@ -170,6 +172,7 @@ __all__ = [
     "TemperatureLogitsWarper",
     "TextIteratorStreamer",
     "TextStreamer",
+    "ToolCall",
     "TopKLogitsWarper",
     "TopPLogitsWarper",
     "TorchAoConfig",

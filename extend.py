@@ -1,9 +1,9 @@
 """What plugin authors import: the one module beside ``polyllama`` and ``polyllama.testing``.
 
-Backends, task heads, graph nodes, commands, model registries and checkpoint formats of other packages need nothing
-deeper, and should use nothing deeper: every other module may move, and these names stay. A name that is to go, or whose
-meaning is to change, first warns for a minor version. docs/plugins.md lists them all, by kind, and builds a package of
-each kind.
+Backends, task heads, graph nodes, commands, model registries, checkpoint formats, constraint compilers and tool parsers
+of other packages need nothing deeper, and should use nothing deeper: every other module may move, and these names stay.
+A name that is to go, or whose meaning is to change, first warns for a minor version. docs/plugins.md lists them all, by
+kind, and builds a package of each kind.
 
     from polyllama.extend import BackendDescriptor, hookimpl
 
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from .core.checkpoint.weights import Weights
     from .core.checkpoint.writing import FormatWriter, ModelToWrite
     from .core.config.schema import LlamaConfig
+    from .core.constraints.protocol import (
+        CompiledConstraint,
+        ConstraintCompiler,
+        ConstraintState,
+        ConstraintVocabulary,
+    )
     from .core.dtypes import Array, dtype_name, itemsize, numpy_dtype
     from .core.errors import (
         BackendError,
@@ -84,9 +90,11 @@ if TYPE_CHECKING:
         BackendDescriptor,
         CheckpointFormatDescriptor,
         CommandDescriptor,
+        ConstraintDescriptor,
         NodeDescriptor,
         RegistryDescriptor,
         TaskDescriptor,
+        ToolParserDescriptor,
         hookimpl,
     )
     from .core.plugin_system.manager import plugin_manager
@@ -130,11 +138,13 @@ if TYPE_CHECKING:
     from .core.tasks.task import Task
     from .core.tasks.windows import Encoder, Example, Window
     from .core.tokenizer.tokenizer import Tokenizer
+    from .core.tool_calls.json_calls import JsonCallReader
+    from .core.tool_calls.protocol import ToolCallPiece, ToolParser, json_call_rules
 
 _NAMES = {
     # hooks and what they return
     "core.plugin_system.hookspecs": "hookimpl BackendDescriptor TaskDescriptor NodeDescriptor RegistryDescriptor "
-    "CommandDescriptor CheckpointFormatDescriptor",
+    "CommandDescriptor CheckpointFormatDescriptor ConstraintDescriptor ToolParserDescriptor",
     "core.plugin_system.manager": "plugin_manager",
     # backends: what one is, a pass, caches, memory, arrays
     "core.backend.protocol": "Availability RealizeOptions Backend Model",
@@ -183,6 +193,10 @@ _NAMES = {
     "core.checkpoint.huggingface.save_safetensors": "save_safetensors",
     "core.checkpoint.rotary_order": "halves_from_pairs pairs_from_halves",
     "core.config.schema": "LlamaConfig",
+    # constraints and calls of tools
+    "core.constraints.protocol": "ConstraintCompiler CompiledConstraint ConstraintState ConstraintVocabulary",
+    "core.tool_calls.protocol": "ToolParser ToolCallPiece json_call_rules",
+    "core.tool_calls.json_calls": "JsonCallReader",
     # registries of models
     "core.sources.entry": "RegistryEntry",
     "core.sources.registry": "Registry load_registry",
@@ -219,8 +233,13 @@ __all__ = [
     "CheckpointError",
     "CheckpointFormatDescriptor",
     "CommandDescriptor",
+    "CompiledConstraint",
     "ConcatenatingCache",
     "ConfigError",
+    "ConstraintCompiler",
+    "ConstraintDescriptor",
+    "ConstraintState",
+    "ConstraintVocabulary",
     "Context",
     "Decoder",
     "DecoderLayer",
@@ -241,6 +260,7 @@ __all__ = [
     "History",
     "HostInputs",
     "InputError",
+    "JsonCallReader",
     "Label",
     "Linear",
     "LlamaConfig",
@@ -286,6 +306,9 @@ __all__ = [
     "TokenClassifierOutput",
     "Tokenizer",
     "TokenizerError",
+    "ToolCallPiece",
+    "ToolParser",
+    "ToolParserDescriptor",
     "Trains",
     "UnknownArgumentError",
     "UnsupportedError",
@@ -316,6 +339,7 @@ __all__ = [
     "hookimpl",
     "ignore_padding",
     "itemsize",
+    "json_call_rules",
     "json_option",
     "load_model",
     "load_options",

@@ -22,7 +22,17 @@ Rows = list[dict[str, Any]]
 
 BATCH = 8
 """Prompts that run together where nobody says how many, as for ``predict``."""
-RESULT_KEYS = ("text", "token_ids", "prompt_token_ids", "finish_reason", "stop_reason", "seed", "stats", "model")
+RESULT_KEYS = (
+    "text",
+    "token_ids",
+    "prompt_token_ids",
+    "finish_reason",
+    "stop_reason",
+    "seed",
+    "stats",
+    "model",
+    "parse_error",
+)
 """Keys of a result, which a line of a file cannot have too."""
 SHOWN = 100
 """Characters of a prompt above what follows it."""
@@ -73,7 +83,13 @@ def result_data(row: Mapping[str, Any], result: Generation) -> dict[str, Any]:
         "finish_reason": result.finish_reason,
         "stop_reason": result.stop_reason,
         "seed": result.seed,
+        **parse_data(result),
     }
+
+
+def parse_data(result: Generation) -> dict[str, Any]:
+    """What a text under a constraint lacks, where it was cut off, as JSON holds it."""
+    return {} if result.parse_error is None else {"parse_error": result.parse_error}
 
 
 def show_lines(rows: Rows, results: Iterator[Generation]) -> Generation:

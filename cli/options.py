@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,6 +61,18 @@ def _unreadable(place: int, byte: int) -> InputError:
         f"as {encoding})",
         hint=hint,
     )
+
+
+class TextOrFile(TypedText):
+    """A text, or ``@`` and the path of a file that holds it."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.startswith("@"):
+            return checked_text(value)
+        try:
+            return Path(value[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{value[1:]} cannot be read: {error}") from None
 
 
 class ModelName(ParamType):
@@ -175,6 +188,14 @@ _GENERATION = [
     ),
     click.option("--stop", type=TypedText(), multiple=True, metavar="TEXT", help="End at this text. Repeatable."),
     click.option(
+        "--json-schema", type=TextOrFile(), metavar="JSON", help="Write JSON that follows this schema; @FILE reads it."
+    ),
+    click.option("--regex", type=TypedText(), metavar="REGEX", help="Write what this regular expression matches."),
+    click.option(
+        "--grammar", type=TextOrFile(), metavar="LARK", help="Write what this Lark grammar allows; @FILE reads it."
+    ),
+    click.option("--choices", type=TypedText(), multiple=True, metavar="TEXT", help="Write one of these. Repeatable."),
+    click.option(
         "--prompt-lookup-num-tokens",
         type=int,
         metavar="N",
@@ -267,6 +288,10 @@ GENERATION_NAMES = (
     "early_stopping",
     "seed",
     "stop",
+    "json_schema",
+    "regex",
+    "grammar",
+    "choices",
     "prompt_lookup_num_tokens",
 )
 

@@ -6,9 +6,11 @@ from ..core.plugin_system.hookspecs import (
     BackendDescriptor,
     CheckpointFormatDescriptor,
     CommandDescriptor,
+    ConstraintDescriptor,
     NodeDescriptor,
     RegistryDescriptor,
     TaskDescriptor,
+    ToolParserDescriptor,
     hookimpl,
 )
 
@@ -149,6 +151,36 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
             "polyllama.core.checkpoint.llama2c:Llama2cFormat",
             "llama2.c's .bin, legacy and version 1",
             files=("*.bin",),
+        ),
+    ]
+
+
+@hookimpl
+def polyllama_constraints() -> list[ConstraintDescriptor]:
+    return [
+        ConstraintDescriptor(
+            "llguidance",
+            "polyllama.plugins.constraints.llguidance_compiler:LLGuidance",
+            "JSON schemas, regular expressions, Lark grammars and choices by llguidance",
+        )
+    ]
+
+
+@hookimpl
+def polyllama_tool_parsers() -> list[ToolParserDescriptor]:
+    parsers = "polyllama.plugins.tool_parsers"
+    return [
+        ToolParserDescriptor(
+            "llama",
+            f"{parsers}.llama:LlamaParser",
+            "Llama 3.1, 3.2 and 3.3: JSON with name and parameters, <|python_tag|>, built-in tools",
+            marks=("<|python_tag|>", '"parameters": dictionary of argument name'),
+        ),
+        ToolParserDescriptor(
+            "hermes",
+            f"{parsers}.hermes:HermesParser",
+            "Hermes and many ChatML models: JSON between <tool_call> and </tool_call>",
+            marks=("<tool_call>",),
         ),
     ]
 

@@ -1,12 +1,12 @@
-"""The part of :class:`~polyllama.Llama` that generates text: prompts and conversations in, texts out."""
+"""The part of :class:`~polyllama.Llama` that generates text: prompts in, texts out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import checked_methods, meant, unknown_argument
-from ..errors import GenerationError, InputError, TokenizerError, UnsupportedError, about_model, warn
+from ..errors import InputError, TokenizerError, UnsupportedError, about_model, warn
 from ..messages import mention
 from .prompts import is_array, one_of, read_prompts, refuse_outputs
 from .scheduling import Scheduling
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from ..generation.options import GenerationOptions
     from ..generation.request import GenerationTokenizer
     from ..tokenizer.tokenizer import Tokenizer
-
-CHAT_OPTIONS = (
-    "tools",
-    "documents",
-    "chat_template",
-    "add_generation_prompt",
-    "continue_final_message",
-    "template_variables",
-)
-"""What ``chat`` takes beside options of generation and the template's variables."""
 
 _ARGUMENTS = ("prompts", "inputs", "input_ids", "attention_mask", "inputs_embeds")
 
@@ -193,139 +183,6 @@ class Generating(Scheduling):
                 raise InputError("stream takes one prompt", hint="use generate for several")
             how: dict[str, Any] = {"open_end": open_end, "after": after, "scheduler": self.scheduler}
             return stream(self.model, self.tokenizer, ids[0], resolved, **how)
-
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Answer a conversation by the checkpoint's own chat template, or by another.
-
-        Args:
-            messages: ``[{"role": "user", "content": "Hi"}, ...]``.
-            options: as for :meth:`generate`, ``streamer`` too; as for :meth:`chat_prompt`; and variables of the
-                template, such as ``date_string="1 May 2025"``.
-
-        Returns:
-            A :class:`~polyllama.Generation`; a list of them with ``num_return_sequences`` above 1. With
-            ``continue_final_message`` its text is what follows the last message.
-
-        Raises:
-            TokenizerError: the checkpoint has no chat template.
-            GenerationError: an option that neither generation nor the template knows.
-
-        >>> from polyllama import Llama
-        >>> llm = Llama.load("tiny", backend="reference")
-        >>> template = "{% for m in messages %}{{ m.content }}{% endfor %}, {{ ending }}"
-        >>> chat = {"messages": [{"role": "user", "content": "Once"}], "chat_template": template, "ending": "there"}
-        >>> llm.tokenizer.decode(llm.chat_prompt(**chat)), len(llm.chat(**chat, max_new_tokens=4).token_ids)
-        ('Once, there', 4)
-        """
-        from ..generation.calls import generate
-        from ..generation.outputs import by_prompt
-
-        options = dict(options)
-        streamer, tokenizer = options.pop("streamer", None), options.pop("tokenizer", None)
-        with about_model(self._name):
-            self._check_streamer(streamer)
-            refuse_outputs(options)
-            ids, resolved = self._chat_request(messages, options)
-            known = self.tokenizer if tokenizer is None else self._given_tokenizer(tokenizer)
-            results = generate(self.model, known, [ids], resolved, streamer=streamer, scheduler=self.scheduler)
-        return by_prompt(results, resolved.num_return_sequences)[0]
-
-    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
-        """:meth:`chat`, piece by piece."""
-        from ..generation.calls import stream
-
-        with about_model(self._name):
-            ids, resolved = self._chat_request(messages, options)
-            return stream(self.model, self.tokenizer, ids, resolved, scheduler=self.scheduler)
-
-    def chat_prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Any] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        add_generation_prompt: bool | None = None,
-        continue_final_message: bool | str = False,
-        template_variables: Mapping[str, Any] | None = None,
-        **variables: Any,
-    ) -> list[int]:
-        """The token ids that a conversation becomes by the checkpoint's chat template.
-
-        Args:
-            messages: ``[{"role": "user", "content": "Hi"}, ...]``.
-            tools: what the model may call: JSON schemas, or functions with type hints and a docstring.
-            documents: what the model may read: mappings such as ``{"title": ..., "text": ...}``.
-            chat_template: another template, or the name of one of the checkpoint's.
-            add_generation_prompt: end where the assistant is to speak; true unless `continue_final_message`.
-            continue_final_message: end where the last message ends, so that the model goes on with it.
-            template_variables: variables of the template whose names are options too.
-            variables: further variables of the template.
-
-        Raises:
-            TokenizerError: there is no template, or it refuses or fails; a variable that is a misspelt option, or an
-                option of ``apply_chat_template`` alone.
-            InputError: several conversations.
-
-        Warns:
-            PolyllamaWarning: a variable, tools or documents that the template does not read.
-        """
-        self._require_generation()
-        if isinstance(messages, Sequence) and messages and isinstance(messages[0], list | tuple):
-            raise InputError("a chat is one conversation, got a list of them", hint="call it with each")
-        from ..tokenizer.chat.variables import merged_variables
-
-        if add_generation_prompt is None:
-            add_generation_prompt = not continue_final_message
-        # None of the variables may become an option of it: `tokenize` would change what this returns.
-        ids = self.tokenizer.apply_chat_template(
-            messages,
-            tools,
-            documents,
-            chat_template,
-            add_generation_prompt,
-            continue_final_message,
-            template_variables=merged_variables(variables, template_variables),
-        )
-        return list(ids)
-
-    def _chat_request(
-        self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
-    ) -> tuple[list[int], GenerationOptions]:
-        """The prompt and the options of a chat."""
-        self._require_generation()
-        generation, prompt = self.split_chat_options(options)
-        resolved = self.generation_options(**generation)
-        return self.chat_prompt(messages, **prompt), resolved
-
-    def split_chat_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Those of :meth:`chat`'s options that are about generation, and those that are about the prompt.
-
-        Raises:
-            GenerationError: an option that neither generation nor the chat template knows (with the likely one).
-        """
-        from ..generation.option_rules import is_option, unknown_option_hint
-
-        generation = {name: value for name, value in options.items() if is_option(name)}
-        prompt = {name: value for name, value in options.items() if name not in generation}
-        unknown = [name for name in prompt if name not in CHAT_OPTIONS]
-        if not unknown:
-            return generation, prompt
-        read = self.read_by_template(options)
-        for name in unknown:
-            if name not in read:
-                raise GenerationError(
-                    f"generation has no option {name!r}" + (", and the chat template does not read it" if read else ""),
-                    hint=unknown_option_hint(name, [*CHAT_OPTIONS, *sorted(read)] if read else ()),
-                )
-        return generation, prompt
-
-    def read_by_template(self, options: Mapping[str, Any]) -> Collection[str]:
-        """The variables that the template reads which :meth:`chat` would take; none where there is no template."""
-        template, tokenizer = options.get("chat_template"), self._tokenizer_or_none()
-        if tokenizer is None or not (template or tokenizer.chat_template):
-            return ()
-        return tokenizer.chat_template_variables(template, options.get("tools"))
 
     @property
     def _name(self) -> str | None:

@@ -18,8 +18,8 @@ from ..loading.load import Loaded, Lora, load
 from ..messages import mention
 from ..public import public
 from ..sources.access import HubAccess
+from .chatting import Chatting
 from .copying import Copying
-from .generating import Generating
 from .module_parts import ModuleParts
 from .planning import Planning
 from .predicting import Predicting
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @public
 @checked_methods
-class Llama(Pretrained, Generating, Scoring, Predicting, Saving, Training, Planning, Copying, ModuleParts):
+class Llama(Pretrained, Chatting, Scoring, Predicting, Saving, Training, Planning, Copying, ModuleParts):
     """A loaded model. Get one from :meth:`load`; given a :class:`LlamaConfig` it has random weights.
 
     Attributes:

@@ -77,6 +77,9 @@ class _Spare:
         """Any token."""
         return [0]
 
+    def prepare(self) -> None:
+        """Nothing follows it."""
+
 
 SPARE: Any = _Spare()
 
@@ -357,6 +360,8 @@ class Batch:
             self.mask[place, self.used + width - len(ids) : self.used + width] = 1
         self._fed = list(fed)
         self._begun = self._forward(inputs)
+        for row in self.rows:
+            row.prepare()  # meanwhile, where the model is asynchronous
         return self._begun
 
     def _forward(self, inputs: NDArray[Any]) -> ModelOutput:

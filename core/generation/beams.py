@@ -190,7 +190,7 @@ class BeamSearch:
         self.running = self._go_on(candidates, going_on, open_values)
         self._improves = self._improves and self._may_improve()
         full = rules.early_stopping is True and self._full
-        self.done = self.done or not self._improves or full or bool(ends.all())
+        self.done = self.done or not self._improves or full or bool((ends | ~np.isfinite(values)).all())
         return [parents[place] for place in going_on]
 
     @property
@@ -218,7 +218,9 @@ class BeamSearch:
     def _keep_best(self, candidates: Sequence[Beam], values: Floats, ends: NDArray[np.bool_]) -> None:
         """Rank the texts that end among those that have."""
         rules = self.rules
-        counted = ends & (np.arange(len(ends)) < rules.beams)  # the others are there so that enough go on
+        counted = (
+            ends & np.isfinite(values) & (np.arange(len(ends)) < rules.beams)
+        )  # the others are there so that enough go on
         ranked = values / np.float32(self.steps**rules.length_penalty)
         if rules.early_stopping is True and self._full:
             ranked = ranked + NOWHERE
@@ -241,7 +243,8 @@ class BeamSearch:
         for number, place in enumerate(places):
             beam = candidates[place]
             beam = dataclasses.replace(beam, processor=beam.processor.fork(), score=values[place])
-            beam.processor.append(beam.token_ids[-1])
+            if np.isfinite(beam.score):  # what is impossible is here for want of another
+                beam.processor.append(beam.token_ids[-1])
             beam.places = [*beam.places, number]
             found.append(beam)
         return found

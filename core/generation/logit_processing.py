@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating[Any]]
     Wide = NDArray[np.float64]
+
+Kind = TypeVar("Kind")
 
 
 def add_logit_bias(logits: Wide, token_ids: NDArray[np.int64], biases: Wide) -> None:
@@ -354,6 +356,10 @@ class LogitProcessor:
         """Take the token that was generated into account."""
         for state in self._states:
             state.append(token_id)
+
+    def find(self, kind: type[Kind]) -> Kind | None:
+        """The state of that kind, if the row has one."""
+        return next((state for state in self._states if isinstance(state, kind)), None)
 
     def fork(self) -> LogitProcessor:
         """A copy that goes its own way."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ..constraints.asked import read_choices, read_schema, read_text
 from ..errors import GenerationError
 from ..messages import closest, subject
 from .not_offered import NOT_OFFERED, WITHOUT_EFFECT
@@ -253,6 +254,10 @@ OPTION_RULES: Mapping[str, _Rule] = {
     "prompt_lookup_num_tokens": _COUNT,
     "max_matching_ngram_size": _COUNT,
     "num_assistant_tokens": _COUNT,
+    "json_schema": _Rule(read_schema, "a JSON schema as a dictionary or its text, or a pydantic model class"),
+    "regex": _Rule(read_text, "the text of a regular expression"),
+    "grammar": _Rule(read_text, "the text of a Lark grammar"),
+    "choices": _Rule(read_choices, "a list of strings, none of them empty"),
     "return_dict_in_generate": _FLAG,
     "output_scores": _FLAG,
     "output_logits": _FLAG,
@@ -279,6 +284,11 @@ _OTHER_NAMES = {
     "eos_token_ids": "eos_token_id",
     "top_logprobs": "logprobs",
     "random_seed": "seed",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "guided_choice": "choices",
+    "guided_grammar": "grammar",
+    "response_format": "json_schema",
 }
 
 

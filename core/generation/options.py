@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from ..constraints.asked import Asked
 from ..errors import GenerationError
 from ..messages import joined, mention
 from .arguments import read_arguments, warn_once
@@ -97,7 +98,12 @@ class GenerationOptions:
             guesses are checked together in one pass. The text is the same; where it repeats itself it comes faster.
         max_matching_ngram_size: how many of the last tokens are looked up for that at most, 3 by default.
         num_assistant_tokens: how many tokens a draft model guesses at a time at most, 8 by default.
+        shown: special ids that are in the text all the same, as calls of tools are made of them.
         draft: the draft model, which guesses tokens that are then checked together.
+        json_schema: what the text must follow: a JSON schema as a dictionary or its text, or a pydantic model class,
+            whose instance is the result's `parsed`.
+        regex, grammar: a regular expression, or a Lark grammar, that the whole text must match.
+        choices: texts of which the whole text must be one. Of these four options at most one.
         return_dict_in_generate, output_scores, output_logits, output_attentions, output_hidden_states: what is returned
             of every step beside an array of ids.
         origin: option -> the file its value is from, for messages; :meth:`resolve` fills it in.
@@ -166,6 +172,10 @@ class GenerationOptions:
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
     num_assistant_tokens: int | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    grammar: str | None = None
+    choices: Sequence[str] | None = None
     return_dict_in_generate: bool = False
     output_scores: bool = False
     output_logits: bool = False
@@ -173,12 +183,14 @@ class GenerationOptions:
     output_hidden_states: bool = False
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     draft: Model | None = field(default=None, repr=False, compare=False)
+    shown: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name in ("origin", "draft") or (value is None and name in _OPTIONAL):
+            if name in _INTERNAL or (value is None and name in _OPTIONAL):
                 continue
             object.__setattr__(self, name, check_option(name, value))
+        Asked.of(vars(self))
         if not self.do_sample:
             _refuse_filters(vars(self))
         if self.do_sample and self.temperature == 0:
@@ -376,14 +388,17 @@ _NEUTRAL: Mapping[str, float | None] = {
     "eta_cutoff": 0.0, "top_h": None,
 }  # fmt: skip
 _OF_BEAMS: Mapping[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
+_INTERNAL = frozenset({"origin", "draft", "shown"})
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
     "top_h", "forced_bos_token_id", "exponential_decay_length_penalty", "prefix_allowed_tokens_fn",
-    "negative_prompt_ids", "negative_prompt_attention_mask", "adapter",
+    "negative_prompt_ids", "negative_prompt_attention_mask", "adapter", "json_schema", "regex", "grammar", "choices",
 })  # fmt: skip
 
 
 def option_names() -> frozenset[str]:
     """Names of all generation options, for who is given one and takes none."""
-    return frozenset(entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name != "draft")
+    return frozenset(
+        entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name not in ("draft", "shown")
+    )

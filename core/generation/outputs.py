@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..public import public
+from ..tool_calls.protocol import ToolCall
 from .sampling import TokenLogprob
 
 FinishReason = Literal["stop", "length"]
@@ -86,12 +87,18 @@ class Generation:
             skipped. Where a stop string ended it, the text is cut before that string, which may be inside a token.
         token_ids: the generated ids, the one that ended the sequence (an eos or stop id) included.
         finish_reason: ``"stop"`` (an eos id, a stop id or a stop string) or ``"length"``, `max_time` included.
-        stop_reason: the id or string that ended it, ``None`` for ``"length"``.
+        stop_reason: the id or string that ended it; ``None`` for ``"length"``, and where a constraint let nothing
+            follow.
         logprobs: one entry per token of `token_ids`, where asked for: of the model's own logits, before any processing.
         seed: what to pass to get the same again: the one given, else the one drawn; ``None`` if greedy needed none.
         row: its index in the request, which the noise is keyed by.
         score: of beam search, what texts were ranked by: the sum of log probabilities over a power of the length.
         stats: of the whole request.
+        parsed: what a text under a constraint means: an instance of the pydantic model, the value of the JSON, the
+            choice; ``None`` without a constraint, of regular expressions and grammars, and with a `parse_error`.
+        parse_error: why the text is not what the constraint asks for: it was cut off, or a validator refuses it.
+        tool_calls: of a chat with tools those that the model asks for; ``None`` without tools.
+        tool_call_errors: why parts of the text that look like calls are none.
 
     >>> str(Generation("a story", [5, 6], "length", [1]))
     'a story'
@@ -107,6 +114,20 @@ class Generation:
     row: int = 0
     score: float | None = None
     stats: GenerationStats = field(default=GenerationStats(), compare=False, repr=False)
+    parsed: Any = field(default=None, compare=False)
+    parse_error: str | None = field(default=None, compare=False)
+    tool_calls: list[ToolCall] | None = None
+    tool_call_errors: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, for its next turn.
+
+        >>> Generation("Hi", [5], "stop", [1]).message
+        {'role': 'assistant', 'content': 'Hi'}
+        """
+        calls = {"tool_calls": [call.as_message() for call in self.tool_calls]} if self.tool_calls else {}
+        return {"role": "assistant", "content": self.text, **calls}
 
     def __str__(self) -> str:
         return self.text

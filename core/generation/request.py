@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..forward.adapters import named_adapters
 from ..messages import counted, mention
 from .arguments import warn_once
 from .callables import NUMPY, ArrayKind, CallerCode, say_what_is_replaced
+from .constrained import make_constraint
 from .guidance import second_prompts
 from .logit_processing import Processing
 from .options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
@@ -80,6 +81,11 @@ def make_rows(
         checked = [replace(prompt, adapter=name) for prompt, name in zip(checked, adapters, strict=True)]
     criteria = GivenCriteria.of(options)
     plan = replace(_make_plan(options, vocab_size, tokenizer, criteria), open_end=open_end, record=record)
+    if text is not None and plan.constraint is not None:
+        raise GenerationError(
+            f"{plan.constraint.asked.kind} holds a whole text, and this one goes on from another stream",
+            hint="generate it in one stream, with a larger max_new_tokens",
+        )
     if criteria.called or options.logits_processor or options.prefix_allowed_tokens_fn is not None:
         say_what_is_replaced(options)
         code = CallerCode(options.logits_processor, criteria.called, options.prefix_allowed_tokens_fn, arrays)
@@ -92,11 +98,23 @@ def make_rows(
         for _ in range(options.num_return_sequences):
             decoder, before = None, ""
             if tokenizer is not None and (texts or plan.stop_strings):
-                decoder = tokenizer.stream_decoder(prompt.ids, options.skip_special_tokens)
+                decoder = _decoder(tokenizer, prompt.ids, options, constrained=plan.constraint is not None)
                 before = "" if texts else _text_of(tokenizer, prompt.ids, options.skip_special_tokens)
             rows.append(GeneratedSequence(len(rows), prompt, budget, plan, decoder, text, before))
             rows[-1].negative = None if negatives is None else negatives[place]
     return rows
+
+
+def _decoder(
+    tokenizer: GenerationTokenizer, ids: Sequence[int], options: GenerationOptions, *, constrained: bool
+) -> StreamDecoder:
+    """What makes a row's text; under a constraint nothing changes the text that the tokens' bytes make."""
+    how: dict[str, Any] = {"clean_up_tokenization_spaces": False} if constrained else {}
+    if options.shown:
+        how["shown_special_ids"] = options.shown
+    make: Any = tokenizer.stream_decoder  # these are our own tokenizers', which a foreign one is told before
+    decoder: StreamDecoder = make(ids, options.skip_special_tokens, **how)
+    return decoder
 
 
 def _budget(options: GenerationOptions, prompt: Prompt, context: int | None) -> int:
@@ -224,7 +242,8 @@ def _make_plan(
     filters = options.filters
     if filters is not None and options.num_beams > 1:
         filters = replace(filters, least=per_beam)
-    return RequestPlan(options, filters, processing, ending, tuple(strings), vocab_size, masked, per_beam=per_beam)
+    plan = RequestPlan(options, filters, processing, ending, tuple(strings), vocab_size, masked, per_beam=per_beam)
+    return replace(plan, constraint=make_constraint(options, tokenizer, vocab_size, ending))
 
 
 _told: WeakSet[GenerationTokenizer] = WeakSet()

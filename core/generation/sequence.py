@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import PolyllamaError, warn
+from ..errors import GenerationError, PolyllamaError, warn
 from .beams import Beam, BeamRules, BeamSearch
 from .callables import NO_CODE, CallerCode, RowCriteria
+from .constrained import Constrained, Constraint, NothingPossible
 from .logit_processing import LogitProcessor, Processing
 from .options import GenerationOptions
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
@@ -58,8 +60,8 @@ class RequestPlan:
     ``ending`` maps each id that ends a row to what is reported for it: itself, or the stop string that it is.
     ``masked`` are ids that stand for no token, treated as if the vocabulary did not have them; None if there are none.
     With ``open_end`` a row that reaches its budget keeps back what is not certain, for a text that goes on. ``record``
-    keeps every step's scores. ``code`` is what the caller brings of its own. ``per_beam``: see
-    :class:`~polyllama.core.generation.beams.BeamRules`.
+    keeps every step's scores. ``code`` is what the caller brings of its own, ``constraint`` what the texts are held to.
+    ``per_beam``: see :class:`~polyllama.core.generation.beams.BeamRules`.
     """
 
     options: GenerationOptions
@@ -73,6 +75,7 @@ class RequestPlan:
     record: bool = False
     per_beam: int = 2
     code: CallerCode | None = None
+    constraint: Constraint | None = None
 
     def processing_of(self, prompt: Prompt, budget: int) -> Processing:
         """What is done to the logits of a row with this prompt, which may get so many tokens."""
@@ -148,8 +151,9 @@ class GeneratedSequence:
         number = row // plan.options.num_return_sequences if plan.options.num_beams > 1 else row
         custom, allowed, criteria = NO_CODE if plan.code is None else plan.code.of_row(prompt.ids, number)
         self._criteria: RowCriteria | None = criteria
-        processing = plan.processing_of(prompt, budget)
-        self._processor = LogitProcessor(processing, plan.vocab_size, prompt.ids, custom=custom, allowed=allowed)
+        more = () if plan.constraint is None else (plan.constraint.start(prompt.ids),)
+        own: dict[str, Any] = {"more": more, "custom": custom, "allowed": allowed}
+        self._processor = LogitProcessor(plan.processing_of(prompt, budget), plan.vocab_size, prompt.ids, **own)
 
     @property
     def length(self) -> int:
@@ -169,6 +173,11 @@ class GeneratedSequence:
         ids, counted = [*self.prompt.ids, *self.token_ids], self.prompt.counted + len(self.token_ids)
         return replace(self.prompt, ids=ids, counted=counted)
 
+    @property
+    def _constrained(self) -> Constrained | None:
+        """Where the row is in what it is held to."""
+        return None if self._plan.constraint is None else self._processor.find(Constrained)
+
     def next_inputs(self, most: int) -> list[int]:
         """The newest token, and up to `most` behind it that are likely to follow."""
         most = min(most, self.remaining - 1)
@@ -180,6 +189,13 @@ class GeneratedSequence:
             self.proposer = None
             warn(f"what guesses tokens failed, and guesses no more: {error}")
             return self.token_ids[-1:]
+
+    def prepare(self) -> None:
+        """Find out what may follow, while the model runs; what goes wrong is said when the token is chosen."""
+        constrained = None if self.ended else self._constrained
+        if constrained is not None:
+            with suppress(Exception):
+                constrained.allowed()
 
     def proposals_were(self, proposed: int, accepted: int) -> None:
         """Of the tokens behind the newest so many were what followed."""
@@ -229,7 +245,14 @@ class GeneratedSequence:
             matched = beam.text.matched is not None
         if beam.criteria is not None:
             beam.met = beam.criteria.met(beam.token_ids[-1], None)
-        return matched or beam.met is not None or beam.token_ids[-1] in self._plan.ending
+        over = matched or beam.met is not None or beam.token_ids[-1] in self._plan.ending
+        if over or self._plan.constraint is None or not np.isfinite(beam.score):
+            return over
+        state = beam.processor.find(Constrained)
+        assert state is not None
+        state = state.fork()
+        state.append(beam.token_ids[-1])
+        return state.finished
 
     def beam_scores(self, beam: Beam, logits: Floats) -> Floats:
         """What a beam's next tokens ``[vocab]`` add to its score, by raw logits: processed log probabilities.
@@ -242,7 +265,13 @@ class GeneratedSequence:
             logits[self._plan.masked] = -np.inf
         raw, step = float(logits.max()), len(beam.token_ids)
         check_processed(raw, raw, row=self.row, step=step)
-        row = beam.processor(_log_softmax(logits, raw))
+        constrained = None if self._plan.constraint is None else beam.processor.find(Constrained)
+        if constrained is not None and constrained.finished:  # it has ended, and is here for want of another
+            return np.full(len(logits), -np.inf, np.float32)
+        try:
+            row = beam.processor(_log_softmax(logits, raw))
+        except NothingPossible:  # others may go on
+            return np.full(len(logits), -np.inf, np.float32)
         check_processed(raw, float(row.max()), row=self.row, step=step)
         if np.isneginf(row.max()):
             return row.astype(np.float32)
@@ -259,6 +288,9 @@ class GeneratedSequence:
     def end_as(self, beam: Beam, score: float) -> list[StreamEvent]:
         """End as a text that a beam search has found; its tokens as events."""
         self.ahead, self.score, self.beams = 0, score, list(beam.parents)
+        if self._plan.constraint is not None:
+            self._processor = beam.processor.fork()
+            self._processor.append(beam.token_ids[-1])
         reports: list[Any] = [*beam.logprobs] or [None] * len(beam.token_ids)
         events = []
         for token_id, logprob in zip(beam.token_ids, reports, strict=True):
@@ -297,6 +329,8 @@ class GeneratedSequence:
 
     def pad(self, logits: Floats, pad_token_id: int) -> None:
         """Keep the scores of a step after the end, which goes on with padding as transformers' does."""
+        if (constrained := self._constrained) is not None:
+            constrained.close()
         self.scores = self._scored(self._processor(self._without_masked(logits)))
         self._processor.append(pad_token_id)
 
@@ -355,11 +389,12 @@ class GeneratedSequence:
         """
         armed = len(self.token_ids) >= self._least
         ended = token_id in self._plan.ending or met is not None
+        over = ended or self._nothing_follows()
         text = self._pushed(token_id)
-        if self.text.matched is None and (last or ended or len(self.token_ids) >= self.budget):
-            if ended or not self._plan.open_end:
+        if self.text.matched is None and (last or over or len(self.token_ids) >= self.budget):
+            if over or not self._plan.open_end:
                 text += self.text.finish(armed=armed)
-            self.finish_reason = "stop" if ended else "length"
+            self.finish_reason = "stop" if over else "length"
             self.stop_reason = self._plan.ending.get(token_id, met) if ended else None
         if self.text.matched is not None:
             self.finish_reason, self.stop_reason = "stop", self.text.matched
@@ -367,10 +402,26 @@ class GeneratedSequence:
             self.ended = True
         return text
 
+    def _nothing_follows(self) -> bool:
+        """Whether a constraint lets nothing but the end follow."""
+        constrained = self._constrained
+        if constrained is None or not constrained.finished:
+            return False
+        if len(self.token_ids) < self._least and self._plan.constraint is not None:
+            raise GenerationError(
+                f"{self._plan.constraint.asked.kind} lets nothing follow after {len(self.token_ids)} tokens, and at "
+                f"least {self._least} are asked for",
+                hint="give a smaller min_new_tokens or min_length",
+            )
+        return True
+
     def result(self, stats: GenerationStats) -> Generation:
         """Return what was generated; only once it has finished."""
         assert self.finish_reason is not None
         options = self._plan.options
+        parsed, error = None, None
+        if (constrained := self._constrained) is not None:
+            parsed, error = constrained.outcome(self.token_ids, self.stop_reason)
         return Generation(
             text="".join(self._pieces),
             token_ids=list(self.token_ids),
@@ -382,6 +433,8 @@ class GeneratedSequence:
             row=self.row,
             score=self.score,
             stats=stats,
+            parsed=parsed,
+            parse_error=error,
         )
 
 

@@ -1,4 +1,4 @@
-"""What a plugin may offer: six hooks, and the descriptors they return.
+"""What a plugin may offer: eight hooks, and the descriptors they return.
 
 A plugin is a module (or any object) with functions named like the hooks below, marked with ``@polyllama.hookimpl``, and
 found through an entry point of the group ``polyllama``:
@@ -270,6 +270,36 @@ class CheckpointFormatDescriptor(Descriptor):
         return tuple(pattern[2:] for pattern in self.files if pattern.startswith("*.") and "." not in pattern[2:])
 
 
+@for_plugins
+@dataclass(frozen=True)
+class ConstraintDescriptor(Descriptor):
+    """What holds generated text to a JSON schema, a regular expression or a grammar.
+
+    Its target is a class, made without arguments, that follows ``polyllama.extend.ConstraintCompiler``. Which one is
+    used is the setting ``constraints``.
+    """
+
+    kind: ClassVar[str] = "constraint compiler"
+
+
+@for_plugins
+@dataclass(frozen=True)
+class ToolParserDescriptor(Descriptor):
+    """A format in which models write calls of tools; its target is a class that follows ``extend.ToolParser``.
+
+    ``marks``: texts by which a chat template is known to ask for this format, any of them; where a template has none of
+    them, the parser is not imported.
+    """
+
+    kind: ClassVar[str] = "tool parser"
+
+    marks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _as_strings(self, "marks")
+
+
 @hookspec
 def polyllama_backends() -> list[BackendDescriptor]:
     """The backends a plugin offers."""
@@ -306,6 +336,18 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
     return []
 
 
+@hookspec
+def polyllama_constraints() -> list[ConstraintDescriptor]:
+    """What a plugin can hold generated text to schemas and grammars with."""
+    return []
+
+
+@hookspec
+def polyllama_tool_parsers() -> list[ToolParserDescriptor]:
+    """The formats of tool calls that a plugin can read."""
+    return []
+
+
 HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_backends": BackendDescriptor,
     "polyllama_tasks": TaskDescriptor,
@@ -313,6 +355,8 @@ HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_registries": RegistryDescriptor,
     "polyllama_commands": CommandDescriptor,
     "polyllama_checkpoint_formats": CheckpointFormatDescriptor,
+    "polyllama_constraints": ConstraintDescriptor,
+    "polyllama_tool_parsers": ToolParserDescriptor,
 }
 """Every hook, and what its implementations return (one, or a list)."""
 

@@ -97,27 +97,27 @@ class Plugins:
 
     def backends(self) -> dict[str, BackendDescriptor]:
         """Backends by name. A name that two plugins claim is here too; its ``load`` is the error that names both."""
-        return self._of_kind(BackendDescriptor)
+        return self.offers(BackendDescriptor)
 
     def tasks(self) -> dict[str, TaskDescriptor]:
         """Task heads by name (``find`` knows their aliases as well)."""
-        return self._of_kind(TaskDescriptor)
+        return self.offers(TaskDescriptor)
 
     def nodes(self) -> dict[str, NodeDescriptor]:
         """Node types by the name of their class."""
-        return self._of_kind(NodeDescriptor)
+        return self.offers(NodeDescriptor)
 
     def registries(self) -> dict[str, RegistryDescriptor]:
         """Model registries by name."""
-        return self._of_kind(RegistryDescriptor)
+        return self.offers(RegistryDescriptor)
 
     def commands(self) -> dict[str, CommandDescriptor]:
         """Commands of the command line by name."""
-        return self._of_kind(CommandDescriptor)
+        return self.offers(CommandDescriptor)
 
     def checkpoint_formats(self) -> dict[str, CheckpointFormatDescriptor]:
         """Checkpoint formats by name."""
-        return self._of_kind(CheckpointFormatDescriptor)
+        return self.offers(CheckpointFormatDescriptor)
 
     def find(self, kind: type[D], name: str) -> D:
         """What a user's name stands for, aliases included.
@@ -321,7 +321,8 @@ class Plugins:
                     for record in {id(record): record for record, _ in claims}.values():
                         record.clashes.append(text)
 
-    def _of_kind(self, kind: type[D]) -> dict[str, D]:
+    def offers(self, kind: type[D]) -> dict[str, D]:
+        """What there is of a kind of descriptor, by name."""
         found: dict[str, D] = {}
         for name, claims in self._claims.get(kind.kind, {}).items():
             offer = next((offer for _, offer in claims if offer.name == name), None)

@@ -32,6 +32,7 @@ class Defaults:
 
     backend: str = "auto"
     device: str | None = None
+    constraints: str = "llguidance"
     plugins_allow: tuple[str, ...] | None = None
     plugins_block: tuple[str, ...] = ()
 

@@ -124,6 +124,12 @@ class Settings(BaseModel):
         "made twice still gives the same twice: in float32, and for the turns of a conversation",
         "auto, always or never",
     )
+    constraints: str = _setting(
+        Defaults.constraints,
+        "what holds texts to JSON schemas, regular expressions and grammars",
+        "the name of a constraint compiler of a plugin (llguidance ...)",
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+    )
     load_format: str = _setting(
         "auto",
         "format of the weights; dummy makes random ones from a config alone",

@@ -110,24 +110,28 @@ class Tokenizer(Chatting, ABC):
         clean_up_tokenization_spaces: bool | None = None,
         spaces_between_special_tokens: bool | None = None,
         errors: str = "replace",
+        shown_special_ids: Iterable[int] = (),
     ) -> StreamDecoder:
         """Text piece by piece after ``prompt_ids``; the pieces concatenate to what ``decode`` makes of all ids.
 
         Unlike ``decode`` it shows ids that are not in the vocabulary as U+FFFD unless ``errors="strict"``: a stream
-        should not break because a model with a padded vocabulary produced one.
+        should not break because a model with a padded vocabulary produced one. Of special tokens that are skipped
+        ``shown_special_ids`` are shown all the same.
         """
-        assembler = self._assembler(
-            skip_special_tokens, clean_up_tokenization_spaces, spaces_between_special_tokens, errors
-        )
+        spaces = spaces_between_special_tokens
+        shown = frozenset(shown_special_ids)
+        assembler = self._assembler(skip_special_tokens, clean_up_tokenization_spaces, spaces, errors, shown)
         return StreamDecoder(assembler, as_ids(prompt_ids))
 
-    def _assembler(self, skip: bool, clean_up: bool | None, spaces: bool | None, errors: str) -> TextAssembler:
+    def _assembler(
+        self, skip: bool, clean_up: bool | None, spaces: bool | None, errors: str, shown: frozenset[int] = frozenset()
+    ) -> TextAssembler:
         if errors not in ("strict", "replace"):
             raise TokenizerError(f"errors={errors!r:.80} is unknown", hint="known: 'strict', 'replace'")
         special = frozenset(self.all_special_ids)
         separate = self.spaces_between_special_tokens if spaces is None else spaces
         options = DecodingOptions(
-            skip=special if skip else frozenset(),
+            skip=special - shown if skip else frozenset(),
             separate=special | frozenset(self._added) if separate else frozenset(),
             clean_up=self.clean_up_tokenization_spaces if clean_up is None else clean_up,
             replace_unknown=errors == "replace",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...cli.texts import decoded, json_or_text, parse_json
-from ...core.api.generating import CHAT_OPTIONS
+from ...core.api.chatting import CHAT_OPTIONS
 from ...core.errors import GenerationError, InputError
 from ...core.messages import closest, counted
 from ...core.tokenizer.chat.templates import check_messages

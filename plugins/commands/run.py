@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ...cli.console import examples, json_option, print_json, write_text
+from ...cli.generations import parse_data
 from ...cli.options import (
     ModelName,
     TypedText,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         'polyllama run tiny "Once" --temperature 0.8 --seed 7 --max-new-tokens 60',
         "cat letter.txt | polyllama run llama-3.2-1b --backend torch:cuda --dtype bfloat16",
         'polyllama run ./my-model "Hello" --json | jq -r .text',
+        'polyllama run llama-3.2-1b "A fox, as JSON:" --json-schema @fox.json',
         'polyllama run ./my-classifier "What a day" --top-k 3',
         'echo "Plants make" | polyllama run --task text-generation --model tiny --device cpu',
         'polyllama run tiny "The sun" "Long ago" --max-new-tokens 20',
@@ -155,7 +157,7 @@ def _generate(
 
 def _has_beams(llm: Llama, options: dict[str, Any]) -> bool:
     """Whether beams are searched, be it by the checkpoint's defaults."""
-    return llm.generation_options(**given(options, GENERATION_NAMES)).num_beams > 1
+    return llm.generation_options(**generation_arguments(options)).num_beams > 1
 
 
 def _write_on(model: str, llm: Llama, text: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -173,6 +175,8 @@ def _write_on(model: str, llm: Llama, text: str, as_json: bool, options: dict[st
         result = llm.generate(text, **generation)
         write_text(result.text)
     write_text("\n")
+    if result.parse_error is not None:
+        print(f"! {result.parse_error}", file=sys.stderr)
     print(speed(result.stats, llm), file=sys.stderr)
 
 
@@ -201,6 +205,7 @@ def as_data(result: Generation) -> dict[str, Any]:
         "finish_reason": result.finish_reason,
         "stop_reason": result.stop_reason,
         "seed": result.seed,
+        **parse_data(result),
         "stats": {
             "prompt_tokens": stats.prompt_tokens,
             "cached_tokens": stats.cached_tokens,

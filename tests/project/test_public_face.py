@@ -81,7 +81,7 @@ def test_what_polyllama_offers() -> None:
         *("LlamaForTokenClassification", "LlamaModel", "LlamaTokenizer", "LlamaTokenizerFast", "PolyllamaError"),
         *("PolyllamaWarning", "RopeParameters", "__version__", "convert", "hookimpl", "pipeline"),
         *("GenerateBeamDecoderOnlyOutput", "GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer"),
-        *("TextStreamer", "set_seed"),
+        *("TextStreamer", "ToolCall", "set_seed"),
     }
 
 

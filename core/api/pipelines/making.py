@@ -12,7 +12,7 @@ from ...errors import InputError, PolyllamaWarning
 from ...messages import mention, subject
 from ...prediction.predict import check_names, options_of
 from ...public import public
-from ..generating import CHAT_OPTIONS
+from ..chatting import CHAT_OPTIONS
 from ..llama import Llama, facade_of
 from .base import Pipeline
 from .options import check_spelling, is_for_loading, one_device, spelt, whole_model_options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, UnsupportedError
 from ...messages import mention
 from ...tokenizer.chat.templates import names_of_part
+from ..chatting import OF_TOOLS
 from ..prompts import read_pad_token
 from .base import Pipeline
 from .inputs import first_of, is_message
@@ -99,6 +100,10 @@ class TextGeneration(Pipeline):
         if request.handle_long_generation is None:
             found = self.llm.chat(prompt, **options)
         else:
+            if asked_for := [name for name in OF_TOOLS if options.get(name) is not None]:
+                raise InputError(
+                    f"handle_long_generation and {asked_for[0]} do not go together", hint="give one of them"
+                )
             generation, asked = self.llm.split_chat_options(options)
             found = self.llm.generate(
                 with_room(self.llm, self.llm.chat_prompt(prompt, **asked), generation), **generation
@@ -135,14 +140,16 @@ class TextGeneration(Pipeline):
         skip = options.get("skip_special_tokens") is not False
         texts = [self._text(one, request, skip_special_tokens=skip) for one in results]
         if request.returns == "new":
-            return [{"generated_text": text} for text in texts]
+            calls = [{"tool_calls": one.message["tool_calls"]} if one.tool_calls else {} for one in results]
+            return [{"generated_text": text, **more} for text, more in zip(texts, calls, strict=True)]
         if isinstance(prompt, str):
             return [{"generated_text": prompt + text} for text in texts]
         if continued:
             *before, last = prompt
             whole = ({**last, **{part: last[part] + text for part in continued}} for text in texts)
             return [{"generated_text": [*before, message]} for message in whole]
-        return [{"generated_text": [*prompt, {"role": "assistant", "content": text}]} for text in texts]
+        answers = [{**one.message, "content": text} for one, text in zip(results, texts, strict=True)]
+        return [{"generated_text": [*prompt, answer]} for answer in answers]
 
     def _text(self, result: Generation, request: _Request, *, skip_special_tokens: bool) -> str:
         """The generated text; with ``stop_sequence`` up to the end of the token that completed it, as documented."""

@@ -33,6 +33,7 @@ def walk(where: str) -> str:
     return where
 
 
+@pytest.mark.filterwarnings("ignore:how the chat template writes calls of tools is unknown")
 @pytest.mark.parametrize(
     ("options", "prompt"),
     [

@@ -340,9 +340,17 @@ def test_descriptors_are_frozen_and_hashable() -> None:
 
 
 def test_the_hook_names_are_fixed() -> None:
-    assert set(HOOKS) == {
-        f"polyllama_{kind}" for kind in ("backends", "tasks", "nodes", "registries", "commands", "checkpoint_formats")
-    }
+    kinds = (
+        "backends",
+        "tasks",
+        "nodes",
+        "registries",
+        "commands",
+        "checkpoint_formats",
+        "constraints",
+        "tool_parsers",
+    )
+    assert set(HOOKS) == {f"polyllama_{kind}" for kind in kinds}
 
 
 # at run time ---------------------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ def test_every_setting_can_come_from_every_layer(world: Path, monkeypatch: pytes
         "kv_cache": ("int8", "int8"),
         "cache_memory": ("2GB", "2GB"),
         "prefix_cache": ("never", "never"),
+        "constraints": ("mine", "mine"),
         "load_format": ("dummy", "dummy"),
         "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
         "offline": ("true", True),

@@ -1,0 +1,1 @@
+"""Formats of tool calls, offered as third parties offer theirs."""
