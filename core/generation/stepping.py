@@ -59,6 +59,11 @@ class Steps:
                 self.waiting.append(row)
 
     @property
+    def rows(self) -> list[GeneratedSequence]:
+        """All rows that have not been reaped."""
+        return [row for row, _ in list(self._known.values())]
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to run."""
         return not self.waiting and not self.batches
