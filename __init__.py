@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .core.config.schema import LlamaConfig
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.export.converting import convert
+    from .core.forward.documented_caches import DynamicCache, StaticCache
     from .core.generation.array_outputs import GenerateDecoderOnlyOutput
     from .core.generation.config import GenerationConfig
     from .core.generation.outputs import Generation
@@ -62,6 +63,7 @@ _EXPORTS = {
     "AutoModelForTokenClassification": "core.api.auto_classes",
     "AutoTokenizer": "core.tokenizer.auto_tokenizer",
     "BatchEncoding": "core.tokenizer.batch_encoding",
+    "DynamicCache": "core.forward.documented_caches",
     "FlaxLlamaForCausalLM": "backends.jax.flax_names",
     "FlaxLlamaModel": "backends.jax.flax_names",
     "Llama": "core.api.llama",
@@ -83,6 +85,7 @@ _EXPORTS = {
     "PolyllamaWarning": "core.errors",
     "hookimpl": "core.plugin_system.hookspecs",
     "pipeline": "core.api.pipelines.making",
+    "StaticCache": "core.forward.documented_caches",
     "set_seed": "core.generation.seeding",
     "TextIteratorStreamer": "core.generation.streamers",
     "TextStreamer": "core.generation.streamers",
@@ -99,6 +102,7 @@ __all__ = [
     "AutoModelForTokenClassification",
     "AutoTokenizer",
     "BatchEncoding",
+    "DynamicCache",
     "FlaxLlamaForCausalLM",
     "FlaxLlamaModel",
     "GenerateDecoderOnlyOutput",
@@ -116,6 +120,7 @@ __all__ = [
     "PolyllamaError",
     "PolyllamaWarning",
     "RopeParameters",
+    "StaticCache",
     "TextIteratorStreamer",
     "TextStreamer",
     "TorchAoConfig",

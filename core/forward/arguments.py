@@ -83,6 +83,15 @@ class ForwardArguments:
         )
 
     @property
+    def rows(self) -> int:
+        """Rows of the inputs; 0 where what is given has none."""
+        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        shape = getattr(given, "shape", None)
+        if shape is not None:
+            return int(shape[0]) if len(shape) else 0
+        return len(given) if isinstance(given, Sequence) else 0
+
+    @property
     def new_tokens(self) -> int:
         """Tokens of each row, those in the cache not counted; 0 where what is given has no such shape."""
         given = self.input_ids if self.input_ids is not None else self.inputs_embeds
