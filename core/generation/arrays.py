@@ -15,10 +15,13 @@ import numpy as np
 
 from ..array_kinds import to_kind
 from ..errors import GenerationError
+from ..forward.documented_caches import DocumentedCache
+from ..graph.cache import Cache
 from ..messages import mention
 from .arguments import warn_once
 from .array_outputs import GenerateDecoderOnlyOutput
 from .array_prompts import ArrayPrompts
+from .continuing import Continued
 from .loop import GenerationRun
 from .options import GenerationOptions
 from .recording import Recording
@@ -44,6 +47,7 @@ def generate_array(
     *,
     streamer: Streamer | None = None,
     scheduler: Scheduler | None = None,
+    past_key_values: Any = None,
 ) -> Any:
     """Generate for every row of an array.
 
@@ -52,6 +56,7 @@ def generate_array(
         given: the prompts.
         streamer: is handed the prompts, then the tokens of each step.
         scheduler: which runs other requests of the model too.
+        past_key_values: a cache that holds a beginning of the rows, and all but the last token of each afterwards.
 
     Returns:
         ``[rows * num_return_sequences, width + new]`` ids of the kind, element type and device that came in; with
@@ -66,13 +71,20 @@ def generate_array(
         in_step(options, len(given.ids) * many, "a streamer")
         options = in_single_steps(options, len(given.ids))
     pad = _padding(given, options, model.config.vocab_size)
-    recording = None
+    recording = continued = None
     if options.return_dict_in_generate:
         wanted = {name.removeprefix("output_"): getattr(options, name) for name in _OUTPUTS}
         recording = Recording(given.width, pad, **wanted)
+    if past_key_values is not None:
+        in_step(options, len(given.ids), "past_key_values")
+        continued = Continued.read(model, past_key_values, given, options)
+        recording = recording or Recording(given.width, pad)
+        recording.begun = continued.cache
     run = GenerationRun(
         model, tokenizer, given.prompts(), options, texts=False, recording=recording, scheduler=scheduler
     )
+    if continued is not None:
+        continued.check_budget(given.width, max(row.budget for row in run.sequences))
     prompts = np.repeat(given.ids, many, axis=0)
 
     def out(array: NDArray[Any], *, host: bool = False) -> Any:
@@ -81,7 +93,11 @@ def generate_array(
 
     new = drained(run, streamer, lambda array: out(array, host=True), prompts, pad)
     sequences = out(np.concatenate([prompts, new], axis=1))
-    return sequences if recording is None else _output(recording, sequences, options, given)
+    if continued is not None and recording is not None:
+        device = given.device if given.kind == "torch" else None
+        recording.cache = continued.hand_back(model, recording.cache, device)
+    kept = recording if options.return_dict_in_generate else None
+    return sequences if kept is None else _output(kept, sequences, options, given)
 
 
 def drained(
@@ -219,7 +235,7 @@ def _output(
     def layers(steps: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         return tuple(arrays(step) for step in steps)
 
-    if recording.cache is not None:
+    if isinstance(recording.cache, Cache | DocumentedCache):
         recording.cache.shown_as = (given.kind, given.device)
     return GenerateDecoderOnlyOutput(
         sequences=sequences,

@@ -35,7 +35,7 @@ _CALLABLES = "code that looks into every step comes with a later release"
 _ENCODER = "it is for models with an encoder, which a Llama has not"
 _MOVED = "transformers has given it up too"
 _FORWARD = "generation makes it of the prompts and attention_mask"
-_CONTINUED = "generation from a cache comes with a later release: give the whole prompt"
+_CONTINUED = "generate takes it with prompts as an array of ids; what texts begin with in common is kept by itself"
 
 NOT_OFFERED: Mapping[str, NotOffered] = {
     "num_beams": NotOffered(_BEAMS, (1,)),
