@@ -96,6 +96,8 @@ def generate_array(
     if continued is not None and recording is not None:
         device = given.device if given.kind == "torch" else None
         recording.cache = continued.hand_back(model, recording.cache, device)
+    if recording is not None and isinstance(recording.cache, Cache | DocumentedCache):
+        recording.cache.shown_as = (given.kind, given.device)
     kept = recording if options.return_dict_in_generate else None
     return sequences if kept is None else _output(kept, sequences, options, given)
 
@@ -235,8 +237,6 @@ def _output(
     def layers(steps: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         return tuple(arrays(step) for step in steps)
 
-    if isinstance(recording.cache, Cache | DocumentedCache):
-        recording.cache.shown_as = (given.kind, given.device)
     return GenerateDecoderOnlyOutput(
         sequences=sequences,
         scores=arrays(recording.all_scores) if options.output_scores else None,
