@@ -376,7 +376,7 @@ def _refuse_offloading(offloading: Any) -> None:
     if offloading:
         raise UnsupportedError(
             "offloading=True: keys and values stay on the model's device",
-            hint="load the model with fewer bits, or on cpu with kv_cache='int8'; cache_memory limits what they take",
+            hint="leave it out; on backend cpu POLYLLAMA_KV_CACHE=int8 has them take less",
         )
 
 

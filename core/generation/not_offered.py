@@ -91,9 +91,6 @@ NOT_OFFERED: Mapping[str, NotOffered] = {
     "ignore_eos": NotOffered("eos_token_id=[] does that", (False,)),
 }  # fmt: skip
 
-CACHES = ("static", "dynamic")
-"""Values of ``cache_implementation`` that name what every backend has: storage of its own, which grows as needed."""
-
 WITHOUT_EFFECT = ("cache_config", "max_cache_len", "compile_config", "disable_compile")
 """Arguments about speed and memory alone, which here are each backend's business."""
 
