@@ -74,6 +74,15 @@ class Model(Protocol):
     what it gives (anything hashable) is equal as long as the weights are the same; ``None``, or no such method, where
     somebody may change them between requests, and then it is for as long as requests run. One that is compiled for each
     number of rows says ``compiles_rows = True`` and is given few numbers of them.
+
+    One that gives a row the same bits in any company as alone says for which passes: ``batch_invariant =
+    frozenset({"prefill", "decode"})``. ``"prefill"`` is a pass of several tokens a row, ``"decode"`` one of a token a
+    row; rows are of one length, without padding, and the logits of every place are asked for. How many other rows there
+    are, and what they hold, then changes no bit of a row's logits, nor of its keys and values. Without a claim a row is
+    the same up to rounding.
+
+    One with a method ``static_cache(batch, capacity)`` makes a cache whose storage stays what it is, which a
+    ``StaticCache`` then has; without it that has :meth:`new_cache`'s.
     """
 
     config: LlamaConfig
