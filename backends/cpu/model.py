@@ -74,7 +74,7 @@ class CpuModel(SpecModel):
 
     @property
     def batch_invariant(self) -> frozenset[str]:
-        """See :class:`polyllama.extend.Model`: the kernels multiply several tokens in tiles, and a single one otherwise.
+        """See :class:`polyllama.extend.Model`: several tokens are multiplied in tiles, and a single one otherwise.
 
         Nothing is claimed of a node that runs by its own definition, whose products are NumPy's.
         """

@@ -92,7 +92,7 @@ class StaticTorchCache(TorchCache):
         return known.index_copy(1, queries, given)
 
     def _same_text(self, position_ids: Tensor, queries: Tensor) -> Tensor:
-        """Where positions do not rise another packed text begins, unless earlier tokens are held: ``[., 1, S, slots]``."""
+        """``[., 1, S, slots]``: packed texts begin where positions do not rise, unless earlier tokens are held."""
         begins = (position_ids[:, 1:] <= position_ids[:, :-1]).to(torch.int64)
         number = torch.cat([torch.zeros_like(begins[:, :1]), begins.cumsum(1)], dim=1)
         of_slots = torch.zeros((number.shape[0], self.slots), dtype=torch.int64, device=number.device)

@@ -153,7 +153,9 @@ class GenerationSettings:
 
         left, unused = taken_by_model(arguments, self.model)
         if unused:
-            warn_once(f"cache_config: {', '.join(unused)} without effect: each key and value has a scale of its own", *unused)
+            warn_once(
+                f"cache_config: {', '.join(unused)} without effect: each key and value has a scale of its own", *unused
+            )
         return left
 
     def _say_unread(self, given: Mapping[str, Any], resolved: GenerationOptions, names: Sequence[str]) -> None:

@@ -194,7 +194,8 @@ class DocumentedCache(CacheNames):
         """Refuse a model of another number of layers than the configuration that this was made for says."""
         if self._layers is not None and self._layers != layers:
             raise InputError(
-                f"past_key_values is a {type(self).__name__} for {counted(self._layers, 'layer')}, the model has {layers}",
+                f"past_key_values is a {type(self).__name__} for {counted(self._layers, 'layer')}, "
+                f"the model has {layers}",
                 hint="make it with config=model.config",
             )
 

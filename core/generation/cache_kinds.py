@@ -57,7 +57,9 @@ there is no sliding window; 'dynamic' is what every backend has
             raise _refused(kind, "whether a model has it, llm.generate(...) and the pipelines know")
         return _check_quantized(model, config) if kind == "quantized" else _check_offloaded(kind, model)
     if kind in SLIDING:
-        raise _refused(kind, "a Llama attends to all tokens: there is no sliding window; 'dynamic' is what every backend has")
+        raise _refused(
+            kind, "a Llama attends to all tokens: there is no sliding window; 'dynamic' is what every backend has"
+        )
     raise _refused(kind, f"wanted one of {', '.join(map(repr, (*CACHES, *BY_MODEL)))}")
 
 
@@ -78,7 +80,8 @@ def _check_offloaded(kind: str, model: Model) -> tuple[str, ...]:
     if model.device.startswith("cpu") or getattr(model, "arrays", None) == "mlx":
         return ()
     raise _refused(
-        kind, f"keys and values stay on the model's device, {model.device}; the setting cache_memory limits what they take"
+        kind,
+        f"keys and values stay on the model's device, {model.device}; the setting cache_memory limits what they take",
     )
 
 

@@ -88,7 +88,8 @@ class Continued:
         """Refuse to begin what would not fit into a cache of a fixed size."""
         if self.limit is not None and width + new - 1 > self.limit:
             raise GenerationError(
-                f"a StaticCache for {counted(self.limit, 'token')} has no room for prompts of {width} and {new} new ones",
+                f"a StaticCache for {counted(self.limit, 'token')} has no room for prompts of {width} "
+                f"and {new} new ones",
                 hint="lower " + mention("max_new_tokens") + ", or make it with a larger max_cache_len",
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import GenerationError, warn
+from ..errors import warn
 from ..messages import shortened
 from .cache_kinds import check_cache
 from .config import FILE, read_file

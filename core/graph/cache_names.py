@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class CacheLayer:
-    """One layer of a cache: its keys and values ``[batch, kv heads, length, head_dim]``, read when they are asked for."""
+    """One layer of a cache: its keys and values ``[batch, kv heads, length, head_dim]``, read when asked for."""
 
     is_sliding = False
 

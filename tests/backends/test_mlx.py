@@ -197,7 +197,7 @@ def test_dropout_while_training_only(tiny_models: Any) -> None:
 
 
 # Unit roundoff (half the step from 1 to the next number) of each dtype, times what some thirty roundings on the way
-# through three layers come to: their errors add as squares do, to sqrt(30) = 5.5, and no logit is to be beyond 3 of that.
+# through three layers come to: their errors add as squares do, to sqrt(30) = 5.5, and none is to be beyond 3 of that.
 HALF = {"bfloat16": 2.0**-8 * 15, "float16": 2.0**-11 * 15}
 
 

@@ -75,7 +75,7 @@ def test_a_cache_that_grows_has_a_graph_for_every_length(llm: Llama) -> None:
     with torch.no_grad():
         llm.module(IDS[:, :9], past_key_values=cache)
         step(IDS[:, 9:10], past_key_values=cache)
-        with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(Exception, match="[Rr]ecompil"):
+        with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(Exception, match=r"[Rr]ecompil"):
             step(IDS[:, 10:11], past_key_values=cache)
 
 

@@ -176,5 +176,5 @@ def test_claims_of_bits_that_hold_pass_and_none_are_skipped() -> None:
 
 def test_a_claim_of_passes_that_there_are_not_is_an_error() -> None:
     for claim in ({"prefill", "everything"}, "decode"):
-        with pytest.raises(BackendError, match="batch_invariant claims .*there are: prefill, decode"):
+        with pytest.raises(BackendError, match=r"batch_invariant claims .*there are: prefill, decode"):
             batch_invariant(type("Claims", (), {"batch_invariant": claim})())

@@ -44,7 +44,7 @@ def test_every_name_has_an_answer(llm: Llama) -> None:
                 with pytest.raises(GenerationError, match=f"'{name}' is not offered; a Llama attends to all tokens"):
                     way()
             elif name == "quantized":
-                with pytest.raises(GenerationError, match="this model's keys and values are float.*KV_CACHE=int8"):
+                with pytest.raises(GenerationError, match=r"this model's keys and values are float.*KV_CACHE=int8"):
                     way()
             elif name != "static":  # offloaded ones are where they are to be: the models are on a CPU
                 assert torch.equal(way(), wanted)
@@ -89,6 +89,6 @@ def test_a_quantized_one_where_the_model_has_it(tiny_models: Any, monkeypatch: p
 def test_in_a_file_it_is_said(tmp_path: Any, tiny_models: Any) -> None:
     from polyllama.core.generation.defaults import GenerationDefaults
 
-    with pytest.warns(PolyllamaWarning, match="not honoured.*cache_implementation=\"quantized\""):
+    with pytest.warns(PolyllamaWarning, match='not honoured.*cache_implementation="quantized"'):
         GenerationDefaults.from_dict({"cache_implementation": "quantized"})
     assert GenerationDefaults.from_dict({"cache_implementation": "hybrid"}).not_honoured == ()
