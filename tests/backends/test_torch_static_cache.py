@@ -28,7 +28,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def llm(tiny_models: Any) -> Llama:
-    return Llama.load(tiny_models()[1], backend="torch:cpu", dtype="float32")
+    return Llama.load(tiny_models(num_hidden_layers=1)[1], backend="torch:cpu", dtype="float32")
 
 
 def decode(step: Any, prefill: Any, llm: Llama, mask: torch.Tensor | None = None, **how: Any) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_a_decoding_step_compiles_once(backend: str, mask: torch.Tensor | None, 
 
 
 def test_the_modules_own_way_to_compile(tiny_models: Any) -> None:
-    llm = Llama.load(tiny_models()[1], backend="torch:cpu", dtype="float32")
+    llm = Llama.load(tiny_models(num_hidden_layers=1)[1], backend="torch:cpu", dtype="float32")
     wanted = llm(IDS).logits
     llm.module.compile(backend="eager", fullgraph=True)
     for call in (llm.module, llm):

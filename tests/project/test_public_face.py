@@ -64,7 +64,7 @@ def test_what_polyllama_offers() -> None:
         *("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForQuestionAnswering"),
         *("AutoModelForSequenceClassification", "AutoModelForTokenClassification", "TorchAoConfig"),
         *("GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer", "TextStreamer", "set_seed"),
-        *("AddedToken", "AutoTokenizer", "BatchEncoding"),
+        *("AddedToken", "AutoTokenizer", "BatchEncoding", "DynamicCache", "StaticCache"),
         *("AttentionMaskVisualizer", "FlaxLlamaForCausalLM", "FlaxLlamaModel", "Generation", "Llama", "LlamaConfig"),
         *("LlamaForCausalLM", "LlamaForQuestionAnswering", "LlamaForSequenceClassification"),
         *("LlamaForTokenClassification", "LlamaModel", "LlamaTokenizer", "LlamaTokenizerFast", "PolyllamaError"),
