@@ -73,7 +73,7 @@ class DocumentedCache(CacheNames):
             )
         new = key_states, value_states
         if layer_idx < len(held):
-            new = tuple(concatenated([old, add], 2) for old, add in zip(held[layer_idx], new, strict=True))  # type: ignore[assignment]
+            new = tuple(concatenated([old, add], 2) for old, add in zip(held[layer_idx], new, strict=True))
         self._check_room(int(new[0].shape[2]))
         held[layer_idx : layer_idx + 1] = [new]
         return new
