@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .core.config.schema import LlamaConfig
     from .core.errors import PolyllamaError, PolyllamaWarning
     from .core.export.converting import convert
+    from .core.forward.documented_caches import DynamicCache, StaticCache
     from .core.generation.array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
     from .core.generation.config import GenerationConfig
     from .core.generation.logits_processors import (
@@ -83,6 +84,7 @@ _EXPORTS = {
     "AutoModelForTokenClassification": "core.api.auto_classes",
     "AutoTokenizer": "core.tokenizer.auto_tokenizer",
     "BatchEncoding": "core.tokenizer.batch_encoding",
+    "DynamicCache": "core.forward.documented_caches",
     "FlaxLlamaForCausalLM": "backends.jax.flax_names",
     "FlaxLlamaModel": "backends.jax.flax_names",
     "Llama": "core.api.llama",
@@ -105,6 +107,7 @@ _EXPORTS = {
     "PolyllamaWarning": "core.errors",
     "hookimpl": "core.plugin_system.hookspecs",
     "pipeline": "core.api.pipelines.making",
+    "StaticCache": "core.forward.documented_caches",
     "set_seed": "core.generation.seeding",
     "LogitsProcessor": "core.generation.logits_processors",
     "LogitsProcessorList": "core.generation.logits_processors",
@@ -138,6 +141,7 @@ __all__ = [
     "AutoModelForTokenClassification",
     "AutoTokenizer",
     "BatchEncoding",
+    "DynamicCache",
     "EosTokenCriteria",
     "FlaxLlamaForCausalLM",
     "FlaxLlamaModel",
@@ -165,6 +169,7 @@ __all__ = [
     "PolyllamaWarning",
     "RepetitionPenaltyLogitsProcessor",
     "RopeParameters",
+    "StaticCache",
     "StopStringCriteria",
     "StoppingCriteria",
     "StoppingCriteriaList",

@@ -7,7 +7,7 @@ one imports the framework that was named, which then is installed, or says that 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,21 @@ def to_kind(array: Any, kind: str, device: Any = None) -> Any:
     if kind == "torch":
         return made.to(device)
     return import_module("jax").device_put(made, _jax_device(device)) if kind == "jax" else made
+
+
+def concatenated(arrays: Sequence[Any], axis: int) -> Any:
+    """Arrays of one framework behind each other.
+
+    >>> import numpy as np
+    >>> concatenated([np.zeros((1, 2)), np.ones((1, 1))], 1).shape
+    (1, 3)
+    """
+    kind = kind_among(arrays)
+    assert kind is not None
+    framework = _framework(kind)
+    if kind == "torch":
+        return framework.cat([array.to(arrays[0]) for array in arrays], axis)
+    return (framework.numpy if kind == "jax" else framework).concatenate(list(arrays), axis=axis)
 
 
 def _torch(array: np.ndarray[Any, Any]) -> Any:

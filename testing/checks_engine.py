@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.backend.batch_invariance import batch_invariant
 from ..core.generation.cache_memory import bytes_per_token
 from ..core.generation.options import GenerationOptions
 from ..core.generation.scheduler import Scheduler
@@ -186,3 +187,41 @@ def schedule(candidate: Candidate) -> Iterator[Measurement]:
         for place, (token, logits) in enumerate(scheduler.logits_of(job)):
             yield equal(token, text[len(prompts[number]) + place], f"job {number}, token {place}")
             yield compare(logits, wanted[place], f"job {number}, logits of token {place}")
+
+
+_COMPANY = ((2, 2), (5, 3), (17, 2), (33, 8), (48, 4))
+"""Tokens and rows of passes, on both sides of where kernels take blocks of rows or tokens."""
+
+
+def _ids(rows: int, length: int) -> Any:
+    return np.random.default_rng(rows * length).integers(1, VOCABULARY, (rows, length + 2))
+
+
+@check("engine.bitwise", "where it is claimed, a row has the same bits in any company as alone")
+def bitwise(candidate: Candidate) -> Iterator[Measurement]:
+    claimed = batch_invariant(candidate.model(probe("plain")))
+    if not claimed:
+        raise Skipped("it claims nothing bit by bit")
+    for name in ("plain", "attention.gqa", "attention.head_dim", "odd", "quantized.int8"):
+        for length, rows in _COMPANY:
+            yield from _in_company(candidate, name, claimed, rows, length)
+
+
+def _in_company(
+    candidate: Candidate, name: str, claimed: frozenset[str], rows: int, length: int
+) -> Iterator[Measurement]:
+    """Passes of several rows beside those of the last of them alone: a prompt, then two tokens."""
+    p, ids = probe(name), _ids(rows, length)
+    together: Any = None
+    alone: Any = None
+    for start, stop in ((0, length), (length, length + 1), (length + 1, length + 2)):
+        found = []
+        for which, past in ((slice(None), together), (slice(rows - 1, None), alone)):
+            given = {"use_cache": True} if past is None else {"past_key_values": past}
+            output = candidate.forward(p, ids[which, start:stop], **given)
+            found.append((candidate.read(p, output)["logits"][-1], output.past_key_values))
+        (logits, together), (wanted, alone) = found
+        if ("prefill" if stop - start > 1 else "decode") in claimed:
+            yield equal(logits, wanted, f"{name}, {rows} rows, tokens {start} to {stop}, logits")
+        if "decode" not in claimed:
+            return

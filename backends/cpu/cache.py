@@ -169,7 +169,7 @@ class CpuCache(Cache):
         return found[0], found[1]
 
     def reset(self) -> None:
-        self.length, self.mask = 0, None
+        self.length, self.mask, self.history = 0, None, None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_native": None}

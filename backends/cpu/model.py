@@ -73,6 +73,16 @@ class CpuModel(SpecModel):
         return self.lowered.program.isa
 
     @property
+    def batch_invariant(self) -> frozenset[str]:
+        """See :class:`polyllama.extend.Model`: several tokens are multiplied in tiles, and a single one otherwise.
+
+        Nothing is claimed of a node that runs by its own definition, whose products are NumPy's.
+        """
+        lowered, graph = self.lowered, self.graph
+        ours = lowered.whole is not None and (graph.head is None or lowered.head is not None)
+        return frozenset({"prefill"} if ours else ())
+
+    @property
     def cache_element(self) -> str:
         """What keys and values are held in."""
         return self.lowered.cache.element

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...core.array_kinds import as_numpy, kind_of
 from ...core.errors import InputError
 from ...core.forward.arguments import ForwardArguments
+from ...core.forward.past import Past
 from ...core.loading.load import check_seed
 from ...core.messages import subject
 from ...core.public import public
@@ -215,7 +216,7 @@ class FlaxLlamaPreTrainedModel:
         attention_mask: Any = None,
         position_ids: Any = None,
         params: Mapping[str, Any] | None = None,
-        past_key_values: JaxCache | None = None,
+        past_key_values: Any = None,
         dropout_rng: Any = None,
         train: bool = False,
         output_attentions: bool | None = None,
@@ -230,7 +231,8 @@ class FlaxLlamaPreTrainedModel:
                 ``[B, max_length]``, of which the slots in use are read.
             position_ids: ``[B, S]``; by default each token's count of attended tokens before it.
             params: other weights than :attr:`params`, of the same names and shapes.
-            past_key_values: a cache from :meth:`init_cache` or an earlier output; it is written into.
+            past_key_values: a cache from :meth:`init_cache` or an earlier output, or a ``DynamicCache`` or
+                ``StaticCache``; it is written into.
             dropout_rng: the random key of attention dropout, with ``train=True``.
             return_dict: ``False`` gives a plain tuple.
 
@@ -257,16 +259,16 @@ class FlaxLlamaPreTrainedModel:
                 weights, input_ids, attention_mask=attention_mask, position_ids=position_ids, **dropout, **flags
             )
         else:
-            output = self.model.forward(
-                ForwardArguments(
-                    input_ids=input_ids,
-                    attention_mask=_used_part(attention_mask, input_ids, past_key_values),
-                    position_ids=position_ids,
-                    past_key_values=past_key_values,
-                    own={"params": weights, **dropout},
-                    **flags,
-                )
+            past = Past.of(self.model, past_key_values)
+            arguments = ForwardArguments(
+                input_ids=input_ids,
+                attention_mask=_used_part(attention_mask, input_ids, past.cache),
+                position_ids=position_ids,
+                own={"params": weights, **dropout},
+                **flags,
             )
+            output = self.model.forward(past.take(arguments))
+            past.hand_back(self.model, output)
         return output if return_dict else output.to_tuple()
 
     def _cast(self, params: Mapping[str, Any], dtype: str, mask: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -378,11 +380,14 @@ def _check_shape(shape: Any) -> None:
         raise InputError(subject("input_shape", shape) + f" is {shape!r:.40}, wanted a tuple of sizes such as (1, 1)")
 
 
-def _used_part(mask: Any, input_ids: Any, cache: JaxCache | None) -> Any:
+def _used_part(mask: Any, input_ids: Any, cache: Any) -> Any:
     """Of a mask as long as the whole cache the part for the slots in use."""
-    if mask is None or cache is None:
-        return mask
     import numpy as np
+
+    from .cache import JaxCache
+
+    if mask is None or not isinstance(cache, JaxCache):
+        return mask
 
     array, used = np.asarray(mask), cache.length + np.shape(input_ids)[-1]
     return array[:, :used] if array.ndim == 2 and array.shape[1] == cache.capacity else mask

@@ -253,6 +253,12 @@ class MlxModel:
         with mx.stream(self._where):
             return filled(self.new_cache(batch, length), entries, length, lambda array: native(array).astype(dtype))
 
+    @property
+    def batch_invariant(self) -> frozenset[str]:
+        """See :class:`polyllama.extend.Model`: measured on CPUs under Linux, and claimed nowhere else."""
+        measured = sys.platform == "linux" and self.device == "cpu"
+        return frozenset({"prefill", "decode"} if measured else ())
+
     def to_numpy(self, array: mx.array) -> np.ndarray:
         """An MLX array as float32 NumPy."""
         return as_float32(array)

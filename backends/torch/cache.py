@@ -65,7 +65,7 @@ class TorchCache(Cache):
         return keys[:, :, start : self.length], values[:, :, start : self.length]
 
     def reset(self) -> None:
-        self.length, self.mask = 0, None
+        self.length, self.mask, self.history = 0, None, None
 
     def _assemble(self, parts: Sequence[CachedRows]) -> None:
         super()._assemble(parts)

@@ -96,6 +96,10 @@ class TorchModel(TrainsModule):
         """See :class:`polyllama.extend.Model`: who was given the module may change its weights at any time."""
         return None if self.handed_out else SameArrays(dict(self.module.named_parameters()))
 
+    def static_cache(self, batch: int, capacity: int) -> TorchCache:
+        """See :meth:`LlamaModule.static_cache`."""
+        return self.module.static_cache(batch, capacity)
+
     def cache_of(self, entries: Mapping[str, Sequence[Any]], batch: int, length: int) -> TorchCache:
         """See :class:`polyllama.extend.Model`."""
         return self.module.cache_of(entries, batch, length)

@@ -34,6 +34,7 @@ from .manner import Seat
 from .modules import TorchContext, attach_node, hang
 from .outputs import register_output
 from .row_kernels import row_kernels
+from .static_cache import StaticTorchCache
 from .tensors import from_numpy, to_numpy
 
 if TYPE_CHECKING:
@@ -330,6 +331,12 @@ class LlamaModule(Checkpointing):
             output = forward(engine, graph, task, request, cache, self._ropes)
         output.to_numpy = as_float32
         return output
+
+    def static_cache(self, batch: int, capacity: int) -> TorchCache:
+        """A cache of a fixed size; one that grows where frequencies depend on the length, and passes start over."""
+        if self._ropes:
+            return TorchCache(batch, capacity)
+        return StaticTorchCache(batch, capacity, self.device)
 
     def cache_of(self, entries: Mapping[str, Sequence[Any]], batch: int, length: int) -> TorchCache:
         """See :class:`polyllama.extend.Model`; gradients reach what is given."""

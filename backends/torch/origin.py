@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from ...core.api.scheduling import SharedScheduler
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -59,7 +61,7 @@ class Behind:
         """A facade around `model` that knows what the one before knew."""
         module = model.module
         llama = self.kind.__new__(self.kind)
-        llama.__dict__ = self.known
+        llama.__dict__, llama._shared = self.known, SharedScheduler()
         llama._loaded = replace(
             self.loaded, model=model, config=module.config, graph=module.graph, task=module.task_head
         )

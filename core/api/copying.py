@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ..loading.load import Loaded
+    from .scheduling import SharedScheduler
 
 
 class Copying:
     """``copy.deepcopy(llm)`` and pickles: a model of its own, with its weights as they are now, on the same backend."""
 
     _loaded: Loaded
+    _shared: SharedScheduler
 
     if TYPE_CHECKING:
 
@@ -21,7 +23,7 @@ class Copying:
 
     def __copy__(self) -> Self:
         made = type(self).__new__(type(self))
-        made._loaded = self._loaded
+        made._loaded, made._shared = self._loaded, self._shared
         vars(made).update(vars(self))
         return made
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..generation.request import GenerationTokenizer
     from ..tokenizer.tokenizer import Tokenizer
 
-_ARGUMENTS = ("prompts", "inputs", "input_ids", "attention_mask", "inputs_embeds")
+_ARGUMENTS = ("prompts", "inputs", "input_ids", "attention_mask", "inputs_embeds", "past_key_values")
 
 
 @checked_methods
@@ -42,6 +42,7 @@ class Generating(Scheduling):
         input_ids: Any = None,
         attention_mask: Any = None,
         inputs_embeds: Any = None,
+        past_key_values: Any = None,
         tokenizer: Any = None,
         streamer: Any = None,
         **options: Any,
@@ -58,6 +59,8 @@ class Generating(Scheduling):
                 `pad_token_id` are padding, unless that ends a text.
             inputs_embeds: an array ``[rows, length, hidden_size]``, run in the place of ids; `input_ids` may go with
                 it.
+            past_key_values: a cache that holds a beginning of an array's rows, which are given whole, such as a
+                :class:`~polyllama.DynamicCache`; all but the last token of each is in it afterwards.
             tokenizer: another than the model's own, for stop strings.
             streamer: an object with ``put`` and ``end``, such as a :class:`~polyllama.TextStreamer`.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p``, ``seed``,
@@ -92,7 +95,9 @@ class Generating(Scheduling):
             self._check_streamer(streamer)
             if is_array(given) or is_array(input_ids) or inputs_embeds is not None:
                 ids = one_of(prompts=given, input_ids=input_ids)
-                return self._generate_array(ids, attention_mask, inputs_embeds, tokenizer, streamer, call)
+                how = {"tokenizer": tokenizer, "streamer": streamer, "past_key_values": past_key_values}
+                return self._generate_array(ids, attention_mask, inputs_embeds, call, **how)
+            call["past_key_values"] = past_key_values
             resolved = self._resolved(call, "generate", _ARGUMENTS)
             refuse_outputs(options)
             single, ids = self._prompts(given, input_ids, attention_mask)
@@ -103,9 +108,9 @@ class Generating(Scheduling):
         return results[0] if single else results
 
     def _generate_array(
-        self, ids: Any, mask: Any, embeds: Any, tokenizer: Any, streamer: Any, call: Mapping[str, Any]
+        self, ids: Any, mask: Any, embeds: Any, call: Mapping[str, Any], *, tokenizer: Any, **how: Any
     ) -> Any:
-        """Generate from arrays, into one."""
+        """Generate from arrays, into one; `how` is the streamer and the cache."""
         from ..generation.array_prompts import read_array_prompts
         from ..generation.arrays import generate_array
 
@@ -120,7 +125,7 @@ class Generating(Scheduling):
             eos_token_id=resolved.eos_token_id,
         )
         known = self._tokenizer_or_none() if tokenizer is None else self._given_tokenizer(tokenizer)
-        return generate_array(self.model, known, given, resolved, streamer=streamer, scheduler=self.scheduler)
+        return generate_array(self.model, known, given, resolved, scheduler=self.scheduler, **how)
 
     def generate_each(self, prompts: Sequence[Any], **options: Any) -> Iterator[Any]:
         """Generate from each of many prompts and hand over each result as soon as it is whole, in their order.

@@ -49,6 +49,8 @@ class GenerationSettings:
 
         @property
         def config(self) -> LlamaConfig: ...
+        @property
+        def model(self) -> Model: ...
         def _tokenizer_or_none(self) -> Tokenizer | None: ...
         def _encoded(self, text: str) -> list[int]: ...
         def _draft_model(self, given: Any) -> Model | None: ...
@@ -128,13 +130,13 @@ class GenerationSettings:
         from ..generation.defaults import GenerationDefaults
         from ..generation.options import GenerationOptions
 
-        given = dict(options)
+        given = self._without_cache(options)
         assistant = given.pop("assistant_model", None)
         if (text := given.pop("negative_prompt", None)) is not None:
             given["negative_prompt_ids"] = self._negative_ids(text, given)
         defaults = self._model_defaults()
         if (config := given.pop("generation_config", None)) is not None:
-            said = as_generation_config(config).to_diff_dict()
+            said = self._without_cache(as_generation_config(config).to_diff_dict())
             layer = GenerationDefaults.from_dict(said, source="generation_config", strict=True)
             defaults = layer.over(defaults)
         if given.get("seed") is None and self._loaded.settings.seed is not None:
@@ -160,6 +162,20 @@ class GenerationSettings:
             wanted = "wanted a text, or a list of one for each prompt; ids are negative_prompt_ids"
             raise GenerationError(subject("negative_prompt", text) + f" is {text!r:.60}", hint=wanted)
         return [self._encoded(one) for one in texts]
+
+    def _without_cache(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments without a kind of cache that this model has, which asks for nothing then."""
+        if arguments.get("cache_implementation") is None:
+            return dict(arguments)
+        from ..generation.arguments import warn_once
+        from ..generation.cache_kinds import taken_by_model
+
+        left, unused = taken_by_model(arguments, self.model)
+        if unused:
+            warn_once(
+                f"cache_config: {', '.join(unused)} without effect: each key and value has a scale of its own", *unused
+            )
+        return left
 
     def _say_unread(self, given: Mapping[str, Any], resolved: GenerationOptions, names: Sequence[str]) -> None:
         """Say which ids were set in the model's config after it was loaded, and are others in what generates."""

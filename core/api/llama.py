@@ -25,6 +25,7 @@ from .planning import Planning
 from .predicting import Predicting
 from .pretrained import Pretrained
 from .saving import Saving
+from .scheduling import SharedScheduler
 from .scoring import Scoring
 from .training import Training
 
@@ -54,7 +55,7 @@ class Llama(Pretrained, Chatting, Scoring, Predicting, Saving, Training, Plannin
     """
 
     # Beside the dictionary of the other attributes, which torch's module shares: that holds no model.
-    __slots__ = ("_loaded", "_scheduler")
+    __slots__ = ("_loaded", "_shared")
 
     _task: ClassVar[str | None] = None
     _prefers: ClassVar[str | None] = None
@@ -68,7 +69,7 @@ class Llama(Pretrained, Chatting, Scoring, Predicting, Saving, Training, Plannin
                     hint=f"{type(self).__name__}.load(...) loads a model by name or path",
                 )
             loaded = type(self).load(loaded, load_format="dummy", **options)._loaded
-        self._loaded = loaded
+        self._loaded, self._shared = loaded, SharedScheduler()
         self._tokenizer: Tokenizer | None = None
         self._context = ContextWatch(loaded.name, loaded.config)
         self._begin_generation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from ..tokenizer.tokenizer import Tokenizer
 
 
-_MAKING = threading.Lock()
+_MAKING = [threading.Lock()]
+"""Held while a scheduler is made; a forked child has one of its own, as nobody there would open its parent's."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _MAKING.__setitem__(0, threading.Lock()))
+
+
+class SharedScheduler:
+    """What copies of a facade have in common: their model's scheduler, once somebody has asked for it."""
+
+    scheduler: Scheduler | None = None
 
 
 @checked_methods
@@ -31,7 +42,7 @@ class Scheduling(GenerationSettings):
     """One scheduler for all requests of a model, and the calls of asyncio's programs."""
 
     if TYPE_CHECKING:
-        _scheduler: Scheduler
+        _shared: SharedScheduler
 
         @property
         def model(self) -> Model: ...
@@ -45,16 +56,16 @@ class Scheduling(GenerationSettings):
     def scheduler(self) -> Scheduler:
         """What runs this model's requests, those of all threads together: :meth:`generate` and the others submit to it.
 
+        ``copy.copy(llm)`` has the same model, and so the same scheduler.
+
         >>> from polyllama import Llama
         >>> llm = Llama.load("tiny", backend="reference")
         >>> job = llm.scheduler.submit(llm.tokenizer.encode("Once"), max_new_tokens=4)
         >>> len(job.result().token_ids)
         4
         """
-        known: Scheduler | None = getattr(self, "_scheduler", None)
-        if known is None or known.model is not self.model:
-            known = self._new_scheduler()
-        return known
+        known = self._shared.scheduler
+        return known if known is not None and known.model is self.model else self._new_scheduler()
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -67,24 +78,27 @@ class Scheduling(GenerationSettings):
         return self._loaded.graph.adapters
 
     def _new_scheduler(self) -> Scheduler:
-        """The one that all threads share, whichever asks first."""
+        """The one that all threads share, whichever asks first; of another model than the copies have, one apart."""
+        with _MAKING[0]:
+            known = self._shared.scheduler
+            if known is not None and known.model is self.model:
+                return known
+            if known is not None:
+                self._shared = SharedScheduler()
+            made = self._shared.scheduler = self._made_scheduler()
+            return made
+
+    def _made_scheduler(self) -> Scheduler:
         from ..checkpoint.huggingface.save_safetensors import parse_size
         from ..generation.scheduler import Scheduler
 
-        tokenizer = self._tokenizer_or_none()
-        with _MAKING:
-            known: Scheduler | None = getattr(self, "_scheduler", None)
-            if known is not None and known.model is self.model:
-                return known
-            settings = self._loaded.settings
-            known = Scheduler(
-                self.model,
-                tokenizer,
-                cache_memory=parse_size(settings.cache_memory, "cache_memory"),
-                prefix_cache={"always": True, "never": False}.get(settings.prefix_cache),
-            )
-            self._scheduler = known
-            return known
+        settings = self._loaded.settings
+        return Scheduler(
+            self.model,
+            self._tokenizer_or_none(),
+            cache_memory=parse_size(settings.cache_memory, "cache_memory"),
+            prefix_cache={"always": True, "never": False}.get(settings.prefix_cache),
+        )
 
     @property
     def draft(self) -> Any:

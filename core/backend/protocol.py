@@ -78,6 +78,15 @@ class Model(Protocol):
     One whose pass gives each row its own adapter says ``adapts_rows = True``; without it ``adapters=`` is refused. It
     hands ``arguments.adapter_rows`` to the pass's context, as :class:`~polyllama.extend.SpecModel` does and
     :class:`~polyllama.extend.Request` with :func:`~polyllama.extend.forward`; nodes do the rest.
+
+    One that gives a row the same bits in any company as alone says for which passes: ``batch_invariant =
+    frozenset({"prefill", "decode"})``. ``"prefill"`` is a pass of several tokens a row, ``"decode"`` one of a token a
+    row; rows are of one length, without padding, and the logits of every place are asked for. How many other rows there
+    are, and what they hold, then changes no bit of a row's logits, nor of its keys and values. Without a claim a row is
+    the same up to rounding.
+
+    One with a method ``static_cache(batch, capacity)`` makes a cache whose storage stays what it is, which a
+    ``StaticCache`` then has; without it that has :meth:`new_cache`'s.
     """
 
     config: LlamaConfig

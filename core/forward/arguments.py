@@ -86,6 +86,15 @@ class ForwardArguments:
         )
 
     @property
+    def rows(self) -> int:
+        """Rows of the inputs; 0 where what is given has none."""
+        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        shape = getattr(given, "shape", None)
+        if shape is not None:
+            return int(shape[0]) if len(shape) else 0
+        return len(given) if isinstance(given, Sequence) else 0
+
+    @property
     def new_tokens(self) -> int:
         """Tokens of each row, those in the cache not counted; 0 where what is given has no such shape."""
         given = self.input_ids if self.input_ids is not None else self.inputs_embeds
@@ -94,12 +103,6 @@ class ForwardArguments:
             return int(shape[1]) if len(shape) > 1 else 0
         first = given[0] if isinstance(given, Sequence) and len(given) else ()
         return len(first) if isinstance(first, Sequence) else 0  # what is wrong with it, the pass says
-
-    @property
-    def rows(self) -> int:
-        """Rows of the batch."""
-        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
-        return len(given) if hasattr(given, "__len__") else 0
 
     def cache(self, new: Callable[[], Cache]) -> Any:
         """The cache that the pass writes to: the one given, a new one where one is asked for, or ``None``."""

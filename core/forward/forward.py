@@ -157,20 +157,9 @@ def forward(
         given = "both" if inputs is not None else "neither"
         raise InputError(f"exactly one of input_ids and inputs_embeds is wanted, {given} given")
     batch, new = int(inputs.shape[0]), int(inputs.shape[1])
-    past = 0
     if cache is not None:
         cache.claim(engine, batch)
-        past = cache.length
-    layout = lay_out(
-        engine.xp,
-        new=new,
-        past=past,
-        attention_mask=request.attention_mask,
-        past_mask=cache.mask if cache is not None else None,
-        position_ids=request.position_ids,
-        masked=request.masked,
-        device=engine.device,
-    )
+    layout, past = _laid_out(engine, request, cache, new)
     if ropes:
         hidden, ctx = _length_dependent_trunk(engine, graph, request, cache, ropes, layout, batch, new, past)
     else:
@@ -185,6 +174,24 @@ def forward(
     return _finish(graph, task, request, cache, hidden, ctx)
 
 
+def _laid_out(engine: Engine, request: Request, cache: Cache | None, new: int) -> tuple[Layout, int]:
+    """Where new tokens are, and how many slots are before them; 0 where that is data of the pass."""
+    if cache is not None and cache.counts_itself:
+        return cache.lay_out(request, new), 0
+    past = 0 if cache is None else cache.length
+    layout = lay_out(
+        engine.xp,
+        new=new,
+        past=past,
+        attention_mask=request.attention_mask,
+        past_mask=cache.mask if cache is not None else None,
+        position_ids=request.position_ids,
+        masked=request.masked,
+        device=engine.device,
+    )
+    return layout, past
+
+
 def attended_tokens(attended: Array | None, attention_mask: Array | None, layout: Layout, past: int) -> Array | None:
     """``[B, S]`` booleans for heads, what is known of the new tokens from a mask; ``None`` where there is none.
 
@@ -197,7 +204,7 @@ def attended_tokens(attended: Array | None, attention_mask: Array | None, layout
         return attended
     if layout.key_mask is None or (attention_mask is not None and attention_mask.ndim == 4):
         return None
-    return layout.key_mask[:, past:]
+    return layout.key_mask[:, past:] if layout.attended is None else layout.attended
 
 
 def _finish(

@@ -12,6 +12,7 @@ from ..array_kinds import as_numpy, device_of, kind_among, kind_of, to_kind
 from ..errors import InputError
 from ..graph.cache import Cache
 from ..tasks.outputs import as_float32
+from .documented_caches import DocumentedCache
 
 if TYPE_CHECKING:
     from ..tasks.outputs import ModelOutput
@@ -76,7 +77,7 @@ class InKind:
     def give(self, output: ModelOutput) -> ModelOutput:
         """The output with every array of this kind; a cache is the backend's own, and hands its layers out so."""
         cache = output.past_key_values
-        if isinstance(cache, Cache):
+        if isinstance(cache, Cache | DocumentedCache):
             cache.shown_as = self.shown_as
         if self.kind is None or (self.kind == self.native and self.kind != "torch"):
             return output

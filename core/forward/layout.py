@@ -18,12 +18,14 @@ class Layout:
         mask: ``[B or 1, 1, S, K]`` booleans, or ``None`` for plain causal attention.
         key_mask: ``[B, past + S]`` booleans, or ``None`` where every slot is attended.
         own: whether `mask` says more than "causal, without padded keys": packed sequences, or four dimensions.
+        attended: ``[B, S]``, what `key_mask` says of the new tokens, where its columns are other slots than those.
     """
 
     positions: Array
     mask: Array | None
     key_mask: Array | None
     own: bool = False
+    attended: Array | None = None
 
 
 def lay_out(

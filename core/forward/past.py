@@ -13,10 +13,11 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from ..array_kinds import as_numpy, kind_of, to_kind
 from ..errors import InputError, UnsupportedError
-from ..graph.cache import Cache
+from ..graph.cache import Cache, filled
 from ..graph.graph import nodes_of_type
 from ..graph.nodes import Attention
 from ..messages import counted
+from .documented_caches import DocumentedCache
 from .forward import length_ropes
 
 if TYPE_CHECKING:
@@ -53,14 +54,16 @@ class Past:
     """What was given as ``past_key_values``, and the cache of ours that the pass runs on.
 
     Attributes:
-        given: as it came in, where that is a cache of transformers'; ``None`` otherwise.
+        given: as it came in, where that is a documented cache, ours or transformers'; ``None`` otherwise.
         cache: ours; ``None`` for a new one, or for none; something else, which the pass refuses, as it came.
         asked: whether a cache was given, be it an empty one, so that one comes out.
+        model: whose pass it is.
     """
 
     given: Any
     cache: Any
     asked: bool = False
+    model: Any = None
 
     @classmethod
     def of(cls, model: Any, given: Any) -> Past:
@@ -73,6 +76,8 @@ class Past:
         """
         if given is None or isinstance(given, Cache):
             return cls(None, given)
+        if isinstance(given, DocumentedCache):
+            return cls._of_documented(model, given)
         if _is_transformers(given):
             twin = _TWINS.get(given)
             if twin is not None and twin.model() is model and twin.stands_for(given):
@@ -84,8 +89,20 @@ class Past:
             return cls(None, _filled(model, pairs) if pairs else None, asked=True)
         return cls(None, given)
 
+    @classmethod
+    def _of_documented(cls, model: Any, given: DocumentedCache) -> Past:
+        if given.native is None:
+            given.check_layers(len(nodes_of_type(model.graph, Attention)))
+        cache = _filled(model, given.waiting) if given.waiting else given.native
+        return cls(given, cache, asked=True, model=model)
+
     def take(self, arguments: ForwardArguments) -> ForwardArguments:
-        """The arguments of the pass, with our cache; a new one is made where transformers' is empty."""
+        """The arguments of the pass, with our cache; a new one is made where the given one is empty."""
+        if isinstance(self.given, DocumentedCache):
+            cache = self.given.prepare(self.model, arguments.rows, arguments.new_tokens)
+            if self.given.waiting:
+                cache = self.cache if cache is None else _copied(self.cache, cache)
+            return replace(arguments, past_key_values=cache, use_cache=True)
         return replace(arguments, past_key_values=self.cache, use_cache=arguments.use_cache or self.asked)
 
     def hand_back(self, model: Any, output: ModelOutput, device: Any = None) -> None:
@@ -96,6 +113,10 @@ class Past:
         """
         given, cache = self.given, output.past_key_values
         if given is None:
+            return
+        if isinstance(given, DocumentedCache):
+            given.take(cache)
+            output.past_key_values = given
             return
         _TWINS.pop(given, None)
         before = int(given.get_seq_length())
@@ -162,6 +183,11 @@ def _pair(layer: Any, place: int) -> tuple[Any, Any]:
 
 def _length(layer: Any) -> str:
     return f" of {len(layer)}" if isinstance(layer, tuple | list) else ""
+
+
+def _copied(source: Cache, into: Cache) -> Cache:
+    """An empty cache with the keys and values of another of its backend."""
+    return filled(into, {name: source.read(name) for name in source.names()}, source.length, lambda array: array)
 
 
 def _filled(model: Any, pairs: Pairs) -> Cache:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import GenerationError, warn
 from ..messages import mention
-from .defaults import check_cache
+from .cache_kinds import check_cache
 from .not_offered import NOT_OFFERED, WITHOUT_EFFECT, refuse_unless_inert
 from .option_rules import ALIASES, OPTION_RULES, check_option, unknown_option_hint
 
@@ -59,5 +59,7 @@ def read_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _say_without_effect(name: str, value: Any) -> None:
     if name == "cache_implementation":
         check_cache(value)
+        if value == "dynamic":  # what every backend has
+            return
     shown = mention(name, value) if isinstance(value, str | bool | int) else mention(name)
     warn_once(shown + " changes nothing here: each backend has a cache of its own and compiles as it needs", name)

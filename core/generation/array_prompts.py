@@ -12,7 +12,7 @@ from ..array_kinds import as_numpy, device_of, kind_among
 from ..errors import InputError
 from ..forward.inputs import as_embeds, as_integers, as_mask, check_embeds_shape, check_ids
 from ..messages import counted
-from .sequence import Prompt
+from .request_plan import Prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

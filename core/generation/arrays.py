@@ -15,11 +15,14 @@ import numpy as np
 
 from ..array_kinds import to_kind
 from ..errors import GenerationError
+from ..forward.documented_caches import DocumentedCache
+from ..graph.cache import Cache
 from ..messages import mention
 from .arguments import warn_once
 from .array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .array_prompts import ArrayPrompts
 from .callables import ArrayKind
+from .continuing import Continued
 from .loop import GenerationRun
 from .options import GenerationOptions
 from .recording import Recording
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
 
     from ..backend.protocol import Model
     from .outputs import StreamEvent
+    from .request_plan import Prompt
     from .scheduler import Scheduler
-    from .sequence import GeneratedSequence, Prompt
+    from .sequence import GeneratedSequence
 
 _OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
@@ -45,6 +49,7 @@ def generate_array(
     *,
     streamer: Streamer | None = None,
     scheduler: Scheduler | None = None,
+    past_key_values: Any = None,
 ) -> Any:
     """Generate for every row of an array.
 
@@ -53,6 +58,7 @@ def generate_array(
         given: the prompts.
         streamer: is handed the prompts, then the tokens of each step.
         scheduler: which runs other requests of the model too.
+        past_key_values: a cache that holds a beginning of the rows, and all but the last token of each afterwards.
 
     Returns:
         ``[rows * num_return_sequences, width + new]`` ids of the kind, element type and device that came in; with
@@ -69,13 +75,20 @@ def generate_array(
         in_step(options, len(given.ids) * many, "a streamer")
         options = in_single_steps(options, len(given.ids))
     pad = _padding(given, options, model.config.vocab_size)
-    recording = None
+    recording = continued = None
     if options.return_dict_in_generate:
         wanted = {name.removeprefix("output_"): getattr(options, name) for name in _OUTPUTS}
         recording = Recording(given.width, pad, **wanted)
+    if past_key_values is not None:
+        in_step(options, len(given.ids), "past_key_values")
+        continued = Continued.read(model, past_key_values, given, options)
+        recording = recording or Recording(given.width, pad)
+        recording.begun = continued.cache
     arrays = ArrayKind(given.kind, given.device)
     how: dict[str, Any] = {"recording": recording, "scheduler": scheduler, "arrays": arrays}
     run = GenerationRun(model, tokenizer, given.prompts(), options, texts=False, **how)
+    if continued is not None:
+        continued.check_budget(given.width, max(row.budget for row in run.sequences))
     prompts = np.repeat(given.ids, many, axis=0)
 
     def out(array: NDArray[Any], *, host: bool = False) -> Any:
@@ -84,7 +97,12 @@ def generate_array(
 
     new = drained(run, streamer, lambda array: out(array, host=True), prompts, pad)
     sequences = out(np.concatenate([prompts, new], axis=1))
-    if recording is None:
+    if continued is not None and recording is not None:
+        device = given.device if given.kind == "torch" else None
+        recording.cache = continued.hand_back(model, recording.cache, device)
+    if recording is not None and isinstance(recording.cache, Cache | DocumentedCache):
+        recording.cache.shown_as = (given.kind, given.device)
+    if recording is None or not options.return_dict_in_generate:
         return sequences
     if options.num_beams > 1:
         return _beam_output(recording, sequences, options, given, run.sequences)
@@ -260,8 +278,6 @@ def _recorded(recording: Recording, options: GenerationOptions, given: ArrayProm
     def layers(steps: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         return tuple(arrays(step) for step in steps)
 
-    if recording.cache is not None:
-        recording.cache.shown_as = (given.kind, given.device)
     return {
         "scores": arrays(recording.all_scores) if options.output_scores else None,
         "logits": arrays(recording.all_logits) if options.output_logits else None,

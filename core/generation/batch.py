@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
     from ..backend.protocol import Model
     from ..tasks.outputs import ModelOutput
-    from .options import GenerationOptions
     from .outputs import StreamEvent
-    from .sequence import GeneratedSequence, Prompt
+    from .request_plan import Prompt
+    from .sequence import GeneratedSequence
 
     Floats = NDArray[np.floating[Any]]
 
@@ -33,38 +32,6 @@ LEAST_ROOM = 64
 
 ALIGNED = 16
 """Slots by whose multiples a row moves when rows of a longer text join: caches that hold blocks copy whole ones."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, NumPy's or a framework's."""
-    text = str(error).lower()
-    said = type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "allocate memory" in text
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
-
-
-@contextmanager
-def naming_what_takes_memory(options: GenerationOptions) -> Iterator[None]:
-    """Turn a failed allocation, NumPy's or a framework's, into an error that says which options to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise GenerationError(
-            "out of memory while generating with "
-            + mention("max_new_tokens", options.max_new_tokens)
-            + f", num_return_sequences={options.num_return_sequences}, "
-            + (f"num_beams={options.num_beams}, " if options.num_beams > 1 else "")
-            + mention("batch_size", options.batch_size)
-            + ", "
-            + mention("prefill_chunk_size", options.prefill_chunk_size),
-            hint="lower "
-            + mention("max_new_tokens")
-            + ", or set "
-            + mention("batch_size")
-            + " or "
-            + mention("prefill_chunk_size"),
-        ) from error
 
 
 class _Spare:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .options import GenerationOptions
     from .outputs import StreamEvent
     from .recording import Recording
-    from .sequence import GeneratedSequence, Prompt
+    from .request_plan import Prompt
+    from .sequence import GeneratedSequence
 
     Floats = NDArray[np.floating[Any]]
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import GenerationError, warn
+from ..errors import warn
 from ..messages import shortened
+from .cache_kinds import check_cache
 from .config import FILE, read_file
-from .not_offered import CACHES, NOT_OFFERED, WITHOUT_EFFECT, does_nothing, refuse_unless_inert
+from .not_offered import NOT_OFFERED, WITHOUT_EFFECT, does_nothing, refuse_unless_inert
 from .option_rules import ALIASES, CALLABLES, OPTION_RULES, check_option
 
 _OF_CALLS = frozenset({
@@ -114,25 +115,11 @@ def _made(values: dict[str, Any], *more: Any) -> GenerationDefaults:
     return GenerationDefaults(MappingProxyType(values), *more)
 
 
-def check_cache(kind: Any) -> None:
-    """Refuse a kind of cache that there is none of.
-
-    Raises:
-        GenerationError: it is neither ``"static"`` nor ``"dynamic"``.
-    """
-    if kind not in CACHES:
-        raise GenerationError(
-            f"cache_implementation={kind!r:.40} is not offered",
-            hint="every backend has storage of its own, which 'static' and 'dynamic' stand for; caches that are moved "
-            "to other memory or quantized come with a later release",
-        )
-
-
 def _is_harmless(key: str, value: Any) -> bool:
     """Whether a key of a file that is no option here changes nothing that is generated."""
     if key in NOT_OFFERED:
         return NOT_OFFERED[key].needs is not None or does_nothing(key, value)
-    return key in WITHOUT_EFFECT or key == "cache_implementation"
+    return key in WITHOUT_EFFECT or (key == "cache_implementation" and value != "quantized")
 
 
 def _short(value: Any) -> str:

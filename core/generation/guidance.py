@@ -16,7 +16,7 @@ from ..errors import GenerationError, InputError
 from ..messages import counted, mention
 from .arguments import warn_once
 from .batch import Batch
-from .sequence import Prompt
+from .request_plan import Prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

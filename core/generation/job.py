@@ -28,6 +28,13 @@ def interrupted() -> GenerationError:
     return GenerationError("a step of the generation was interrupted", hint="submit the request again")
 
 
+def lost_by_fork() -> GenerationError:
+    """What ends jobs in a forked child: they run on in the process that submitted them."""
+    return GenerationError(
+        "the job was submitted before this process was forked", hint="submit it in the child, or fork before generating"
+    )
+
+
 class Loop(Protocol):
     """What runs jobs, as they see it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from .batch import is_out_of_memory
+from .out_of_memory import is_out_of_memory
 from .prefixes import Prefixes, common
 
 if TYPE_CHECKING:
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..graph.cache import CachedRows
     from .batch import Batch
     from .cache_memory import CacheMemory
-    from .sequence import GeneratedSequence, Prompt
+    from .request_plan import Prompt
+    from .sequence import GeneratedSequence
 
 SHARED = 64
 """Tokens that two waiting prompts must have in common for the second to wait until the first has run them."""

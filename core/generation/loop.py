@@ -10,8 +10,9 @@ from .callables import NUMPY, ArrayKind
 from .options import GenerationOptions
 from .outputs import Generation, GenerationStats, StreamEvent
 from .request import GenerationTokenizer, make_rows
+from .request_plan import Prompt
 from .scheduler import Scheduler
-from .sequence import GeneratedSequence, Prompt
+from .sequence import GeneratedSequence
 from .streaming import TextAssembler
 
 if TYPE_CHECKING:

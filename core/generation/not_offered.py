@@ -35,7 +35,7 @@ _ASSISTED = "assisted decoding comes with a later release"
 _ENCODER = "it is for models with an encoder, which a Llama has not"
 _MOVED = "transformers has given it up too"
 _FORWARD = "generation makes it of the prompts and attention_mask"
-_CONTINUED = "generation from a cache comes with a later release: give the whole prompt"
+_CONTINUED = "generate takes it with prompts as an array of ids; what texts begin with in common is kept by itself"
 
 NOT_OFFERED: Mapping[str, NotOffered] = {
     "num_beam_groups": NotOffered(_GROUPS, (1,)),
@@ -73,9 +73,6 @@ NOT_OFFERED: Mapping[str, NotOffered] = {
     "past_key_values": NotOffered(_CONTINUED),
     "ignore_eos": NotOffered("eos_token_id=[] does that", (False,)),
 }  # fmt: skip
-
-CACHES = ("static", "dynamic")
-"""Values of ``cache_implementation`` that name what every backend has: storage of its own, which grows as needed."""
 
 WITHOUT_EFFECT = ("cache_config", "max_cache_len", "compile_config", "disable_compile")
 """Arguments about speed and memory alone, which here are each backend's business."""

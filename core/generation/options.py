@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..constraints.asked import Asked
 from ..errors import GenerationError
-from ..messages import joined, mention
+from ..messages import mention
 from .arguments import read_arguments, warn_once
+from .option_conflicts import (
+    NEUTRAL,
+    applicable,
+    asked_of,
+    check_beams,
+    means_sampling,
+    refuse_filters,
+    say_unused,
+    say_without_beams,
+)
 from .option_rules import check_option
 from .seeding import fresh_seed
 
@@ -192,7 +202,7 @@ class GenerationOptions:
             object.__setattr__(self, name, check_option(name, value))
         Asked.of(vars(self))
         if not self.do_sample:
-            _refuse_filters(vars(self))
+            refuse_filters(vars(self))
         if self.do_sample and self.temperature == 0:
             raise GenerationError(
                 "do_sample=True and " + mention("temperature", 0) + " contradict",
@@ -209,7 +219,7 @@ class GenerationOptions:
                 hint="give " + mention("max_new_tokens") if "max_new_tokens" in self.origin else None,
             )
         if self.num_beams > 1:
-            _check_beams(self)
+            check_beams(self)
         elif self.num_return_sequences > 1 and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
@@ -238,7 +248,7 @@ class GenerationOptions:
 
         if not self.do_sample:
             return None
-        return Filters(**{name: getattr(self, name) for name in _NEUTRAL})
+        return Filters(**{name: getattr(self, name) for name in NEUTRAL})
 
     @classmethod
     def resolve(
@@ -275,7 +285,7 @@ class GenerationOptions:
         polyllama.extend.GenerationError: generation has no option 'temprature'; did you mean 'temperature'?
         """
         given = read_arguments(arguments or {})
-        values = {**_applicable(defaults, given), **given}
+        values = {**applicable(defaults, given), **given}
         if "max_new_tokens" in given and "max_length" in given:
             warn_once(
                 mention("max_new_tokens", given["max_new_tokens"])
@@ -285,14 +295,14 @@ class GenerationOptions:
                 "two limits",
             )
             del values["max_length"]
-        values["do_sample"] = _means_sampling(given, values, documented)
+        values["do_sample"] = means_sampling(given, values, documented)
         if not values["do_sample"]:
             asked = asked_of(defaults)
             heard = given.get("do_sample") is False or documented
-            _say_unused({**asked, **given} if heard else asked)
-            values = {name: value for name, value in values.items() if name not in _NEUTRAL}
+            say_unused({**asked, **given} if heard else asked)
+            values = {name: value for name, value in values.items() if name not in NEUTRAL}
         if values.get("num_beams", 1) == 1:
-            _say_without_beams({**asked_of(defaults), **given})
+            say_without_beams({**asked_of(defaults), **given})
         if "eos_token_id" not in values:
             ids: Sequence[int] = () if config is None else config.eos_token_ids
             if not ids and tokenizer is not None and tokenizer.eos_token_id is not None:
@@ -308,86 +318,6 @@ class GenerationOptions:
         return dataclasses.replace(self, seed=fresh_seed())
 
 
-def asked_of(defaults: GenerationDefaults | None) -> dict[str, Any]:
-    """Those of the defaults that this program asks for, and no file."""
-    return {} if defaults is None else {n: v for n, v in defaults.values.items() if n in defaults.asked}
-
-
-def _check_beams(options: GenerationOptions) -> None:
-    """Refuse what does not go with beams."""
-    if options.num_return_sequences > options.num_beams:
-        raise GenerationError(
-            options.named("num_return_sequences") + " is more than " + options.named("num_beams"),
-            hint="give " + mention("num_beams") + " at least as many",
-        )
-    if options.guidance_scale != 1.0:
-        raise GenerationError(
-            options.named("num_beams") + " and " + options.named("guidance_scale") + " do not go together",
-            hint="leave one of them out: a second prompt would have to follow every beam",
-        )
-
-
-def _say_without_beams(given: Mapping[str, Any]) -> None:
-    """Say once which options of beam search are asked for without beams."""
-    unused = [name for name, usual in _OF_BEAMS.items() if given.get(name, usual) != usual]
-    if unused:
-        listed = joined(", ", [mention(name, given[name]) for name in unused])
-        warn_once(listed + " without effect: num_beams is 1; set num_beams=4 to search", "no beams", *unused)
-
-
-def _applicable(defaults: GenerationDefaults | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint's values that still make sense beside the arguments."""
-    values = {} if defaults is None else dict(defaults.values)
-    if "max_new_tokens" in values or "max_new_tokens" in given:
-        values.pop("max_length", None)
-    if "max_length" in given:
-        values.pop("max_new_tokens", None)
-    if "min_new_tokens" in values and "max_new_tokens" in given:
-        values["min_new_tokens"] = min(values["min_new_tokens"], given["max_new_tokens"])
-    return values
-
-
-def _means_sampling(given: Mapping[str, Any], values: Mapping[str, Any], documented: bool) -> bool:
-    """Whether the arguments `given`, over all `values`, ask for tokens to be drawn."""
-    temperature = values.get("temperature", 1.0)
-    if "do_sample" in given or documented:
-        # With temperature 0 the constructor says that the two contradict.
-        return bool(values.get("do_sample", False))
-    if temperature == 0:
-        return False
-    asked = any(name in given and given[name] != neutral for name, neutral in _NEUTRAL.items())
-    return asked or "temperature" in given or bool(values.get("do_sample", False))
-
-
-def _say_unused(given: Mapping[str, Any]) -> None:
-    """Say once which of the options that are asked for would have an effect if tokens were drawn."""
-    unused = [name for name, neutral in _NEUTRAL.items() if given.get(name, neutral) != neutral]
-    # Temperature 0 is greedy itself, and 50 is what an older GenerationConfig has for top_k where nobody asked.
-    unused = [name for name in unused if (name, given[name]) not in (("temperature", 0), ("top_k", 50))]
-    if unused:
-        listed = joined(", ", [mention(name, given[name]) for name in unused])
-        warn_once(
-            listed + " without effect: do_sample is not True, so nothing is drawn; set do_sample=True to sample",
-            "not sampling",
-            *unused,
-        )
-
-
-def _refuse_filters(values: Mapping[str, Any]) -> None:
-    for name, neutral in _NEUTRAL.items():
-        value = values.get(name, neutral)
-        if value != neutral and not (name == "temperature" and value == 0):
-            raise GenerationError(
-                "do_sample=False and " + mention(name, value) + " contradict: greedy decoding draws nothing",
-                hint="leave out " + mention(name) + ", or set do_sample=True",
-            )
-
-
-_NEUTRAL: Mapping[str, float | None] = {
-    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0, "top_h": None,
-}  # fmt: skip
-_OF_BEAMS: Mapping[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 _INTERNAL = frozenset({"origin", "draft", "shown"})
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",

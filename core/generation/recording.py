@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..backend.protocol import Model
+    from ..graph.cache import CachedRows
     from ..tasks.outputs import ModelOutput
     from .options import GenerationOptions
     from .outputs import StreamEvent
-    from .sequence import GeneratedSequence, Prompt
+    from .request_plan import Prompt
+    from .sequence import GeneratedSequence
 
     Floats = NDArray[np.floating[Any]]
 
@@ -37,6 +39,7 @@ class Recording:
         pad_token_id: what rows that have ended go on with.
         scores: the kept ``[rows, vocab]`` of each step, processed; `all_logits` as the model gave them.
         all_attentions, all_hidden_states: of each step, a tuple of layers.
+        cache: the newest; `begun` one that holds the first places of each row already.
     """
 
     width: int
@@ -50,6 +53,7 @@ class Recording:
     all_attentions: list[tuple[Any, ...]] = field(default_factory=list)
     all_hidden_states: list[tuple[Any, ...]] = field(default_factory=list)
     cache: Any = None
+    begun: Any = None
 
     def batch(self, model: Model, sequences: Sequence[GeneratedSequence], options: GenerationOptions) -> Batch:
         """The rows of a run, which this then records."""
@@ -88,6 +92,13 @@ class _RecordedBatch(Batch):
 
     def _width(self, prompts: Sequence[Prompt]) -> int:
         return self.recording.width
+
+    def _start_past(self, prompts: Sequence[Prompt], prefix: CachedRows | None) -> None:
+        super()._start_past(prompts, prefix)
+        if self.recording.begun is not None:
+            self._kept_past.cache = self.recording.begun
+            self.used = self._kept_past.cache.length
+            self.cached_tokens = int(self.mask[:, : self.used].sum())
 
     def begin(self) -> ModelOutput:
         pad = self.recording.pad_token_id

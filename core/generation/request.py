@@ -19,7 +19,8 @@ from .constrained import make_constraint
 from .guidance import second_prompts
 from .logit_processing import Processing
 from .options import DEFAULT_MAX_NEW_TOKENS, GenerationOptions
-from .sequence import GeneratedSequence, Prompt, RequestPlan, least_new_tokens
+from .request_plan import Prompt, RequestPlan, least_new_tokens
+from .sequence import GeneratedSequence
 from .stopping_criteria import GivenCriteria
 from .streaming import StreamDecoder, TextAssembler
 

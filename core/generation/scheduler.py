@@ -7,16 +7,18 @@ nothing, and several share what runs.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakValueDictionary
 
 from ..errors import GenerationError
 from .batch import FIRST_CAPACITY
 from .cache_memory import CacheMemory
 from .guessers import let_guess
-from .job import JOBS_OF_CALL, Job
+from .job import JOBS_OF_CALL, Job, lost_by_fork
 from .kept_texts import KeptTexts
 from .options import GenerationOptions
 from .request import GenerationTokenizer, make_rows
@@ -42,7 +44,7 @@ class Scheduler:
     """Runs the requests of one model together: submit them, then iterate over the jobs or wait for their results.
 
     Safe to be used from any thread. A row gets what it would get alone: the same token wherever the margin is larger
-    than rounding.
+    than rounding. A forked child begins with nothing to run; jobs of its parent end there, with an error.
 
     Args:
         tokenizer: for texts and stop strings; without, jobs give token ids alone.
@@ -76,12 +78,26 @@ class Scheduler:
         first_capacity: int = FIRST_CAPACITY,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self._memory = CacheMemory(model, cache_memory)
+        self._lasting = prefix_cache
+        self._sizes = {"prefill_tokens": prefill_tokens, "max_rows": max_rows, "first_capacity": first_capacity}
+        self._begin()
+        _SCHEDULERS[id(self)] = self
+
+    def _begin(self) -> None:
+        """Have nothing to run, and locks that nobody holds."""
         self._lock = threading.RLock()
         self._turns = Turns(self._lock)
-        self._memory = CacheMemory(model, cache_memory)
-        self._texts = KeptTexts(model, self._memory, prefix_cache)
-        sizes = {"prefill_tokens": prefill_tokens, "max_rows": max_rows, "first_capacity": first_capacity}
-        self._loop = self._steps(model, self._memory, self._texts, self._lock, **sizes)
+        self._texts = KeptTexts(self.model, self._memory, self._lasting)
+        self._loop = self._steps(self.model, self._memory, self._texts, self._lock, **self._sizes)
+
+    def _forked(self) -> None:
+        """Begin anew in a forked child: the thread that ran the steps, or holds the lock, is not in it."""
+        left = self._loop.rows
+        self._begin()
+        for row in left:
+            if not row.ended:
+                row.fail(lost_by_fork())
 
     def submit(self, prompt_ids: Sequence[int], options: GenerationOptions | None = None, **named: Any) -> Job:
         """Have a prompt continued; nothing runs before somebody waits for a job.
@@ -171,3 +187,18 @@ class Scheduler:
         """Give back the memory of texts that are kept for others which begin like them."""
         with self._lock:
             self._texts.forget()
+
+
+_SCHEDULERS: WeakValueDictionary[int, Scheduler] = WeakValueDictionary()
+"""All that there are, which a forked child begins anew."""
+
+
+def _begin_anew() -> None:
+    for reference in _SCHEDULERS.valuerefs():
+        scheduler = reference()
+        if scheduler is not None:
+            scheduler._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

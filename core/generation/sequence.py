@@ -5,91 +5,25 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..errors import GenerationError, PolyllamaError, warn
 from .beams import Beam, BeamRules, BeamSearch
-from .callables import NO_CODE, CallerCode, RowCriteria
-from .constrained import Constrained, Constraint, NothingPossible
-from .logit_processing import LogitProcessor, Processing
-from .options import GenerationOptions
+from .callables import NO_CODE, RowCriteria
+from .constrained import Constrained, NothingPossible
+from .logit_processing import LogitProcessor
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
-from .sampling import Filters, TokenLogprob, check_processed, filter_logits, greedy, sample, token_logprob
+from .request_plan import Prompt, RequestPlan, least_new_tokens
+from .sampling import TokenLogprob, check_processed, filter_logits, greedy, sample, token_logprob
 from .streaming import StreamDecoder, TextAssembler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """What a sequence begins with.
-
-    Attributes:
-        ids: the ids that are known of it, padding left out: penalties look at them, and so do results.
-        embeds: ``[n, hidden_size]``, what the model is given in their place, where it is given that.
-        counted: its length as limits on prompt and text together count it; in an array padding counts.
-        adapter: the name of the adapter that it runs with; ``None`` for none.
-    """
-
-    ids: list[int]
-    embeds: Floats | None = None
-    counted: int = 0
-    adapter: str | None = None
-
-    @property
-    def length(self) -> int:
-        """Places that it takes in the model."""
-        return len(self.ids) if self.embeds is None else len(self.embeds)
-
-    @property
-    def seen(self) -> int:
-        """How long its ids are, as transformers counts them: in an array with padding, and none of embeddings."""
-        return self.counted if self.embeds is None else len(self.ids)
-
-
-@dataclass(frozen=True)
-class RequestPlan:
-    """What all rows of a request share.
-
-    ``ending`` maps each id that ends a row to what is reported for it: itself, or the stop string that it is.
-    ``masked`` are ids that stand for no token, treated as if the vocabulary did not have them; None if there are none.
-    With ``open_end`` a row that reaches its budget keeps back what is not certain, for a text that goes on. ``record``
-    keeps every step's scores. ``code`` is what the caller brings of its own, ``constraint`` what the texts are held to.
-    ``per_beam``: see :class:`~polyllama.core.generation.beams.BeamRules`.
-    """
-
-    options: GenerationOptions
-    filters: Filters | None
-    processing: Processing
-    ending: dict[int, int | str]
-    stop_strings: tuple[str, ...]
-    vocab_size: int
-    masked: NDArray[np.int64] | None = None
-    open_end: bool = False
-    record: bool = False
-    per_beam: int = 2
-    code: CallerCode | None = None
-    constraint: Constraint | None = None
-
-    def processing_of(self, prompt: Prompt, budget: int) -> Processing:
-        """What is done to the logits of a row with this prompt, which may get so many tokens."""
-        options, changes = self.options, dict[str, Any]()
-        least = least_new_tokens(options, prompt)
-        if least != self.processing.min_new_tokens:
-            changes["min_new_tokens"] = least
-        if options.forced_bos_token_id is not None and prompt.seen <= 1:
-            # As transformers has it: where the ids have become one, and what may not begin a text comes behind.
-            changes["forced_at_first"] = ((options.forced_bos_token_id,), 1 - prompt.seen)
-            changes["first"] = 1
-        if options.forced_eos_token_id:
-            changes["forced_at"] = (tuple(options.forced_eos_token_id), budget - 1)
-        return replace(self.processing, **changes) if changes else self.processing
 
 
 class Proposer(Protocol):
@@ -444,8 +378,3 @@ def _log_softmax(logits: Floats, largest: float) -> Floats:
     total = np.exp(shifted).sum(dtype=np.float64)
     normal: Floats = shifted - np.float32(np.log(total))
     return normal
-
-
-def least_new_tokens(options: GenerationOptions, prompt: Prompt) -> int:
-    """How many tokens are generated before one may end the sequence."""
-    return options.min_new_tokens or max(options.min_length - prompt.counted, 0)

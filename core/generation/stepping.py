@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError
-from .batch import ALIGNED, SPARE, Batch, naming_what_takes_memory
+from .batch import ALIGNED, SPARE, Batch
 from .beam_batch import BeamBatch
 from .guidance import GuidedBatch
 from .job import Job, interrupted
+from .out_of_memory import naming_what_takes_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +61,11 @@ class Steps:
             if not row.ended:
                 self._known[id(row)] = row, job
                 self.waiting.append(row)
+
+    @property
+    def rows(self) -> list[GeneratedSequence]:
+        """All rows that have not been reaped."""
+        return [row for row, _ in list(self._known.values())]
 
     @property
     def idle(self) -> bool:

@@ -11,6 +11,7 @@ from ..array_kinds import to_kind
 from ..errors import InputError
 from ..messages import counted
 from ..public import for_plugins
+from .cache_names import CacheNames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ class CachedRows:
 
 
 @for_plugins
-class Cache:
+class Cache(CacheNames):
     """Base of the caches: how many slots are used and which of them hold attended tokens.
 
     A backend's cache says where keys and values live (:meth:`update`, :meth:`read`, :meth:`reset`, :meth:`_select`);
@@ -79,9 +80,12 @@ class Cache:
         mask: ``[B, length]`` booleans, true where a slot holds an attended token; ``None`` while all do.
         shown_as: the kind of array that layers are handed out as, and on which device; ``None`` for native ones.
         joins: whether rows can go from one cache to another: :meth:`assembled`.
+        counts_itself: whether :attr:`length` is data of the pass, which a compiler is not to look at; then
+            :meth:`lay_out` says where new tokens are.
     """
 
     joins: ClassVar[bool] = False
+    counts_itself: ClassVar[bool] = False
 
     def __init__(self, batch: int | None = None, capacity: int | None = None) -> None:
         self.batch = batch
@@ -114,6 +118,10 @@ class Cache:
 
     def _take(self, array: Array, rows: Sequence[int]) -> Array:
         """Rows of a native array."""
+        raise NotImplementedError
+
+    def lay_out(self, request: Any, new: int) -> Any:
+        """Where `new` tokens are: a :class:`~polyllama.core.forward.layout.Layout`, of caches that count themselves."""
         raise NotImplementedError
 
     def advance(self, count: int, mask: Array | None) -> None:
@@ -225,14 +233,6 @@ class Cache:
         """:attr:`length` by the reference documentation's name for it; every layer has as many slots."""
         return self.length
 
-    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
-        """-1, which stands for "as many slots as are needed"."""
-        return -1
-
-    def to_legacy_cache(self) -> tuple[tuple[Array, Array], ...]:
-        """``(keys, values)`` of each layer, as a tuple; given as ``past_key_values`` it goes on where this cache is."""
-        return tuple(self)
-
     def crop(self, max_length: int) -> None:
         """Keep the first `max_length` slots of each row; a negative number is how many of the last to drop."""
         kept = max_length if max_length >= 0 else max(0, self.length + max_length)
@@ -254,10 +254,6 @@ class Cache:
     def reorder_cache(self, beam_idx: Any) -> None:
         """Become the cache of the given rows, in that order; :meth:`select_rows` gives a new one instead."""
         vars(self).update(vars(self.select_rows(beam_idx)))
-
-    def batch_select_indices(self, indices: Any) -> None:
-        """:meth:`reorder_cache` by another of the documentation's names."""
-        self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Become a cache that holds each row `repeats` times in a row."""
@@ -350,7 +346,7 @@ class ConcatenatingCache(Cache):
 
     def reset(self) -> None:
         self.entries.clear()
-        self.length, self.mask = 0, None
+        self.length, self.mask, self.history = 0, None, None
 
     def _take(self, array: Array, rows: Sequence[int]) -> Array:
         return self.xp.take(array, self.xp.asarray(rows), axis=0)

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from polyllama.core.backend.batch_invariance import batch_invariant
+from polyllama.core.errors import BackendError
 from polyllama.core.forward.arguments import ForwardArguments
 from polyllama.core.forward.spec_model import SpecModel
 from polyllama.core.generation import batch, prefixes
 from polyllama.core.generation.kept_texts import KeptTexts
-from polyllama.core.generation.sequence import GeneratedSequence, Prompt
-from polyllama.core.graph.cache import Cache, ConcatenatingCache
+from polyllama.core.generation.request_plan import Prompt
+from polyllama.core.generation.sequence import GeneratedSequence
+from polyllama.core.graph.cache import Cache, CachedRows, ConcatenatingCache
 from polyllama.core.graph.node import Context
 from sabotage import SpecBackend, model_with, outcome
 
@@ -175,3 +178,75 @@ def test_a_backend_whose_rows_have_one_adapter_is_no_failure() -> None:
     for check in ("engine.adapters", "engine.adapters.schedule"):
         result = outcome(SpecBackend(model=OneForAll), check)
         assert (result.status, result.detail) == ("skipped", "all rows of its batches have the same adapter")
+
+
+class Lies(SpecModel):
+    """Claims bits that a batched product does not keep: with company, each row's sums are taken in another order."""
+
+    batch_invariant = frozenset({"prefill", "decode"})
+
+    def forward(self, arguments: Any) -> Any:
+        output = super().forward(arguments)
+        if len(output.logits) > 1:
+            output.logits = np.nextafter(output.logits, np.float32(np.inf), dtype=output.logits.dtype)
+        return output
+
+
+class LiesOfTokens(Lies):
+    """Prompts are as they are claimed, tokens are not."""
+
+    def forward(self, arguments: Any) -> Any:
+        return super().forward(arguments) if arguments.new_tokens == 1 else SpecModel.forward(self, arguments)
+
+
+class LiesOfCaches(SpecModel):
+    """The logits are right, and what is kept of other rows' company comes to light a token later."""
+
+    batch_invariant = frozenset({"decode"})
+
+    def forward(self, arguments: Any) -> Any:
+        output = super().forward(arguments)
+        if len(output.logits) > 1 and arguments.new_tokens > 1:
+            held = output.past_key_values.entries
+            name, (keys, values) = next(iter(held.items()))
+            held[name] = keys, values * np.float32(1 + 2**-20)
+        return output
+
+
+class ByRows(SpecModel):
+    """One row after the other: bit by bit the same, however a product of several takes its sums."""
+
+    batch_invariant = frozenset({"prefill", "decode"})
+
+    def forward(self, arguments: Any) -> Any:
+        ids, cache = np.asarray(arguments.input_ids), arguments.past_key_values
+        caches = [None if cache is None else cache.select_rows([row]) for row in range(len(ids))]
+        outputs = [
+            super(ByRows, self).forward(replace(arguments, input_ids=ids[[row]], past_key_values=caches[row]))
+            for row in range(len(ids))
+        ]
+        first = outputs[0]
+        first.logits = np.concatenate([output.logits for output in outputs])
+        parts = [CachedRows(o.past_key_values, [0], np.arange(o.past_key_values.length)) for o in outputs]
+        first.past_key_values = type(parts[0].cache).assembled(parts, len(parts[0].slots))
+        return first
+
+
+@pytest.mark.parametrize("lies", [Lies, LiesOfTokens, LiesOfCaches])
+def test_claims_of_bits_that_do_not_hold_are_caught(lies: type[SpecModel]) -> None:
+    result = outcome(SpecBackend(model=lies), "engine.bitwise")
+    assert result.status == "failed", result
+    # What rounding alone may do is no error otherwise.
+    assert lies is LiesOfCaches or outcome(SpecBackend(model=lies), "engine.join").status == "passed"
+
+
+def test_claims_of_bits_that_hold_pass_and_none_are_skipped() -> None:
+    assert outcome(SpecBackend(model=ByRows), "engine.bitwise").status == "passed"
+    result = outcome(SpecBackend(), "engine.bitwise")
+    assert (result.status, result.detail) == ("skipped", "it claims nothing bit by bit")
+
+
+def test_a_claim_of_passes_that_there_are_not_is_an_error() -> None:
+    for claim in ({"prefill", "everything"}, "decode"):
+        with pytest.raises(BackendError, match=r"batch_invariant claims .*there are: prefill, decode"):
+            batch_invariant(type("Claims", (), {"batch_invariant": claim})())

@@ -104,7 +104,21 @@ def test_the_tokenizer_of_a_file(tmp_path: Any, way: Any) -> None:
 
 def test_a_shallow_copy_is_the_same_model(tiny_models: Any) -> None:
     llm = Llama.load(tiny_models()[1], backend="reference")
-    assert copy.copy(llm).model is llm.model
+    first, second = copy.copy(llm), copy.copy(llm)
+    assert first.model is llm.model
+    # One scheduler for one model, whoever asks for it first: it counts the model's memory.
+    assert second.scheduler is llm.scheduler is first.scheduler is copy.copy(second).scheduler
+    assert copy.deepcopy(llm).scheduler is not llm.scheduler
+
+
+def test_a_copy_that_gets_another_model_has_a_scheduler_of_its_own(tiny_models: Any) -> None:
+    llm = Llama.load(tiny_models()[1], backend="reference")
+    other = copy.copy(llm)
+    other.resize_token_embeddings(llm.config.vocab_size + 3)
+    assert other.model is not llm.model
+    found = [each.scheduler for each in (llm, other, llm, other)]
+    assert found[:2] == found[2:] and found[0] is not found[1]
+    assert [each.model for each in found[:2]] == [llm.model, other.model]
 
 
 @each_backend

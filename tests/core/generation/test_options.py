@@ -78,7 +78,12 @@ def test_giving_a_temperature_or_a_filter_means_sampling():
         ({"suppress_tokens": [-1]}, "suppress_tokens is"),
         ({"pad_token_id": -1}, "pad_token_id is -1; wanted a token id"),
         ({"use_cache": 1}, "use_cache is 1; wanted True or False"),
-        ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not offered.*later release"),
+        (
+            {"cache_implementation": "quantized"},
+            "cache_implementation='quantized' is not offered; whether a model has it",
+        ),
+        ({"cache_implementation": "hybrid"}, "cache_implementation='hybrid' is not offered; a Llama attends to all"),
+        ({"cache_implementation": "fast"}, "cache_implementation='fast' is not offered; wanted one of 'dynamic', 'st"),
         ({"assistant_tokenizer": object()}, "assistant_tokenizer=.* is not offered"),
         ({"logits_processor": [1]}, r"logits_processor is \[1\]; wanted a list of functions or objects"),
         ({"stopping_criteria": "now"}, "stopping_criteria is 'now'; wanted a list of functions or objects"),
