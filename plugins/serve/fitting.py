@@ -1,4 +1,4 @@
-"""Whether a model fits, asked of the plan before it is loaded; and whether its files are still those of the last time."""
+"""Whether a model fits, asked of the plan before it is loaded; whether its files are those of the last time."""
 
 from __future__ import annotations
 
@@ -55,22 +55,24 @@ class Fitting:
         Args:
             held: bytes of what is loaded.
         """
-        from ...core.planning.plan import plan
+        from ...core.planning.plan import plan, plan_choice
 
         arguments = self.arguments(key)
-        asked = {name: arguments[name] for name in _PLANNED if name in arguments}
-        more = {name: value for name, value in arguments.items() if name not in _KNOWN}
+        asked: dict[str, Any] = {name: arguments[name] for name in _PLANNED if name in arguments}
+        asked["config_overrides"] = {name: value for name, value in arguments.items() if name not in _KNOWN}
+        asked["context"] = self._options.context
         try:
-            planned = plan(key.offer.source, context=self._options.context, config_overrides=more, **asked)
+            choice = plan_choice(key.offer.source, **asked)
+            if choice is None or choice.memory is None:
+                return Fit(True, None)
+            limit, wanted = self._options.memory, choice.memory.running
+            if limit is not None and held + wanted > limit:
+                return Fit(False, choice.memory.weights, f"it takes {wanted / 2**20:,.0f} MiB")
+            if choice.fits is not False:
+                return Fit(True, choice.memory.weights)
+            return Fit(False, choice.memory.weights, plan(key.offer.source, **asked).advice)
         except PolyllamaError:
             return Fit(True, None)  # loading says what is wrong
-        memory = None if planned.chosen is None else planned.chosen.memory
-        if memory is None or planned.chosen is None:
-            return Fit(True, None)
-        limit = self._options.memory
-        if limit is not None and held + memory.running > limit:
-            return Fit(False, memory.weights, f"it takes {memory.running / 2**20:,.0f} MiB")
-        return Fit(planned.chosen.fits is not False, memory.weights, planned.advice)
 
     @staticmethod
     def weight_bytes(llm: Llama) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import InputError, PolyllamaError
 from ...core.http_interface import HttpError
 from ...core.messages import mention, subject
-from .app import Server, make_app
+from .app import make_app
+from .state import Server
 
 if TYPE_CHECKING:
     import uvicorn

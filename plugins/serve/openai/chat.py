@@ -123,7 +123,7 @@ async def _chunks(body: ChatBody, served: Served, ticket: Ticket) -> AsyncIterat
         for index, own in held.items():
             text = "".join(event.text for event in own)
             ended = bool(own) and own[-1].finish_reason is not None
-            if text or ended and body.logprobs:
+            if text or (ended and body.logprobs):
                 logprobs = texts.chat([event.logprob for event in own if event.logprob]) if body.logprobs else None
                 made.append(chunk(index, {"content": text}, logprobs))
             if ended:
@@ -135,5 +135,3 @@ async def _chunks(body: ChatBody, served: Served, ticket: Ticket) -> AsyncIterat
     if body.with_usage:
         yield data({**begin, "choices": [], "usage": usage(ticket, body.rows)})
     yield DONE
-
-

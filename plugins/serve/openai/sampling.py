@@ -121,7 +121,7 @@ def sampling_options(body: SamplingBody, llm: Llama, server: ServeOptions) -> di
     options = given(body, {name: NAMES[name] for name in _AS_THEY_ARE if name not in _CONSTRAINTS})
     if body.top_k == -1:  # vLLM's word for off
         options["top_k"] = 0
-    if isinstance(body.stop, list) and not body.stop or body.stop == "":
+    if (isinstance(body.stop, list) and not body.stop) or body.stop == "":
         del options["stop"]
     if body.logit_bias:
         options["logit_bias"] = _biases(body.logit_bias)
