@@ -151,7 +151,9 @@ class Answering:
         known = as_http_error(error, self.interface.names)
         if known is None:
             self.server.log(f"request {request.request_id}: {''.join(traceback.format_exception(error)).rstrip()}")
-            known = HttpError(f"an error of the server, request {request.request_id}", status=500, kind="server_error")
+            return HttpError(f"an error of the server, request {request.request_id}", status=500, kind="server_error")
+        if known.status >= 500:
+            self.server.log(f"request {request.request_id}: {known}")
         return known
 
 

@@ -24,10 +24,16 @@ Files = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a model may be loaded now, what its weights take, and what else to do."""
+    """Whether a model may be loaded now.
+
+    Attributes:
+        nbytes: what its weights take; `running`: what it takes when it runs; ``None`` where no plan says.
+        advice: what else to do.
+    """
 
     fits: bool
-    nbytes: int | None
+    nbytes: int | None = None
+    running: int | None = None
     advice: str = ""
 
 
@@ -53,7 +59,7 @@ class Fitting:
         """Ask the plan; where nothing is known of a model before it is loaded, it is tried.
 
         Args:
-            held: bytes of what is loaded.
+            held: bytes of what is loaded, as it runs.
         """
         from ...core.planning.plan import plan, plan_choice
 
@@ -64,22 +70,15 @@ class Fitting:
         try:
             choice = plan_choice(key.offer.source, **asked)
             if choice is None or choice.memory is None:
-                return Fit(True, None)
-            limit, wanted = self._options.memory, choice.memory.running
+                return Fit(True)
+            limit, weights, wanted = self._options.memory, choice.memory.weights, choice.memory.running
             if limit is not None and held + wanted > limit:
-                return Fit(False, choice.memory.weights, f"it takes {wanted / 2**20:,.0f} MiB")
+                return Fit(False, weights, wanted, f"it takes {wanted / 2**20:,.0f} MiB of {limit / 2**20:,.0f}")
             if choice.fits is not False:
-                return Fit(True, choice.memory.weights)
-            return Fit(False, choice.memory.weights, plan(key.offer.source, **asked).advice)
+                return Fit(True, weights, wanted)
+            return Fit(False, weights, wanted, plan(key.offer.source, **asked).advice)
         except PolyllamaError:
-            return Fit(True, None)  # loading says what is wrong
-
-    @staticmethod
-    def weight_bytes(llm: Llama) -> int:
-        """Bytes of a loaded model's weights, by its graph, where no plan has said."""
-        from ...core.dtypes import itemsize
-
-        return llm.graph.num_parameters() * itemsize(llm.dtype)
+            return Fit(True)  # loading says what is wrong
 
     def remember(self, key: Key, llm: Llama, say: Callable[[str], None]) -> None:
         """Keep what a model's files are, and say where they are others than when it was last loaded."""
@@ -91,6 +90,13 @@ class Fitting:
             changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
             say(f"{key.offer.name}: {', '.join(changed)} changed since it was last loaded")
         self._files[key.offer.name] = now
+
+
+def weight_bytes(llm: Llama) -> int:
+    """Bytes of a loaded model's weights, by its graph, where no plan has said."""
+    from ...core.dtypes import itemsize
+
+    return llm.graph.num_parameters() * itemsize(llm.dtype)
 
 
 _KNOWN = (*_PLANNED, "load_format", "adapter", "merge_adapter", "draft")

@@ -60,7 +60,7 @@ async def chat(call: Request) -> Any:
     if body.stream:
         return Streamed(_chunks(body, served, ticket), failed=stream_error)
     results = await ticket.results()
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     choices = [_choice(index, result, texts) for index, result in enumerate(results)]
     return {**head("chat.completion", "chatcmpl", served), "choices": choices, "usage": usage(ticket, body.rows)}
 
@@ -104,7 +104,7 @@ def _choice(index: int, result: Generation, texts: TokenTexts) -> dict[str, Any]
 async def _chunks(body: ChatBody, served: Served, ticket: Ticket) -> AsyncIterator[bytes]:
     """The answer's pieces as events; as many tokens in one as have come since the last."""
     begin = head("chat.completion.chunk", "chatcmpl", served)
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     more: dict[str, Any] = {"usage": None} if body.with_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> bytes:

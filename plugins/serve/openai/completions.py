@@ -78,7 +78,7 @@ async def complete(call: Request) -> Any:
     if body.max_tokens == 0:
         return await _only_scored(body, served, call, prompts)
     ticket = await served.generate(lambda: _prepare(body, served, call, prompts), body.rows * len(body.prompts))
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     if body.stream:
         return Streamed(_chunks(body, served, ticket, prompts), failed=stream_error)
     choices = []
@@ -121,7 +121,7 @@ def _prepare(
 async def _only_scored(body: CompletionBody, served: Served, call: Request, prompts: Prompts) -> Any:
     """The prompts themselves, with how likely the model finds them."""
     await call.run(prompts.read, body, served)
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     choices = []
     for index, text in enumerate(prompts.texts):
         scores = prompts.scores[index] if prompts.scores else None
@@ -149,7 +149,7 @@ def _choice(index: int, text: str, logprobs: Any, reason: str | None) -> dict[st
 async def _chunks(body: CompletionBody, served: Served, ticket: Ticket, prompts: Prompts) -> AsyncIterator[bytes]:
     """The texts' pieces as events; as many tokens in one as have come since the last."""
     begin = head("text_completion", "cmpl", served)
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     more: dict[str, Any] = {"usage": None} if body.with_usage else {}
     count = body.rows * len(prompts.ids)
     held: dict[int, list[StreamEvent]] = {index: [] for index in range(count)}
