@@ -209,5 +209,7 @@ def polyllama_routes() -> list[RoutesDescriptor]:
         RoutesDescriptor(
             "openai", f"{folder}.openai.interface:INTERFACE", "OpenAI's: chats, completions, embeddings, models"
         ),
+        RoutesDescriptor("anthropic", f"{folder}.anthropic.interface:INTERFACE", "Anthropic's: messages"),
+        RoutesDescriptor("ollama", f"{folder}.ollama.interface:INTERFACE", "Ollama's: chat, generate, embed, lists"),
         RoutesDescriptor("own", f"{folder}.own.interface:INTERFACE", "health, metrics, tokens"),
     ]

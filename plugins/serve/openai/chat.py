@@ -9,10 +9,11 @@ from pydantic import Field
 
 from ....core.http_interface import HttpError, Streamed
 from ..fields import no_effect
+from ..limits import token_limit
 from .errors import stream_error
 from .logprobs import TokenTexts
 from .messages import ChatMessage, plain_messages
-from .sampling import SamplingBody, sampling_options, token_limit
+from .sampling import SamplingBody, sampling_options
 from .usage import DONE, data, head, usage
 
 if TYPE_CHECKING:

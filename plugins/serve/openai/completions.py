@@ -9,10 +9,11 @@ from pydantic import Field
 
 from ....core.http_interface import HttpError, Streamed
 from ..fields import no_effect
+from ..limits import token_limit
 from .errors import stream_error
 from .logprobs import TokenTexts
 from .prompt_scores import PromptScores, score_prompt
-from .sampling import SamplingBody, Token, sampling_options, token_limit
+from .sampling import SamplingBody, Token, sampling_options
 from .usage import DONE, data, head, usage
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def _prepare(
         options["logprobs"] = body.logprobs
     prompts.read(body, served)
     longest = max(map(len, prompts.ids))
-    options["max_new_tokens"] = token_limit(body.max_tokens, longest, llm, server, otherwise=DEFAULT_TOKENS)
+    how: dict[str, Any] = {"otherwise": DEFAULT_TOKENS, "names": ("max_tokens", "prompt")}
+    options["max_new_tokens"] = token_limit(body.max_tokens, longest, llm, server, **how)
     return prompts.ids, options
 
 

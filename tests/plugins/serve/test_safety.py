@@ -117,7 +117,7 @@ def test_a_port_that_is_taken(server: RunningServer) -> None:
         (("tiny", "--max-rows", "0"), "--max-rows 0 is less than 1"),
         (("tiny", "tiny"), "two models would be served as 'tiny'; write NAME=MODEL for one of them"),
         (("tiny", "--api-key-file", "no/such/file"), "'no/such/file' cannot be read: No such file or directory"),
-        (("tinny", "--port", "0"), "no name in the registry, and no Hub repository id (organization/name); did you mean 'tiny'"),
+        (("tinny", "--port", "0"), "no Hub repository id (organization/name); did you mean 'tiny'"),
         (("./no-such-folder", "--port", "0"), "no-such-folder"),
         (("tiny", "--port", "0", "--backend", "nothing"), "nothing"),
     ],
