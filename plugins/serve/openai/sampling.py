@@ -110,7 +110,7 @@ class SamplingBody(Body):
 
 
 def sampling_options(body: SamplingBody, llm: Llama, server: ServeOptions) -> dict[str, Any]:
-    """The options of generation that a request asks for, without how many tokens: see :func:`token_limit`.
+    """The options of generation that a request asks for, without how many tokens: see ``limits.py``.
 
     Where it names no temperature, it is what the checkpoint says, else 1 as OpenAI has it.
 
