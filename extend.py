@@ -1,9 +1,8 @@
 """What plugin authors import: the one module beside ``polyllama`` and ``polyllama.testing``.
 
-Backends, task heads, graph nodes, commands, model registries, checkpoint formats, constraint compilers and tool parsers
-of other packages need nothing deeper, and should use nothing deeper: every other module may move, and these names stay.
-A name that is to go, or whose meaning is to change, first warns for a minor version. docs/plugins.md lists them all, by
-kind, and builds a package of each kind.
+Backends, task heads, graph nodes, commands, model registries, checkpoint formats, HTTP interfaces and whatever else other
+packages bring need nothing deeper, and should use nothing deeper: every other module may move, and these names stay.
+A name that is to go or to mean something else first warns for a minor version. docs/plugins.md lists them all by kind.
 
     from polyllama.extend import BackendDescriptor, hookimpl
 
@@ -84,6 +83,7 @@ if TYPE_CHECKING:
     from .core.graph.rope import Rope
     from .core.graph.serialize import node_type
     from .core.graph.text_tokens import text_tokens
+    from .core.http_interface import Call, Endpoint, HttpError, HttpInterface, Plain, Running, ServedModel, Streamed
     from .core.memory.estimate import MemoryEstimate, Workload, load_peak, run_ghosts, spec_estimate
     from .core.messages import mention, subject
     from .core.plugin_system.hookspecs import (
@@ -93,6 +93,7 @@ if TYPE_CHECKING:
         ConstraintDescriptor,
         NodeDescriptor,
         RegistryDescriptor,
+        RoutesDescriptor,
         TaskDescriptor,
         ToolParserDescriptor,
         hookimpl,
@@ -144,7 +145,7 @@ if TYPE_CHECKING:
 _NAMES = {
     # hooks and what they return
     "core.plugin_system.hookspecs": "hookimpl BackendDescriptor TaskDescriptor NodeDescriptor RegistryDescriptor "
-    "CommandDescriptor CheckpointFormatDescriptor ConstraintDescriptor ToolParserDescriptor",
+    "CommandDescriptor CheckpointFormatDescriptor ConstraintDescriptor ToolParserDescriptor RoutesDescriptor",
     "core.plugin_system.manager": "plugin_manager",
     # backends: what one is, a pass, caches, memory, arrays
     "core.backend.protocol": "Availability RealizeOptions Backend Model",
@@ -205,6 +206,8 @@ _NAMES = {
     "cli.options": "model_argument source_options load_options task_options load_model",
     "cli.console": "json_option print_json print_table print_pairs progress_bar",
     "cli.texts": "read_prompt read_texts",
+    # HTTP interfaces of `polyllama serve`
+    "core.http_interface": "HttpInterface Endpoint Call ServedModel Running Streamed Plain HttpError",
     # errors, warnings and their messages
     "core.errors": "PolyllamaError ConfigError CheckpointError CheckpointConfigError TokenizerError "
     "SettingsError RegistryError DownloadError BackendError BackendUnavailableError PluginError "
@@ -226,6 +229,7 @@ __all__ = [
     "BaseModelOutput",
     "Cache",
     "CachedRows",
+    "Call",
     "CausalLMOutput",
     "Chain",
     "Checkpoint",
@@ -248,6 +252,7 @@ __all__ = [
     "Embedding",
     "EmbeddingOutput",
     "Encoder",
+    "Endpoint",
     "Engine",
     "Entity",
     "Example",
@@ -259,6 +264,8 @@ __all__ = [
     "Graph",
     "History",
     "HostInputs",
+    "HttpError",
+    "HttpInterface",
     "InputError",
     "JsonCallReader",
     "Label",
@@ -279,6 +286,7 @@ __all__ = [
     "NodeDescriptor",
     "Override",
     "Parameter",
+    "Plain",
     "PluginError",
     "PolyllamaError",
     "PolyllamaWarning",
@@ -294,12 +302,16 @@ __all__ = [
     "RegistryError",
     "Request",
     "Rope",
+    "RoutesDescriptor",
+    "Running",
     "SafetensorsFile",
     "ScoredTokens",
     "SequenceClassifierOutput",
+    "ServedModel",
     "SettingsError",
     "Span",
     "SpecModel",
+    "Streamed",
     "Task",
     "TaskDescriptor",
     "TensorInfo",

@@ -9,6 +9,7 @@ from ..core.plugin_system.hookspecs import (
     ConstraintDescriptor,
     NodeDescriptor,
     RegistryDescriptor,
+    RoutesDescriptor,
     TaskDescriptor,
     ToolParserDescriptor,
     hookimpl,
@@ -192,6 +193,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("run", f"{commands}.run:run", "Run a model on a text: it writes on, labels, answers ..."),
         CommandDescriptor("embed", f"{commands}.embed:embed", "Turn texts into vectors, and compare them."),
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
+        CommandDescriptor("serve", f"{commands}.serve:serve", "Serve models over HTTP, to OpenAI's clients too."),
         CommandDescriptor(
             "evaluate", f"{commands}.evaluate:evaluate", "Measure how well a model predicts a text, and how fast."
         ),
@@ -229,4 +231,17 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor(
             "version", f"{commands}.version:version", "Show the versions of polyllama and its libraries."
         ),
+    ]
+
+
+@hookimpl
+def polyllama_routes() -> list[RoutesDescriptor]:
+    folder = "polyllama.plugins.serve"
+    return [
+        RoutesDescriptor(
+            "openai", f"{folder}.openai.interface:INTERFACE", "OpenAI's: chats, completions, embeddings, models"
+        ),
+        RoutesDescriptor("anthropic", f"{folder}.anthropic.interface:INTERFACE", "Anthropic's: messages"),
+        RoutesDescriptor("ollama", f"{folder}.ollama.interface:INTERFACE", "Ollama's: chat, generate, embed, lists"),
+        RoutesDescriptor("own", f"{folder}.own.interface:INTERFACE", "health, metrics, tokens"),
     ]

@@ -1,4 +1,4 @@
-"""What a plugin may offer: eight hooks, and the descriptors they return.
+"""What a plugin may offer: nine hooks, and the descriptors they return.
 
 A plugin is a module (or any object) with functions named like the hooks below, marked with ``@polyllama.hookimpl``, and
 found through an entry point of the group ``polyllama``:
@@ -300,6 +300,18 @@ class ToolParserDescriptor(Descriptor):
         _as_strings(self, "marks")
 
 
+@for_plugins
+@dataclass(frozen=True)
+class RoutesDescriptor(Descriptor):
+    """An interface of ``polyllama serve``; its target is a ``polyllama.extend.HttpInterface``: paths and handlers.
+
+    >>> RoutesDescriptor("count", "my_plugin.http:INTERFACE", "counts tokens").kind
+    'routes'
+    """
+
+    kind: ClassVar[str] = "routes"
+
+
 @hookspec
 def polyllama_backends() -> list[BackendDescriptor]:
     """The backends a plugin offers."""
@@ -348,6 +360,12 @@ def polyllama_tool_parsers() -> list[ToolParserDescriptor]:
     return []
 
 
+@hookspec
+def polyllama_routes() -> list[RoutesDescriptor]:
+    """The HTTP interfaces a plugin adds to ``polyllama serve``."""
+    return []
+
+
 HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_backends": BackendDescriptor,
     "polyllama_tasks": TaskDescriptor,
@@ -357,6 +375,7 @@ HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_checkpoint_formats": CheckpointFormatDescriptor,
     "polyllama_constraints": ConstraintDescriptor,
     "polyllama_tool_parsers": ToolParserDescriptor,
+    "polyllama_routes": RoutesDescriptor,
 }
 """Every hook, and what its implementations return (one, or a list)."""
 
