@@ -1,8 +1,8 @@
 """What plugin authors import: the one module beside ``polyllama`` and ``polyllama.testing``.
 
-Backends, task heads, graph nodes, commands, model registries, checkpoint formats, HTTP interfaces and whatever else other
-packages bring need nothing deeper, and should use nothing deeper: every other module may move, and these names stay.
-A name that is to go or to mean something else first warns for a minor version. docs/plugins.md lists them all by kind.
+Whatever another package brings needs nothing deeper, and should use nothing deeper: every other module may move, and
+these names stay. A name that is to go or to mean something else first warns for a minor version. docs/plugins.md lists
+them all by kind.
 
     from polyllama.extend import BackendDescriptor, hookimpl
 

@@ -11,7 +11,6 @@ from .arguments import warn_once
 
 if TYPE_CHECKING:
     from .defaults import GenerationDefaults
-    from .options import GenerationOptions
 
 NEUTRAL: Mapping[str, float | None] = {
     "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
@@ -26,20 +25,6 @@ OF_BEAMS: Mapping[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 def asked_of(defaults: GenerationDefaults | None) -> dict[str, Any]:
     """Those of the defaults that this program asks for, and no file."""
     return {} if defaults is None else {n: v for n, v in defaults.values.items() if n in defaults.asked}
-
-
-def check_beams(options: GenerationOptions) -> None:
-    """Refuse what does not go with beams."""
-    if options.num_return_sequences > options.num_beams:
-        raise GenerationError(
-            options.named("num_return_sequences") + " is more than " + options.named("num_beams"),
-            hint="give " + mention("num_beams") + " at least as many",
-        )
-    if options.guidance_scale != 1.0:
-        raise GenerationError(
-            options.named("num_beams") + " and " + options.named("guidance_scale") + " do not go together",
-            hint="leave one of them out: a second prompt would have to follow every beam",
-        )
 
 
 def say_without_beams(given: Mapping[str, Any]) -> None:

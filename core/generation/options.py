@@ -15,7 +15,6 @@ from .option_conflicts import (
     NEUTRAL,
     applicable,
     asked_of,
-    check_beams,
     means_sampling,
     refuse_filters,
     say_unused,
@@ -219,7 +218,7 @@ class GenerationOptions:
                 hint="give " + mention("max_new_tokens") if "max_new_tokens" in self.origin else None,
             )
         if self.num_beams > 1:
-            check_beams(self)
+            _check_beams(self)
         elif self.num_return_sequences > 1 and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} without sampling would give the same text each time",
@@ -332,3 +331,17 @@ def option_names() -> frozenset[str]:
     return frozenset(
         entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name not in ("draft", "shown")
     )
+
+
+def _check_beams(options: GenerationOptions) -> None:
+    """Refuse what does not go with beams."""
+    if options.num_return_sequences > options.num_beams:
+        raise GenerationError(
+            options.named("num_return_sequences") + " is more than " + options.named("num_beams"),
+            hint="give " + mention("num_beams") + " at least as many",
+        )
+    if options.guidance_scale != 1.0:
+        raise GenerationError(
+            options.named("num_beams") + " and " + options.named("guidance_scale") + " do not go together",
+            hint="leave one of them out: a second prompt would have to follow every beam",
+        )

@@ -122,7 +122,7 @@ class Plugins:
 
     def routes(self) -> dict[str, RoutesDescriptor]:
         """HTTP interfaces by name."""
-        return self._of_kind(RoutesDescriptor)
+        return self.offers(RoutesDescriptor)
 
     def find(self, kind: type[D], name: str) -> D:
         """What a user's name stands for, aliases included.
