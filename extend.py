@@ -1,8 +1,7 @@
 """What plugin authors import: the one module beside ``polyllama`` and ``polyllama.testing``.
 
 Whatever another package brings needs nothing deeper, and should use nothing deeper: every other module may move, and
-these names stay. A name that is to go or to mean something else first warns for a minor version. docs/plugins.md lists
-them all by kind.
+these names stay. A name that is to go first warns for a minor version. docs/plugins.md lists them all, by kind.
 
     from polyllama.extend import BackendDescriptor, hookimpl
 
