@@ -206,7 +206,6 @@ def test_arrays_that_are_no_prompts(reference, array, message):
         ({"logprobs": 2}, "logprobs=2 goes with texts and lists"),
         ({"return_dict_in_generate": True, "batch_size": 2}, "batch_size=2 and return_dict_in_generate"),
         ({"streamer": 3}, "streamer is 3, which has no put and no end"),
-        ({"past_key_values": ()}, "past_key_values=.* is not offered"),
         ({"generation_config": 3}, "generation_config is 3; wanted a GenerationConfig"),
     ],
 )
