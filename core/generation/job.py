@@ -121,6 +121,13 @@ class Job:
         finally:
             self.cancel()
 
+    def taken(self) -> list[StreamEvent]:
+        """The events that are there by now: nothing is run, nobody is waited for."""
+        found: list[StreamEvent] = []
+        while self._events:
+            found += self._events.popleft()
+        return found
+
     def finish(self) -> None:
         """Run to the end, whose events nobody looks at. What interrupts it cancels the job.
 

@@ -158,6 +158,15 @@ class Scheduler:
             self._turns.pass_on()
 
     @property
+    def max_rows(self) -> int:
+        """Rows that run together at most; it can be set, and holds for rows that begin from then on."""
+        return self._loop.max_rows
+
+    @max_rows.setter
+    def max_rows(self, value: int) -> None:
+        self._loop.max_rows = value
+
+    @property
     def running(self) -> int:
         """Rows that are in a batch and have not ended."""
         return self._loop.running
@@ -166,6 +175,16 @@ class Scheduler:
     def waiting(self) -> int:
         """Rows that are in no batch yet, or no more for want of memory."""
         return len(self._loop.waiting)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values of all rows that run."""
+        return self._loop.running_bytes()
+
+    @property
+    def cache_limit(self) -> int:
+        """Bytes that keys and values may take."""
+        return self._memory.limit
 
     def forget(self) -> None:
         """Give back the memory of texts that are kept for others which begin like them."""

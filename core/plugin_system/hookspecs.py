@@ -1,4 +1,4 @@
-"""What a plugin may offer: six hooks, and the descriptors they return.
+"""What a plugin may offer: seven hooks, and the descriptors they return.
 
 A plugin is a module (or any object) with functions named like the hooks below, marked with ``@polyllama.hookimpl``, and
 found through an entry point of the group ``polyllama``:
@@ -270,6 +270,18 @@ class CheckpointFormatDescriptor(Descriptor):
         return tuple(pattern[2:] for pattern in self.files if pattern.startswith("*.") and "." not in pattern[2:])
 
 
+@for_plugins
+@dataclass(frozen=True)
+class RoutesDescriptor(Descriptor):
+    """An interface of ``polyllama serve``; its target is a ``polyllama.extend.HttpInterface``: paths and handlers.
+
+    >>> RoutesDescriptor("count", "my_plugin.http:INTERFACE", "counts tokens").kind
+    'routes'
+    """
+
+    kind: ClassVar[str] = "routes"
+
+
 @hookspec
 def polyllama_backends() -> list[BackendDescriptor]:
     """The backends a plugin offers."""
@@ -306,6 +318,12 @@ def polyllama_checkpoint_formats() -> list[CheckpointFormatDescriptor]:
     return []
 
 
+@hookspec
+def polyllama_routes() -> list[RoutesDescriptor]:
+    """The HTTP interfaces a plugin adds to ``polyllama serve``."""
+    return []
+
+
 HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_backends": BackendDescriptor,
     "polyllama_tasks": TaskDescriptor,
@@ -313,6 +331,7 @@ HOOKS: Mapping[str, type[Descriptor]] = {
     "polyllama_registries": RegistryDescriptor,
     "polyllama_commands": CommandDescriptor,
     "polyllama_checkpoint_formats": CheckpointFormatDescriptor,
+    "polyllama_routes": RoutesDescriptor,
 }
 """Every hook, and what its implementations return (one, or a list)."""
 

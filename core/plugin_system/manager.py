@@ -32,6 +32,7 @@ from .hookspecs import (
     Descriptor,
     NodeDescriptor,
     RegistryDescriptor,
+    RoutesDescriptor,
     TaskDescriptor,
     describe_exception,
 )
@@ -118,6 +119,10 @@ class Plugins:
     def checkpoint_formats(self) -> dict[str, CheckpointFormatDescriptor]:
         """Checkpoint formats by name."""
         return self._of_kind(CheckpointFormatDescriptor)
+
+    def routes(self) -> dict[str, RoutesDescriptor]:
+        """HTTP interfaces by name."""
+        return self._of_kind(RoutesDescriptor)
 
     def find(self, kind: type[D], name: str) -> D:
         """What a user's name stands for, aliases included.

@@ -1,0 +1,155 @@
+"""The names of models in requests: ``tiny``, ``tiny@torch:cpu``, ``tiny:poet``; which of them are served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import InputError
+from ...core.http_interface import HttpError
+from ...core.messages import did_you_mean, few, visible
+
+_BACKEND = re.compile(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._:-]*)?")
+_SHOWN = 80
+"""Letters of a name that somebody sent in a message."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that is served: its name, and what is loaded for it (a registry name, a repository or a path)."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is loaded as one: a model on a backend with a head.
+
+    >>> Key(Offer("tiny", "tiny"), backend="torch", task="embedding").text
+    'tiny@torch#embedding'
+    """
+
+    offer: Offer
+    backend: str | None = None
+    task: str | None = None
+
+    @property
+    def text(self) -> str:
+        """As the log and the metrics name it."""
+        backend = f"@{self.backend}" if self.backend else ""
+        return f"{self.offer.name}{backend}" + (f"#{self.task}" if self.task else "")
+
+
+def read_offers(models: Sequence[str]) -> dict[str, Offer]:
+    """The models of the command line by the names under which they are served: ``NAME=MODEL``, or ``MODEL`` alone.
+
+    A path is served under its last part.
+
+    Raises:
+        InputError: a name that is none, or two models of one name.
+
+    >>> [offer.name for offer in read_offers(["tiny", "poet=./my-model", "./folder/chat"]).values()]
+    ['tiny', 'poet', 'chat']
+    """
+    found: dict[str, Offer] = {}
+    for text in models:
+        name, separator, source = text.partition("=")
+        if not separator or "/" in name:  # a path may hold the sign
+            name, source = text, text
+        if not separator and (Path(source).exists() or source.startswith(("path:", ".", "~", "/"))):
+            name = Path(source.removeprefix("path:")).expanduser().resolve().name
+        if not name or not source or not name.isprintable():
+            raise InputError(f"{text!r} names no model to serve", hint="write MODEL or NAME=MODEL")
+        if name in found:
+            raise InputError(f"two models would be served as {name!r}", hint="write NAME=MODEL for one of them")
+        found[name] = Offer(name, source)
+    return found
+
+
+class Names:
+    """Which names are served.
+
+    Args:
+        offers: those of the command line.
+        any_name: every name of a registry too.
+    """
+
+    def __init__(self, offers: Mapping[str, Offer], *, any_name: bool) -> None:
+        self.offers = dict(offers)
+        self._any = any_name
+
+    @property
+    def first(self) -> Offer | None:
+        """What a request gets that names no model."""
+        return next(iter(self.offers.values()), None)
+
+    def find(self, name: str | None, task: str | None = None) -> Key:
+        """What a request's name means.
+
+        Raises:
+            HttpError: nothing that is served (404).
+        """
+        if name is None:
+            if self.first is None:
+                raise HttpError("the request names no model", param="model", hint="give one of `GET /v1/models`")
+            return Key(self.first, task=task)
+        offer = self._offer(name)
+        if offer is not None:
+            return Key(offer, task=task)
+        for place in sorted((i for i, sign in enumerate(name) if sign in "@:"), reverse=True):
+            offer = self._offer(name[:place])
+            if offer is not None:
+                return self._with(offer, name[place:], name, task)
+        raise self._unknown(name)
+
+    def _with(self, offer: Offer, rest: str, name: str, task: str | None) -> Key:
+        adapter, _, backend = rest.partition("@")
+        if adapter.removeprefix(":"):
+            text = f"the model {offer.name!r} has no adapter {adapter[1 : _SHOWN + 1]!r}"
+            raise HttpError(text, status=404, kind="model_not_found", param="model")
+        if not _BACKEND.fullmatch(backend) or backend.partition(":")[0] not in _backends():
+            text = f"the model {name[:_SHOWN]!r} names a backend that there is none of"
+            hint = f"there are {', '.join(_backends())}"
+            raise HttpError(text, status=404, kind="model_not_found", param="model", hint=hint)
+        return Key(offer, backend, task)
+
+    def _offer(self, name: str) -> Offer | None:
+        """The model of exactly this name. What a client sends is looked up, and never taken for a path."""
+        if name in self.offers:
+            return self.offers[name]
+        entry = self._registered(name) if self._any else None
+        if entry is None:
+            return None
+        return self.offers.setdefault(entry.name, Offer(entry.name, f"registry:{entry.name}"))
+
+    @staticmethod
+    def _registered(name: str) -> Any:
+        from ...core.errors import RegistryError
+        from ...core.sources.registry import load_registry
+
+        try:
+            return load_registry().get(name)
+        except RegistryError:  # two plugins claim it
+            return None
+
+    def _unknown(self, name: str) -> HttpError:
+        known = list(self.offers)
+        if self._any:
+            from ...core.sources.registry import load_registry
+
+            known = [*known, *(other for other in load_registry().names() if other not in self.offers)]
+        hint = did_you_mean(name, known, f"there are {few(known)}")
+        shown = visible(name[:_SHOWN], in_line=True)
+        return HttpError(
+            f"there is no model {shown!r} here", status=404, kind="model_not_found", param="model", hint=hint
+        )
+
+
+def _backends() -> list[str]:
+    from ...core.plugin_system.manager import plugin_manager
+
+    return list(plugin_manager().backends())

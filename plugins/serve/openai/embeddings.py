@@ -1,0 +1,65 @@
+"""``/v1/embeddings``: texts as vectors of length 1."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from ....core.http_interface import HttpError
+from ..fields import Body, no_effect
+from .sampling import Token
+
+if TYPE_CHECKING:
+    from ..answering import Request
+    from ..hub import Served
+
+MOST_TEXTS = 2048
+"""Texts of a request, as OpenAI has it."""
+
+
+class EmbeddingsBody(Body):
+    """Texts, or token ids, and the form of their vectors."""
+
+    input: str | list[str] | list[Token] | list[list[Token]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    truncate: bool | None = None
+    user: Any = no_effect()
+
+
+async def embed(call: Request) -> Any:
+    """Turn texts into vectors."""
+    body: EmbeddingsBody = call.body
+    served = await call.model(body.model, task="embedding")
+    vectors, count = await call.run(embedded, served, body.input, bool(body.truncate))
+    if body.dimensions not in (None, vectors.shape[1]):
+        text = f"dimensions is {body.dimensions}, this model's vectors have {vectors.shape[1]}"
+        raise HttpError(text, param="dimensions", kind="unsupported")
+    rows = [_encoded(vector) for vector in vectors] if body.encoding_format == "base64" else vectors.tolist()
+    found = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    counts = {"prompt_tokens": count, "total_tokens": count}
+    return {"object": "list", "model": served.name, "data": found, "usage": counts}
+
+
+def _encoded(vector: Any) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def embedded(served: Served, given: Any, truncate: bool = False) -> tuple[Any, int]:
+    """Vectors ``[texts, size]`` in float32, and how many tokens the texts have; in a thread.
+
+    Raises:
+        HttpError: no text, too many, or an empty one.
+    """
+    tokenizer = served.llm.tokenizer
+    inputs = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else list(given)
+    if not 0 < len(inputs) <= MOST_TEXTS:
+        raise HttpError(f"input holds {len(inputs)} texts, wanted 1 to {MOST_TEXTS}", param="input")
+    texts = [text if isinstance(text, str) else tokenizer.decode(text, skip_special_tokens=True) for text in inputs]
+    if not all(text.strip() for text in texts):
+        raise HttpError("input holds an empty text", param="input")
+    count = sum(len(tokenizer.encode(text)) for text in texts)
+    return served.llm.predict(texts, truncation=truncate), count

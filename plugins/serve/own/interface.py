@@ -1,0 +1,16 @@
+"""The paths of polyllama's own interface."""
+
+from __future__ import annotations
+
+from ....core.http_interface import Endpoint, HttpInterface
+from .health import health, show_metrics
+from .tokenizing import DetokenizeBody, TokenizeBody, detokenize, tokenize
+
+INTERFACE = HttpInterface(
+    (
+        Endpoint("GET", "/health", health, summary="Say whether the engine turns.", open=True),
+        Endpoint("GET", "/metrics", show_metrics, summary="Counts and times in Prometheus' form."),
+        Endpoint("POST", "/tokenize", tokenize, TokenizeBody, "Turn a text or a conversation into token ids."),
+        Endpoint("POST", "/detokenize", detokenize, DetokenizeBody, "Turn token ids into a text."),
+    ),
+)
