@@ -210,4 +210,5 @@ def polyllama_routes() -> list[RoutesDescriptor]:
             "openai", f"{folder}.openai.interface:INTERFACE", "OpenAI's: chats, completions, embeddings, models"
         ),
         RoutesDescriptor("own", f"{folder}.own.interface:INTERFACE", "health, metrics, tokens"),
+        RoutesDescriptor("page", f"{folder}.page.interface:INTERFACE", "the page at /"),
     ]
