@@ -42,7 +42,10 @@ export class ConversationList {
       this.actions.rename(conversation.id, keep ? input.value.trim() : conversation.title);
     };
     input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") end(true);
+      if (event.key === "Enter") {
+        event.preventDefault(); // the title is a button, and would be pressed by the rest of this press
+        end(true);
+      }
       if (event.key === "Escape") {
         event.stopPropagation();
         end(false);

@@ -27,7 +27,7 @@ class Page {
   tokens = false;
 
   constructor() {
-    const main = [byId("main"), byId("bar")];
+    const others = [byId("main"), byId("bar")];
     this.notices = new Notices();
     this.models = new Models();
     this.store = new Store((id) => this.changedElsewhere(id));
@@ -40,8 +40,8 @@ class Page {
     this.form = new SettingsForm(() => this.settingsChanged());
     this.choosers = ["Model", "Second model"].map((what) => new Chooser(what, this.models, () => this.modelsChanged()));
     byId("choosers").append(...this.choosers.map((chooser) => chooser.element));
-    this.side = new Panel({panel: byId("side"), button: byId("open-side"), main, open: innerWidth > 1100});
-    this.settings = new Panel({panel: byId("settings"), button: byId("open-settings"), main, open: false});
+    this.side = new Panel({panel: byId("side"), button: byId("open-side"), others, open: innerWidth > 1100});
+    this.settings = new Panel({panel: byId("settings"), button: byId("open-settings"), others, open: false});
     startTheme(byId("theme"));
     this.listen();
   }
@@ -155,6 +155,7 @@ class Page {
     this.transcript.show(this.conversation, this.tokens);
     this.list.show(this.conversations, this.conversation.id);
     byId("welcome").hidden = this.conversation.leaf !== null;
+    keepFocus();
     document.title = this.conversation.leaf ? `${titleOf(this.conversation)} – polyllama` : "polyllama";
     this.drawRunning();
     scrollToEnd();
@@ -176,6 +177,7 @@ class Page {
     const running = this.running !== null;
     byId("stop").hidden = !running;
     byId("send").hidden = running;
+    keepFocus();
     byId("new").disabled = running;
     for (const control of document.querySelectorAll("#choosers select, #choosers input, #compare")) control.disabled = running;
     this.transcript.busy = running;
@@ -361,6 +363,13 @@ function secondOf(first, models) {
 function spokenAnswer(answer) {
   if (answer.state === "failed") return `${answer.model} could not answer: ${answer.error}.`;
   return `${answer.model}${answer.state === "stopped" ? ", stopped" : ""}: ${answer.text}`;
+}
+
+/** Where the element that one was at is gone, go to the message; not by touch, where that opens a keyboard. */
+function keepFocus() {
+  const {activeElement} = document;
+  const lost = activeElement === document.body || activeElement?.offsetParent === null;
+  if (lost && matchMedia("(pointer: fine)").matches) byId("message").focus();
 }
 
 function isAtEnd() {

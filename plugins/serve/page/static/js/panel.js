@@ -2,10 +2,10 @@
 
 const NARROW = matchMedia("(max-width: 60rem)");
 
-/** A panel with the button that opens it. */
+/** A panel with the button that opens it; `others` is what it covers where there is no room beside it. */
 export class Panel {
-  constructor({panel, button, main, open}) {
-    Object.assign(this, {panel, button, main});
+  constructor({panel, button, others, open}) {
+    Object.assign(this, {panel, button, others});
     button.addEventListener("click", () => this.toggle());
     panel.querySelector(".close").addEventListener("click", () => this.close());
     panel.addEventListener("keydown", (event) => {
@@ -50,6 +50,6 @@ export class Panel {
     this.button.setAttribute("aria-expanded", String(this.#open));
     // What is covered is not there for the keyboard and the screen reader either.
     const covering = NARROW.matches && [...document.querySelectorAll(".panel")].some((panel) => !panel.hidden);
-    this.main.inert = covering;
+    for (const element of this.others) element.inert = covering;
   }
 }
