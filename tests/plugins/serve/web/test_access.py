@@ -84,7 +84,7 @@ def test_everything_is_done_by_keyboard_alone(page: Visit) -> None:
     assert focused(page) == "Close the settings"
     tab_to(page, "Temperature")
     keys.type("0")
-    tab_to(page, "Most tokens")
+    tab_to(page, "Max tokens")
     keys.press("Control+A")
     keys.type("6")
     keys.press("Escape")

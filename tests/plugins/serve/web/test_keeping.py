@@ -63,6 +63,16 @@ def test_another_tab_shows_what_was_said_here(page: Visit, visit: Callable[..., 
     beside.check()
 
 
+def test_two_tabs_with_two_conversations(page: Visit, visit: Callable[..., Visit], server: RunningServer) -> None:
+    beside = visit(server, like=page).open()
+    talk(beside, "Mine")
+    talk(page, "Once")
+    beside.until(lambda: titles(beside) == ["Once", "Mine"])
+    talk(beside, "again")
+    assert titles(beside) == ["Mine", "Once"] and beside.said() == ["Mine", "again"]
+    beside.check()
+
+
 def test_what_was_cut_off_by_a_reload_is_not_said_to_be_coming(page: Visit) -> None:
     page.page.route("**/v1/chat/completions", lambda route: None)  # an answer that never comes
     page.send("Once")
@@ -126,7 +136,7 @@ def test_what_is_exported_can_be_imported_again(page: Visit, visit: Callable[...
     elsewhere.check()
 
 
-TURN = {"id": "1", "parent": None, "user": "Hi", "answers": []}
+TURN = {"id": "1", "parent": None, "user": "Hi", "settings": {}, "answers": []}
 WHOLE: dict[str, Any] = {"title": "", "settings": {}, "models": [], "turns": {"1": TURN}, "leaf": "1"}
 
 

@@ -31,8 +31,8 @@ def test_an_answer_is_the_models(page: Visit, llm: Llama) -> None:
     wanted = chat(llm, ("user", "Once upon a time"))
     assert words(page.ask("Once upon a time")) == words(wanted)
     foot = page.page.inner_text(".foot")
-    assert foot.startswith("12 tokens · ") and "tokens/s" in foot and foot.endswith("ended at the most tokens")
-    assert "tiny: cpu, float32, 4.6 MB of weights" in page.page.inner_text("#memory")
+    assert foot.startswith("12 tokens · ") and "tokens/s" in foot and foot.endswith("token limit reached")
+    assert "tiny: cpu, float32, 4.6 MB" in page.page.inner_text("#memory")
 
 
 def test_what_was_said_before_goes_along(page: Visit, llm: Llama) -> None:

@@ -6,7 +6,7 @@ import {fromMarkdown} from "./markdown.js";
 import {TokenView} from "./tokens.js";
 import {count, duration} from "./words.js";
 
-const FINISHES = {stop: null, length: "ended at the most tokens", tool_calls: "called a tool"};
+const FINISHES = {stop: null, length: "token limit reached", tool_calls: "called a tool"};
 const OFTEN = 80; // milliseconds between drawings of markdown, which is read anew each time
 
 /** The element of an answer, which follows it. */

@@ -27,9 +27,10 @@ export function path(conversation) {
   return found.reverse();
 }
 
-/** Add a turn after another (null for the beginning) and show it. */
+/** Add a turn after another (null for the beginning), asked with the present settings, and show it. */
 export function addTurn(conversation, parent, user) {
-  const turn = {id: String(Object.keys(conversation.turns).length + 1), parent, user, answers: []};
+  const id = String(Object.keys(conversation.turns).length + 1);
+  const turn = {id, parent, user, settings: structuredClone(conversation.settings), answers: []};
   conversation.turns[turn.id] = turn;
   conversation.leaf = turn.id;
   conversation.changed = Date.now();

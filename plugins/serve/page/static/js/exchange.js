@@ -2,7 +2,7 @@
 
 import {newAnswer} from "./answer.js";
 import {newId} from "./conversation.js";
-import {DEFAULTS, readSettings} from "./settings.js";
+import {readSettings} from "./settings.js";
 
 const FORMAT = "polyllama-conversations";
 const VERSION = 1;
@@ -51,6 +51,7 @@ function readConversation(given, place) {
       id,
       parent: known.get(turn.parent),
       user: string(turn.user, `${where}, turn ${number}: user`),
+      settings: settings(turn.settings, `${where}, turn ${number}: settings`),
       answers: list(turn.answers, `${where}, turn ${number}: answers`).map((answer) => readAnswer(answer, where)),
     };
   }
@@ -62,7 +63,7 @@ function readConversation(given, place) {
     title: string(given.title, `${where}: title`),
     created: time(given.created),
     changed: time(given.changed),
-    settings: readSettings({...DEFAULTS, ...record(given.settings, `${where}: settings`)}),
+    settings: settings(given.settings, `${where}: settings`),
     models: models.map((model) => ({name: string(model?.name, where), backend: string(model?.backend, where)})),
     turns,
     leaf,
@@ -87,6 +88,10 @@ function readToken(given, where) {
     return [string(text, where), finite(logprob)];
   });
   return {text: string(given.text, `${where}: token`), logprob: finite(given.logprob), others};
+}
+
+function settings(value, what) {
+  return readSettings(record(value, what));
 }
 
 function record(value, what) {

@@ -14,12 +14,17 @@ export class ConversationList {
     this.element.replaceChildren(...conversations.map((one) => this.#item(one, one.id === open)));
   }
 
+  /** Go to a conversation in the list. */
+  focus(id) {
+    this.element.querySelector(`[data-id="${CSS.escape(id)}"]`)?.focus();
+  }
+
   #item(conversation, open) {
     const {actions} = this;
     const title = titleOf(conversation);
     const button = h(
       "button",
-      {type: "button", class: "title", "aria-current": open ? "true" : null, onclick: () => actions.open(conversation.id)},
+      {type: "button", class: "title", "data-id": conversation.id, "aria-current": open ? "true" : null, onclick: () => actions.open(conversation.id)},
       title,
     );
     const item = h(

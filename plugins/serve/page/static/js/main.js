@@ -1,18 +1,16 @@
 // The page. From here: conversation.js (what was said), request.js (what is asked), answer.js (what comes),
-// transcript.js (how it looks), store.js (where it is kept), models.js, settings.js, list.js at the sides.
+// transcript.js (how it looks), library.js (what is kept); models.js and settings.js (what is asked, and how).
 
 import {newAnswer, receive} from "./answer.js";
-import {addTurn, messagesUntil, newConversation, path, show, titleOf} from "./conversation.js";
+import {addTurn, messagesUntil, newConversation, show, titleOf} from "./conversation.js";
 import {byId, h} from "./dom.js";
-import {download, exported, imported} from "./exchange.js";
-import {ConversationList} from "./list.js";
+import {Library} from "./library.js";
 import {Chooser, Models, requestName} from "./models.js";
 import {Notices} from "./notices.js";
 import {Panel} from "./panel.js";
 import {makeRequest, SettingError} from "./request.js";
 import {apiKey} from "./server.js";
 import {lastSettings, SettingsForm} from "./settings.js";
-import {Store} from "./store.js";
 import {startTheme} from "./theme.js";
 import {TokenCard} from "./tokens.js";
 import {Transcript} from "./transcript.js";
@@ -22,7 +20,6 @@ const LOOK = 1000; // milliseconds between looks at the memory while answers are
 
 class Page {
   conversation = null;
-  conversations = [];
   running = null; // what ends the answers that are being written
   tokens = false;
 
@@ -30,13 +27,8 @@ class Page {
     const others = [byId("main"), byId("bar")];
     this.notices = new Notices();
     this.models = new Models();
-    this.store = new Store((id) => this.changedElsewhere(id));
+    this.library = new Library(this, this.notices);
     this.transcript = new Transcript(byId("transcript"), new TokenCard(byId("token-card")), this.actions());
-    this.list = new ConversationList(byId("conversations"), {
-      open: (id) => this.openKept(id),
-      rename: (id, title) => this.rename(id, title),
-      remove: (id) => this.remove(id),
-    });
     this.form = new SettingsForm(() => this.settingsChanged());
     this.choosers = ["Model", "Second model"].map((what) => new Chooser(what, this.models, () => this.modelsChanged()));
     byId("choosers").append(...this.choosers.map((chooser) => chooser.element));
@@ -53,7 +45,7 @@ class Page {
       retry: (turn) => this.ask(turn.parent, turn.user),
       show: (turn) => {
         show(this.conversation, turn);
-        this.keep();
+        this.library.keep(this.conversation);
         this.draw();
       },
       enterKey: () => this.settings.open(byId("api-key")),
@@ -84,9 +76,6 @@ class Page {
     byId("new").addEventListener("click", () => this.begin());
     byId("compare").addEventListener("click", () => this.toggleSecond());
     byId("tokens").addEventListener("click", () => this.showTokens(!this.tokens));
-    byId("export").addEventListener("click", () => this.export());
-    byId("import").addEventListener("click", () => byId("import-file").click());
-    byId("import-file").addEventListener("change", (event) => this.import(event.target));
     byId("api-key").value = apiKey.value;
     byId("api-key").addEventListener("change", (event) => {
       apiKey.value = event.target.value.trim();
@@ -95,11 +84,7 @@ class Page {
   }
 
   async start() {
-    try {
-      this.conversations = await this.store.all();
-    } catch (error) {
-      this.notices.problem(`this browser keeps no conversations: ${error.message}`);
-    }
+    await this.library.load();
     this.begin();
     await this.refresh();
     if (!this.settings.panel.contains(document.activeElement)) byId("message").focus();
@@ -118,11 +103,9 @@ class Page {
     if (!first.name || (!this.conversation.leaf && !this.models.names.includes(first.name))) {
       Object.assign(first, {name: this.models.names[0] ?? "", backend: ""});
     }
-    const state = this.models.loaded(first);
-    if (state?.writes && !state.chats && !this.conversation.leaf && this.conversation.settings.mode === "chat") {
+    if (this.models.goesOnOnly(first) && !this.conversation.leaf && this.conversation.settings.mode === "chat") {
       this.conversation.settings.mode = "text";
       this.form.show(this.conversation.settings);
-      this.notices.remark(`${first.name} has no chat template: it goes on with your text`);
     }
     this.drawModels();
   }
@@ -131,20 +114,17 @@ class Page {
   begin() {
     if (this.running) return;
     this.open(newConversation(this.conversation?.settings ?? lastSettings(), this.conversation?.models ?? lastModels()));
-    this.side.makeRoom();
-    byId("message").focus();
   }
 
+  /** Show a conversation, and write into it from now on. */
   open(conversation) {
+    const same = conversation.id === this.conversation?.id;
     this.conversation = conversation;
-    this.tokens = conversation.models.length > 1;
+    if (!conversation.models.length) conversation.models = lastModels();
+    this.tokens = same ? this.tokens : conversation.models.length > 1;
     this.form.show(conversation.settings);
     this.draw();
-  }
-
-  openKept(id) {
-    if (this.running) return this.notices.remark("An answer is being written; stop it first");
-    this.open(this.conversations.find((one) => one.id === id));
+    if (same) return; // another tab has changed it: nobody here has asked for anything
     this.side.makeRoom();
     byId("message").focus();
   }
@@ -153,7 +133,7 @@ class Page {
     this.drawModels();
     byId("tokens").setAttribute("aria-pressed", String(this.tokens));
     this.transcript.show(this.conversation, this.tokens);
-    this.list.show(this.conversations, this.conversation.id);
+    this.library.draw();
     byId("welcome").hidden = this.conversation.leaf !== null;
     keepFocus();
     document.title = this.conversation.leaf ? `${titleOf(this.conversation)} – polyllama` : "polyllama";
@@ -169,8 +149,12 @@ class Page {
       chooser.element.hidden = place >= models.length;
       if (place < models.length) chooser.show(models[place]);
     });
-    byId("memory").replaceChildren(...models.filter((one) => one.name).map((one) => h("span", {}, this.models.describe(one))));
-    byId("message").placeholder = settings.mode === "text" ? "A text to go on with" : "Message";
+    this.drawMemory();
+    const text = settings.mode === "text";
+    byId("message").placeholder = text ? "A text to go on with" : "Message";
+    byId("text-hint").hidden = !text;
+    byId("text-hint").textContent = `${requestName(models[0])} goes on with your text instead of answering it. `
+      + (this.models.goesOnOnly(models[0]) ? "It has no chat template." : "The settings say so.");
   }
 
   drawRunning() {
@@ -185,13 +169,13 @@ class Page {
 
   settingsChanged() {
     this.drawModels();
-    this.keep();
+    this.library.keep(this.conversation);
   }
 
   modelsChanged() {
     localStorage.setItem(LAST_MODELS, JSON.stringify(this.conversation.models));
     this.drawModels();
-    this.keep();
+    this.library.keep(this.conversation);
   }
 
   toggleSecond() {
@@ -245,8 +229,7 @@ class Page {
   async run(answers, asked) {
     const ending = new AbortController();
     this.running = ending;
-    if (!this.conversations.includes(this.conversation)) this.conversations.unshift(this.conversation);
-    this.keep();
+    this.library.keep(this.conversation);
     this.draw();
     this.notices.say(answers.length > 1 ? "Both models are answering" : `${answers[0].model} is answering`);
     const looking = setInterval(() => this.lookAtMemory(), LOOK);
@@ -254,9 +237,9 @@ class Page {
     clearInterval(looking);
     this.running = null;
     this.conversation.changed = Date.now();
-    this.keep();
+    this.library.keep(this.conversation);
     this.drawRunning();
-    this.lookAtMemory();
+    await this.lookAtMemory();
     this.notices.say(answers.map(spokenAnswer).join(" "));
   }
 
@@ -272,83 +255,29 @@ class Page {
 
   async lookAtMemory() {
     try {
-      await this.models.refresh();
+      await this.models.look();
     } catch {
       return; // the answers tell what is wrong with the server; the figures stay as they were
     }
-    byId("memory").replaceChildren(...this.conversation.models.map((one) => h("span", {}, this.models.describe(one))));
+    this.drawMemory();
   }
 
-  /** Keep the conversation in the browser, once something was said in it. */
-  async keep(conversation = this.conversation) {
-    if (!Object.keys(conversation.turns).length) return;
-    try {
-      await this.store.put(conversation);
-    } catch (error) {
-      this.notices.problem(`the browser does not keep this conversation: ${error.message}`);
-    }
-  }
-
-  rename(id, title) {
-    const conversation = this.conversations.find((one) => one.id === id);
-    conversation.title = title;
-    this.keep(conversation);
-    this.list.show(this.conversations, this.conversation.id);
-    byId("conversations").querySelector("[aria-current]")?.focus();
-  }
-
-  async remove(id) {
-    if (this.running && id === this.conversation.id) return this.notices.remark("An answer is being written; stop it first");
-    const conversation = this.conversations.find((one) => one.id === id);
-    await this.store.remove(id);
-    this.conversations = this.conversations.filter((one) => one !== conversation);
-    if (id === this.conversation.id) this.begin();
-    else this.list.show(this.conversations, this.conversation.id);
-    this.notices.offer(`Deleted “${titleOf(conversation)}”`, "Undo", () => {
-      this.conversations.unshift(conversation);
-      this.keep(conversation);
-      this.list.show(this.conversations, this.conversation.id);
-    });
-  }
-
-  export() {
-    if (!this.conversations.length) return this.notices.remark("There is no conversation to export");
-    const day = new Date().toISOString().slice(0, 10);
-    download(`polyllama-conversations-${day}.json`, exported(this.conversations));
-  }
-
-  async import(input) {
-    try {
-      for (const file of input.files) {
-        const found = imported(await file.text());
-        for (const conversation of found) await this.store.put(conversation);
-        this.conversations.unshift(...found);
-        this.notices.remark(found.length === 1 ? "1 conversation imported" : `${found.length} conversations imported`);
-      }
-    } catch (error) {
-      this.notices.problem(`nothing was imported: ${error.message}`);
-    }
-    input.value = "";
-    this.list.show(this.conversations, this.conversation.id);
-  }
-
-  /** Another tab has kept or removed a conversation. */
-  async changedElsewhere(id) {
-    if (this.running) return; // what is being written here is kept when it is done
-    this.conversations = await this.store.all();
-    const same = this.conversations.find((one) => one.id === this.conversation.id);
-    if (same && id === same.id) this.open(same);
-    else this.list.show(this.conversations, this.conversation.id);
+  drawMemory() {
+    const known = this.conversation.models.filter((model) => model.name);
+    byId("memory").replaceChildren(...known.map((model) => h("span", {}, this.models.describe(model))));
   }
 }
 
 function lastModels() {
   try {
-    const [first, second] = JSON.parse(localStorage.getItem(LAST_MODELS));
-    return [first, second].filter((one) => typeof one?.name === "string" && typeof one.backend === "string");
+    const kept = JSON.parse(localStorage.getItem(LAST_MODELS));
+    if (kept.length && kept.every(({name, backend}) => typeof name === "string" && typeof backend === "string")) {
+      return kept.slice(0, 2);
+    }
   } catch {
-    return [{name: "", backend: ""}];
+    // nothing was kept, or an older page kept it otherwise
   }
+  return [{name: "", backend: ""}];
 }
 
 /** What to compare with at first: another model, else the same on another backend. */

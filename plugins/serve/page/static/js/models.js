@@ -15,21 +15,32 @@ export function requestName({name, backend}) {
 export class Models {
   names = [];
   backends = [];
-  #loaded = new Map();
+  #loaded = new Map(); // by name, as /v1/models has it
+  #kinds = new Map(); // by name, as /page/server.json has it
 
-  /** Ask again. */
+  /** Ask for everything again. */
   async refresh() {
-    const [list, server] = await Promise.all([getJson("/v1/models"), getJson("/page/server.json")]);
-    this.names = list.data.map((model) => model.id);
+    const [server] = await Promise.all([getJson("/page/server.json"), this.look()]);
     this.backends = server.backends;
-    const kinds = new Map(server.loaded.map((one) => [one.name, one]));
-    const states = list.data.flatMap((model) => model.loaded ?? []);
-    this.#loaded = new Map(states.map((state) => [state.name, {...state, ...kinds.get(state.name)}]));
+    this.#kinds = new Map(server.loaded.map((one) => [one.name, one]));
+  }
+
+  /** Ask again what is loaded and how big it is. */
+  async look() {
+    const {data} = await getJson("/v1/models");
+    this.names = data.map((model) => model.id);
+    this.#loaded = new Map(data.flatMap((model) => model.loaded ?? []).map((state) => [state.name, state]));
   }
 
   /** What is known of a loaded model; undefined of one that is not loaded. */
   loaded(model) {
     return this.#loaded.get(requestName(model));
+  }
+
+  /** Whether a model is known to have no chat template, so that it can only go on with a text. */
+  goesOnOnly(model) {
+    const kind = this.#kinds.get(requestName(model));
+    return Boolean(kind?.writes) && !kind.chats;
   }
 
   /** Where a model is and what it takes, in words. */
@@ -38,8 +49,8 @@ export class Models {
     const state = this.loaded(model);
     if (!state) return `${name}: loaded when it is first asked`;
     const where = state.device === state.backend ? state.backend : `${state.backend} on ${state.device}`;
-    const cache = state.cache_bytes ? ` and ${size(state.cache_bytes)} of cache` : "";
-    return `${name}: ${where}, ${state.dtype}, ${size(state.bytes)} of weights${cache}`;
+    const cache = state.cache_bytes ? ` + ${size(state.cache_bytes)} of cache` : "";
+    return `${name}: ${where}, ${state.dtype}, ${size(state.bytes)}${cache}`;
   }
 }
 

@@ -12,16 +12,9 @@ export class Store {
     this.#others.onmessage = (event) => changed(event.data);
   }
 
-  /** Every conversation, the last changed first. */
+  /** Every conversation. */
   async all() {
-    const found = await this.#run("readonly", (store) => store.getAll());
-    return found.map(settled).sort((one, other) => other.changed - one.changed);
-  }
-
-  /** One conversation; undefined where there is none of this id. */
-  async get(id) {
-    const found = await this.#run("readonly", (store) => store.get(id));
-    return found && settled(found);
+    return (await this.#run("readonly", (store) => store.getAll())).map(settled);
   }
 
   async put(conversation) {

@@ -20,8 +20,10 @@ export class Transcript {
 
   /** Show a conversation; with `tokens` its answers token by token. */
   show(conversation, tokens) {
-    const how = {card: this.card, tokens, plain: conversation.settings.mode === "text"};
-    this.#turns = path(conversation).map((turn) => new TurnView(turn, versions(conversation, turn), how, this.actions));
+    this.#turns = path(conversation).map((turn) => {
+      const how = {card: this.card, tokens, plain: turn.settings.mode === "text"};
+      return new TurnView(turn, versions(conversation, turn), how, this.actions);
+    });
     this.element.replaceChildren(...this.#turns.map((view) => view.element));
   }
 
