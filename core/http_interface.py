@@ -1,7 +1,7 @@
 """What an HTTP interface is made of: the endpoints that ``polyllama serve`` offers, its own and those of plugins.
 
-An interface is data: endpoints with their paths, the class that validates a body, and the form of an error. How requests
-arrive, wait, are cancelled and measured is the server's (``plugins/serve/``), the same for all interfaces.
+An interface is data: endpoints with their paths, the class that validates a body, and the form of an error. How
+requests arrive, wait, are cancelled and measured is the server's (``plugins/serve/``), the same for all interfaces.
 """
 
 from __future__ import annotations

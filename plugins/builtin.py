@@ -161,7 +161,7 @@ def polyllama_commands() -> list[CommandDescriptor]:
         CommandDescriptor("run", f"{commands}.run:run", "Run a model on a text: it writes on, labels, answers ..."),
         CommandDescriptor("embed", f"{commands}.embed:embed", "Turn texts into vectors, and compare them."),
         CommandDescriptor("chat", f"{commands}.chat:chat", "Talk to a chat model, turn by turn."),
-        CommandDescriptor("serve", f"{commands}.serve:serve", "Serve models over HTTP, to OpenAI's clients and others."),
+        CommandDescriptor("serve", f"{commands}.serve:serve", "Serve models over HTTP, to OpenAI's clients too."),
         CommandDescriptor(
             "evaluate", f"{commands}.evaluate:evaluate", "Measure how well a model predicts a text, and how fast."
         ),
@@ -209,6 +209,8 @@ def polyllama_routes() -> list[RoutesDescriptor]:
         RoutesDescriptor(
             "openai", f"{folder}.openai.interface:INTERFACE", "OpenAI's: chats, completions, embeddings, models"
         ),
+        RoutesDescriptor("anthropic", f"{folder}.anthropic.interface:INTERFACE", "Anthropic's: messages"),
+        RoutesDescriptor("ollama", f"{folder}.ollama.interface:INTERFACE", "Ollama's: chat, generate, embed, lists"),
         RoutesDescriptor("own", f"{folder}.own.interface:INTERFACE", "health, metrics, tokens"),
         RoutesDescriptor("page", f"{folder}.page.interface:INTERFACE", "the page at /"),
     ]

@@ -14,7 +14,7 @@ from ..machine.devices import find_devices
 from ..messages import mention, subject
 from .facts import Facts, find_facts
 from .planner import Planner
-from .result import Asked, Fit, Plan
+from .result import Asked, Fit, Option, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,16 +43,16 @@ def plan(
     config_overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
     """See :meth:`polyllama.Llama.plan`."""
-    from ..settings.schema import settings_of_call
     from .advice import advise
 
-    settings = settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
-    overrides = dict(config_overrides or {})
-    more: dict[str, Any] = {"ignore": ignore_patterns(ignore), "arguments": plan_arguments()}
-    facts = find_facts(source, task=task, revision=revision, overrides=overrides, settings=settings, **more)
-    asked = _asked(facts, settings, batch, context, prompt, prefill_chunk_size)
-    devices = find_devices()
-    planner = Planner(facts, asked, devices)
+    planner = _planner(
+        source,
+        asked={"batch": batch, "context": context, "prompt": prompt, "chunk": prefill_chunk_size},
+        settings=_settings(backend, device, dtype, quantize, offline),
+        how={"task": task, "revision": revision, "ignore": ignore_patterns(ignore)},
+        overrides=config_overrides,
+    )
+    facts = planner.facts
     chosen, considered = planner.chosen()
     options = planner.options(None if backend is None else backend.partition(":")[0])
     suggestion, advice = advise(planner, chosen)
@@ -64,9 +64,9 @@ def plan(
         parameters=facts.graph.num_parameters(),
         stored_bytes=None if tensors is None else sum(info.nbytes for info in tensors.values()),
         stored_dtype=facts.stored_dtype,
-        asked=asked,
+        asked=planner.asked,
         fit=compare_with_graph(facts),
-        devices=devices,
+        devices=planner.devices,
         options=options,
         chosen=chosen,
         considered=considered,
@@ -74,6 +74,56 @@ def plan(
         advice=advice,
         notes=tuple(dict.fromkeys([*facts.notes, *planner.notes])),
     )
+
+
+def plan_choice(
+    source: str | Path | LlamaConfig,
+    *,
+    backend: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    quantize: str | None = None,
+    context: int | None = None,
+    task: str | None = None,
+    revision: str | None = None,
+    offline: bool | None = None,
+    ignore: Any = None,
+    config_overrides: Mapping[str, Any] | None = None,
+) -> Option | None:
+    """What loading would take of a plan's options, without looking at the others: a fifth of a plan's time.
+
+    >>> plan_choice("tiny", backend="reference").fits
+    True
+    """
+    planner = _planner(
+        source,
+        asked={"batch": 1, "context": context, "prompt": None, "chunk": None},
+        settings=_settings(backend, device, dtype, quantize, offline),
+        how={"task": task, "revision": revision, "ignore": ignore_patterns(ignore)},
+        overrides=config_overrides,
+    )
+    return planner.chosen()[0]
+
+
+def _settings(
+    backend: str | None, device: str | None, dtype: str, quantize: str | None, offline: bool | None
+) -> Settings:
+    from ..settings.schema import settings_of_call
+
+    return settings_of_call(backend=backend, device=device, dtype=dtype, quantize=quantize, offline=offline)
+
+
+def _planner(
+    source: str | Path | LlamaConfig,
+    *,
+    asked: Mapping[str, int | None],
+    settings: Settings,
+    how: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None,
+) -> Planner:
+    """What works out options for a model, from what is known of it without reading weights."""
+    facts = find_facts(source, overrides=dict(overrides or {}), settings=settings, arguments=plan_arguments(), **how)
+    return Planner(facts, _asked(facts, settings, **asked), find_devices())
 
 
 def plan_arguments() -> tuple[str, ...]:
@@ -84,7 +134,7 @@ def plan_arguments() -> tuple[str, ...]:
 
 
 def _asked(
-    facts: Facts, settings: Settings, batch: int, context: int | None, prompt: int | None, chunk: int | None
+    facts: Facts, settings: Settings, batch: int | None, context: int | None, prompt: int | None, chunk: int | None
 ) -> Asked:
     if facts.entry is not None:
         settings = facts.entry.preferring(settings)
@@ -110,7 +160,7 @@ def _asked(
         settings.device,
         settings.dtype,
         settings.quantize,
-        batch,
+        given["batch"],
         wanted,
         given["prompt"],
         chunk,

@@ -22,26 +22,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError
 
 from ..dtypes import meant_dtype
 from ..errors import SettingsError, warn
 from ..messages import closest, joined, mention, subject
 from .files import DEFAULT, FILE_NAME, OTHER_VARIABLES, PREFIX, Defaults, settings_files
+from .kinds import Names, WholeNumber, setting
+from .serving import ServeSettings
 from .yaml_files import read_yaml_mapping
 
 MAX_FILE_BYTES = 64 * 1024
 ARGUMENT = "argument"
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a truth value")
-    return value
-
-
-def _split_names(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _split_paths(value: object) -> object:
@@ -62,18 +54,96 @@ def _absolute_path(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
-_WholeNumber = Annotated[int, BeforeValidator(_no_bool)]
 _AbsolutePath = Annotated[Path, BeforeValidator(_absolute_path)]
-_Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
-_PATH_FIELDS = ("cache_dir", "registries")
+_FLAGS = ("offline", "serve_any_name", "serve_access_log")
+_PATH_FIELDS = ("cache_dir", "registries", "serve_api_key_file", "serve_chat_template")
 
 
-def _setting(default: Any, summary: str, allowed: str, **constraints: Any) -> Any:
-    """A field whose schema also says in words what it accepts; error messages and listings read it from there."""
-    return Field(default, description=summary, json_schema_extra={"allowed": allowed}, **constraints)
+class GeneralSettings(BaseModel):
+    """What is configured of models and plugins, whatever is done with them."""
+
+    backend: str = setting(
+        Defaults.backend,
+        "what runs the model",
+        "auto, or the name of a backend, optionally with a device (reference, torch, torch:cuda, cpu ...; "
+        "`polyllama backends` lists them)",
+        pattern=r"^[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._:-]*)?$",
+    )
+    device: str | None = setting(
+        Defaults.device,
+        "device of the backend; its own default when not set",
+        "the name of a device (cpu, cuda, cuda:1, mps ...)",
+        pattern=r"^[a-z0-9][a-z0-9._:-]*$",
+    )
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        "element type to compute in; auto takes the checkpoint's where the backend can",
+        "auto, float64, float32, bfloat16 or float16",
+    )
+    quantize: str | None = setting(
+        None,
+        "quantize weights while loading; as they are stored when not set",
+        "int4, int8, int4-g32, int4-g128 ... (int2, int3, int5 and int6 too)",
+        pattern=r"^int[234568](-g(32|64|128))?$",
+    )
+    kv_cache: Literal["auto", "float32", "bfloat16", "float16", "int8"] = setting(
+        "auto",
+        "element type of cached keys and values, where the backend offers a choice; auto takes what it computes in",
+        "auto, float32, bfloat16, float16 or int8",
+    )
+    cache_memory: str | None = setting(
+        None,
+        "memory of keys and values at most, of requests that run and of texts kept for others that begin like them; "
+        "half of what is free on the device when not set",
+        "a size (2GB, 512MiB ...)",
+        pattern=r"^\d+(\.\d+)? ?([kKMGT]i?)?B$",
+    )
+    prefix_cache: Literal["auto", "always", "never"] = setting(
+        "auto",
+        "whether prompts go on from the keys and values of texts that begin alike; auto does so where a call that is "
+        "made twice still gives the same twice: in float32, and for the turns of a conversation",
+        "auto, always or never",
+    )
+    load_format: str = setting(
+        "auto",
+        "format of the weights; dummy makes random ones from a config alone",
+        "auto, dummy, or the name of a checkpoint format (huggingface, gguf ...)",
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+    )
+    cache_dir: _AbsolutePath | None = setting(
+        None, "folder for downloads; huggingface_hub's own cache when not set", "the path of a folder"
+    )
+    offline: bool = setting(False, "use only what is on this machine", "true or false (also 1/0, yes/no, on/off)")
+    seed: WholeNumber | None = setting(
+        None,
+        "seed of sampling; a fresh one each time when not set",
+        "a whole number from 0 to 2**64 - 1",
+        ge=0,
+        lt=2**64,
+    )
+    threads: WholeNumber | None = setting(
+        None,
+        "threads the cpu and torch backends may use on the CPU; their own choice when not set",
+        "a whole number from 1 to 65536",
+        ge=1,
+        le=65536,
+    )
+    registries: Annotated[tuple[_AbsolutePath, ...], BeforeValidator(_split_paths)] = setting(
+        (),
+        "further registry files (YAML)",
+        f"a list of paths (in a variable separated by {os.pathsep!r})",
+    )
+    plugins_allow: Names | None = setting(
+        Defaults.plugins_allow,
+        "load only these plugins (built-in ones always load)",
+        "a list of plugin names (in a variable: a,b,c)",
+    )
+    plugins_block: Names = setting(
+        Defaults.plugins_block, "never load these plugins", "a list of plugin names (in a variable: a,b,c)"
+    )
 
 
-class Settings(BaseModel):
+class Settings(ServeSettings, GeneralSettings):
     """Everything that can be configured, validated; ``load_settings`` makes one from all layers.
 
     >>> Settings(backend="torch:cpu").backend
@@ -81,86 +151,6 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backend: str = _setting(
-        Defaults.backend,
-        "what runs the model",
-        "auto, or the name of a backend, optionally with a device (reference, torch, torch:cuda, cpu ...; "
-        "`polyllama backends` lists them)",
-        pattern=r"^[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._:-]*)?$",
-    )
-    device: str | None = _setting(
-        Defaults.device,
-        "device of the backend; its own default when not set",
-        "the name of a device (cpu, cuda, cuda:1, mps ...)",
-        pattern=r"^[a-z0-9][a-z0-9._:-]*$",
-    )
-    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = _setting(
-        "auto",
-        "element type to compute in; auto takes the checkpoint's where the backend can",
-        "auto, float64, float32, bfloat16 or float16",
-    )
-    quantize: str | None = _setting(
-        None,
-        "quantize weights while loading; as they are stored when not set",
-        "int4, int8, int4-g32, int4-g128 ... (int2, int3, int5 and int6 too)",
-        pattern=r"^int[234568](-g(32|64|128))?$",
-    )
-    kv_cache: Literal["auto", "float32", "bfloat16", "float16", "int8"] = _setting(
-        "auto",
-        "element type of cached keys and values, where the backend offers a choice; auto takes what it computes in",
-        "auto, float32, bfloat16, float16 or int8",
-    )
-    cache_memory: str | None = _setting(
-        None,
-        "memory of keys and values at most, of requests that run and of texts kept for others that begin like them; "
-        "half of what is free on the device when not set",
-        "a size (2GB, 512MiB ...)",
-        pattern=r"^\d+(\.\d+)? ?([kKMGT]i?)?B$",
-    )
-    prefix_cache: Literal["auto", "always", "never"] = _setting(
-        "auto",
-        "whether prompts go on from the keys and values of texts that begin alike; auto does so where a call that is "
-        "made twice still gives the same twice: in float32, and for the turns of a conversation",
-        "auto, always or never",
-    )
-    load_format: str = _setting(
-        "auto",
-        "format of the weights; dummy makes random ones from a config alone",
-        "auto, dummy, or the name of a checkpoint format (huggingface, gguf ...)",
-        pattern=r"^[a-z0-9][a-z0-9._-]*$",
-    )
-    cache_dir: _AbsolutePath | None = _setting(
-        None, "folder for downloads; huggingface_hub's own cache when not set", "the path of a folder"
-    )
-    offline: bool = _setting(False, "use only what is on this machine", "true or false (also 1/0, yes/no, on/off)")
-    seed: _WholeNumber | None = _setting(
-        None,
-        "seed of sampling; a fresh one each time when not set",
-        "a whole number from 0 to 2**64 - 1",
-        ge=0,
-        lt=2**64,
-    )
-    threads: _WholeNumber | None = _setting(
-        None,
-        "threads the cpu and torch backends may use on the CPU; their own choice when not set",
-        "a whole number from 1 to 65536",
-        ge=1,
-        le=65536,
-    )
-    registries: Annotated[tuple[_AbsolutePath, ...], BeforeValidator(_split_paths)] = _setting(
-        (),
-        "further registry files (YAML)",
-        f"a list of paths (in a variable separated by {os.pathsep!r})",
-    )
-    plugins_allow: _Names | None = _setting(
-        Defaults.plugins_allow,
-        "load only these plugins (built-in ones always load)",
-        "a list of plugin names (in a variable: a,b,c)",
-    )
-    plugins_block: _Names = _setting(
-        Defaults.plugins_block, "never load these plugins", "a list of plugin names (in a variable: a,b,c)"
-    )
 
     _provenance: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -355,7 +345,7 @@ def _settings_error(error: ValidationError, provenance: Mapping[str, str]) -> Se
         origin = provenance.get(name, DEFAULT)
         where = subject(name, given, before=f"{origin}: ") if origin == ARGUMENT else f"{origin}: {name}"
         text = where + f" must be {allowed}, not {given!r}"
-        if isinstance(given, bool) and name != "offline" and FILE_NAME in provenance.get(name, ""):
+        if isinstance(given, bool) and name not in _FLAGS and FILE_NAME in provenance.get(name, ""):
             text += " (YAML reads yes, no, on and off as truth values; put the value in quotes)"
         if name == "dtype":
             hint = meant_dtype(given, get_args(field.annotation))

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.http_interface import Endpoint, HttpError, HttpInterface, Plain, Streamed
+from .access_log import log_request
 from .fields import read_body
 from .problems import as_http_error
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from .app import Server
     from .hub import Served
+    from .state import Server
 
 LEFT = 499
 """The status of a client that has left, in the log and in metrics alone, as nginx has it."""
@@ -81,12 +82,25 @@ class Answering:
         try:
             await self._until_it_leaves(request, answer, receive)
         finally:
+            used = list(request.models)
             request.close()
             metrics.in_flight -= 1
             seconds = time.perf_counter() - begun
             metrics.requests[self.endpoint.path, answer.status] += 1
             metrics.request_seconds.see(seconds)
-            self.server.logged(request, self.endpoint, answer, seconds)
+            if self.server.options.access_log:
+                log_request(self._said(request, answer, seconds), used)
+
+    def _said(self, request: Request, answer: Answer, seconds: float) -> dict[str, Any]:
+        """What the log says of a request itself."""
+        return {
+            "request_id": request.request_id,
+            "client": (request.scope.get("client") or [None])[0],
+            "method": self.endpoint.method,
+            "path": self.endpoint.path,
+            "status": answer.status,
+            "seconds": round(seconds, 4),
+        }
 
     async def _until_it_leaves(self, request: Request, answer: Answer, receive: Receive) -> None:
         """Answer, and stop as soon as the client has left."""
@@ -137,7 +151,9 @@ class Answering:
         known = as_http_error(error, self.interface.names)
         if known is None:
             self.server.log(f"request {request.request_id}: {''.join(traceback.format_exception(error)).rstrip()}")
-            known = HttpError(f"an error of the server, request {request.request_id}", status=500, kind="server_error")
+            return HttpError(f"an error of the server, request {request.request_id}", status=500, kind="server_error")
+        if known.status >= 500:
+            self.server.log(f"request {request.request_id}: {known}")
         return known
 
 
@@ -160,11 +176,7 @@ class Answer:
         elif isinstance(result, Plain):
             await self._whole(result.status, result.content, result.media_type, dict(result.headers))
         else:
-            if hasattr(result, "model_dump_json"):
-                content = result.model_dump_json().encode()
-            else:
-                content = as_json(result)
-            await self._whole(200, content, "application/json")
+            await self._whole(200, as_json(result), "application/json")
 
     async def fail(self, error: HttpError) -> None:
         """Send an error in the interface's form; in the middle of a stream, as the stream's form has it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +11,11 @@ from ...core.http_interface import HttpError
 from ...core.messages import did_you_mean, shortened, visible
 
 B = TypeVar("B", bound=BaseModel)
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+"""A presence or frequency penalty, in the bounds of OpenAI's documents: far beyond them logits are no numbers."""
+
+RepetitionPenalty = Annotated[float, Field(ge=0.01, le=100)]
 
 _SHOWN = 60
 """Letters of a value in a message."""

@@ -1,4 +1,4 @@
-"""Whether a model fits, asked of the plan before it is loaded; and whether its files are still those of the last time."""
+"""Whether a model fits, asked of the plan before it is loaded; whether its files are those of the last time."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ Files = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a model may be loaded now, what its weights take, and what else to do."""
+    """Whether a model may be loaded now.
+
+    Attributes:
+        nbytes: what its weights take; `running`: what it takes when it runs; ``None`` where no plan says.
+        advice: what else to do.
+    """
 
     fits: bool
-    nbytes: int | None
+    nbytes: int | None = None
+    running: int | None = None
     advice: str = ""
 
 
@@ -53,31 +59,26 @@ class Fitting:
         """Ask the plan; where nothing is known of a model before it is loaded, it is tried.
 
         Args:
-            held: bytes of what is loaded.
+            held: bytes of what is loaded, as it runs.
         """
-        from ...core.planning.plan import plan
+        from ...core.planning.plan import plan, plan_choice
 
         arguments = self.arguments(key)
-        asked = {name: arguments[name] for name in _PLANNED if name in arguments}
-        more = {name: value for name, value in arguments.items() if name not in _KNOWN}
+        asked: dict[str, Any] = {name: arguments[name] for name in _PLANNED if name in arguments}
+        asked["config_overrides"] = {name: value for name, value in arguments.items() if name not in _KNOWN}
+        asked["context"] = self._options.context
         try:
-            planned = plan(key.offer.source, context=self._options.context, config_overrides=more, **asked)
+            choice = plan_choice(key.offer.source, **asked)
+            if choice is None or choice.memory is None:
+                return Fit(True)
+            limit, weights, wanted = self._options.memory, choice.memory.weights, choice.memory.running
+            if limit is not None and held + wanted > limit:
+                return Fit(False, weights, wanted, f"it takes {wanted / 2**20:,.0f} MiB of {limit / 2**20:,.0f}")
+            if choice.fits is not False:
+                return Fit(True, weights, wanted)
+            return Fit(False, weights, wanted, plan(key.offer.source, **asked).advice)
         except PolyllamaError:
-            return Fit(True, None)  # loading says what is wrong
-        memory = None if planned.chosen is None else planned.chosen.memory
-        if memory is None or planned.chosen is None:
-            return Fit(True, None)
-        limit = self._options.memory
-        if limit is not None and held + memory.running > limit:
-            return Fit(False, memory.weights, f"it takes {memory.running / 2**20:,.0f} MiB")
-        return Fit(planned.chosen.fits is not False, memory.weights, planned.advice)
-
-    @staticmethod
-    def weight_bytes(llm: Llama) -> int:
-        """Bytes of a loaded model's weights, by its graph, where no plan has said."""
-        from ...core.dtypes import itemsize
-
-        return llm.graph.num_parameters() * itemsize(llm.dtype)
+            return Fit(True)  # loading says what is wrong
 
     def remember(self, key: Key, llm: Llama, say: Callable[[str], None]) -> None:
         """Keep what a model's files are, and say where they are others than when it was last loaded."""
@@ -89,6 +90,13 @@ class Fitting:
             changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
             say(f"{key.offer.name}: {', '.join(changed)} changed since it was last loaded")
         self._files[key.offer.name] = now
+
+
+def weight_bytes(llm: Llama) -> int:
+    """Bytes of a loaded model's weights, by its graph, where no plan has said."""
+    from ...core.dtypes import itemsize
+
+    return llm.graph.num_parameters() * itemsize(llm.dtype)
 
 
 _KNOWN = (*_PLANNED, "load_format", "adapter", "merge_adapter", "draft")

@@ -60,8 +60,7 @@ class Guard:
         """A page that has its own name point at this machine is told by the name (DNS rebinding)."""
         if not self._options.loopback and not self._options.allow_host:
             return
-        name = urlsplit(f"//{host}").hostname if host else None
-        if name not in self._hosts:
+        if _host_name(host) not in self._hosts:
             raise HttpError(
                 f"the host {host[:80]!r} is not served", status=403, kind="forbidden", hint="see --allow-host"
             )
@@ -71,9 +70,21 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self._options.cors or "*" in self._options.cors:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        if origin.partition("://")[2] != headers.get("host"):
             text = f"pages of {origin[:80]!r} may not ask"
             raise HttpError(text, status=403, kind="forbidden", hint="see --cors")
+
+
+def _host_name(host: str) -> str | None:
+    """A host without its port.
+
+    >>> _host_name("localhost:8000"), _host_name("[::1]:80"), _host_name("[")
+    ('localhost', '::1', None)
+    """
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _digest(key: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import PolyllamaError
 from ...core.http_interface import HttpError
 from .engine import Engine, Lane, Ticket
-from .fitting import Fitting
+from .fitting import Fit, Fitting, weight_bytes
 from .metrics import Metrics
 from .names import Key, Names, Offer
 
@@ -34,11 +34,13 @@ class Held:
         uses: requests that use it just now; `rows` that they have submitted and that have not ended.
         since: when it was loaded; `used`: when a request last left it, by ``time.time()``.
         keep_alive: seconds after which it goes when nobody uses it; ``None`` for never.
-        nbytes: what its weights take.
+        nbytes: what its weights take; `running`: what it takes as it runs, by the plan.
     """
 
-    def __init__(self, key: Key, llm: Llama, lane: Lane | None, nbytes: int, keep_alive: float | None) -> None:
-        self.key, self.llm, self.lane, self.nbytes, self.keep_alive = key, llm, lane, nbytes, keep_alive
+    def __init__(self, key: Key, llm: Llama, lane: Lane | None, fit: Fit, keep_alive: float | None) -> None:
+        self.key, self.llm, self.lane, self.keep_alive = key, llm, lane, keep_alive
+        self.nbytes = weight_bytes(llm) if fit.nbytes is None else fit.nbytes
+        self.running = self.nbytes if fit.running is None else fit.running
         self.uses = self.rows = 0
         self.since = self.used = time.time()
 
@@ -171,9 +173,9 @@ class Hub:
     async def _load(self, key: Key) -> Held:
         try:
             async with self._one_at_a_time:
-                nbytes = await self._room(key)
+                fit = await self._room(key)
                 begun = time.perf_counter()
-                held = await self._in_loader(self._loaded, key, nbytes)
+                held = await self._in_loader(self._loaded, key, fit)
                 self._held[key] = held
                 if held.lane is not None:
                     self.engine.add(held.lane)
@@ -183,7 +185,6 @@ class Hub:
         except HttpError:
             raise
         except PolyllamaError as error:
-            self._log(f"{key.text} cannot be loaded: {error}")
             text = f"the model {key.offer.name!r} cannot be loaded: {error}"
             raise HttpError(text, status=500, kind="model_not_available") from error
         finally:
@@ -192,7 +193,7 @@ class Hub:
     async def _in_loader(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._loader, function, *arguments)
 
-    def _loaded(self, key: Key, nbytes: int | None) -> Held:
+    def _loaded(self, key: Key, fit: Fit) -> Held:
         from ...core.api.llama import Llama
 
         llm = Llama.load(key.offer.source, **self._fitting.arguments(key))
@@ -202,17 +203,15 @@ class Hub:
                 llm.tokenizer.chat_template = self.options.chat_template
             llm.scheduler.max_rows = self.options.max_rows
             lane = Lane(llm.scheduler, self.metrics.of(key.text))
-        if nbytes is None:
-            nbytes = self._fitting.weight_bytes(llm)
         self._fitting.remember(key, llm, self._log)
-        return Held(key, llm, lane, nbytes, self.options.keep_alive)
+        return Held(key, llm, lane, fit, self.options.keep_alive)
 
-    async def _room(self, key: Key) -> int | None:
-        """Bytes of a model's weights, once there is room for it."""
+    async def _room(self, key: Key) -> Fit:
+        """What the plan says of a model, once there is room for it."""
         while True:
-            fit = await self._in_loader(self._fitting.look, key, sum(held.nbytes for held in self._held.values()))
+            fit = await self._in_loader(self._fitting.look, key, sum(held.running for held in self._held.values()))
             if fit.fits:
-                return fit.nbytes
+                return fit
             idle = min((h for h in self._held.values() if not h.uses), key=lambda h: h.used, default=None)
             if idle is not None:
                 await self.unload(idle)

@@ -70,6 +70,21 @@ def read_offers(models: Sequence[str]) -> dict[str, Offer]:
     return found
 
 
+def check_offers(offers: Mapping[str, Offer]) -> None:
+    """Refuse models that there are none of, before a server starts; the network is not asked.
+
+    Raises:
+        RegistryError: a name or path that is none (with the likely one).
+    """
+    from ...core.errors import RegistryError
+    from ...core.sources.locate import interpret
+
+    for offer in offers.values():
+        found = interpret(offer.source)
+        if found.kind == "path" and found.path is not None and not found.path.exists():
+            raise RegistryError(f"there is no file or folder {offer.source!r}")
+
+
 class Names:
     """Which names are served.
 

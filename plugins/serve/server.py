@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import InputError, PolyllamaError
 from ...core.http_interface import HttpError
 from ...core.messages import mention, subject
-from .app import Server, make_app
+from .app import make_app
+from .names import check_offers
+from .state import Server
 
 if TYPE_CHECKING:
     import uvicorn
@@ -71,6 +73,7 @@ def serve(options: ServeOptions) -> None:
     bound = listen(options.host, options.port)
     try:
         server = Server(options)
+        check_offers(server.hub.names.offers)
         _run(server, bound)
     finally:
         bound.close()

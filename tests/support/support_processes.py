@@ -17,22 +17,26 @@ LONGEST = 180.0
 """Seconds that a process may take; a busy machine is no reason to fail, one that hangs is."""
 
 _started: list[tuple[subprocess.Popen[Any], threading.Timer]] = []
+_lasting: list[tuple[subprocess.Popen[Any], threading.Timer]] = []
 
 
 def start_process(
-    command: Sequence[str | os.PathLike[str]], *, timeout: float = LONGEST, **options: Any
+    command: Sequence[str | os.PathLike[str]], *, timeout: float = LONGEST, lasting: bool = False, **options: Any
 ) -> subprocess.Popen[Any]:
     """Start a process that leads a group of its own; other `options` are those of ``subprocess.Popen``.
 
     After `timeout` seconds, and at the end of the test, the whole group is killed. So reading its output comes to an
     end too, whatever it does.
+
+    Args:
+        lasting: it outlives the test, and whoever starts it ends it by :func:`end_process`: for several tests.
     """
     with _interrupts_not_ignored():
         process = subprocess.Popen(command, start_new_session=True, **options)
     alarm = threading.Timer(timeout, _kill, (process,))
     alarm.daemon = True
     alarm.start()
-    _started.append((process, alarm))
+    (_lasting if lasting else _started).append((process, alarm))
     return process
 
 
@@ -71,11 +75,12 @@ def end_process(process: subprocess.Popen[Any]) -> None:
     """Kill what is left of a process's group, and wait for the process."""
     _kill(process)
     process.wait(timeout=30)
-    for place, (other, alarm) in enumerate(_started):
-        if other is process:
-            alarm.cancel()
-            del _started[place]
-            return
+    for known in (_started, _lasting):
+        for place, (other, alarm) in enumerate(known):
+            if other is process:
+                alarm.cancel()
+                del known[place]
+                return
 
 
 def end_processes() -> None:

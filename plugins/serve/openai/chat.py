@@ -9,10 +9,11 @@ from pydantic import Field
 
 from ....core.http_interface import HttpError, Streamed
 from ..fields import no_effect
+from ..limits import token_limit
 from .errors import stream_error
 from .logprobs import TokenTexts
 from .messages import ChatMessage, plain_messages
-from .sampling import SamplingBody, sampling_options, token_limit
+from .sampling import SamplingBody, sampling_options
 from .usage import DONE, data, head, usage
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def chat(call: Request) -> Any:
     if body.stream:
         return Streamed(_chunks(body, served, ticket), failed=stream_error)
     results = await ticket.results()
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     choices = [_choice(index, result, texts) for index, result in enumerate(results)]
     return {**head("chat.completion", "chatcmpl", served), "choices": choices, "usage": usage(ticket, body.rows)}
 
@@ -104,7 +105,7 @@ def _choice(index: int, result: Generation, texts: TokenTexts) -> dict[str, Any]
 async def _chunks(body: ChatBody, served: Served, ticket: Ticket) -> AsyncIterator[bytes]:
     """The answer's pieces as events; as many tokens in one as have come since the last."""
     begin = head("chat.completion.chunk", "chatcmpl", served)
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     more: dict[str, Any] = {"usage": None} if body.with_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> bytes:
@@ -123,7 +124,7 @@ async def _chunks(body: ChatBody, served: Served, ticket: Ticket) -> AsyncIterat
         for index, own in held.items():
             text = "".join(event.text for event in own)
             ended = bool(own) and own[-1].finish_reason is not None
-            if text or ended and body.logprobs:
+            if text or (ended and body.logprobs):
                 logprobs = texts.chat([event.logprob for event in own if event.logprob]) if body.logprobs else None
                 made.append(chunk(index, {"content": text}, logprobs))
             if ended:
@@ -135,5 +136,3 @@ async def _chunks(body: ChatBody, served: Served, ticket: Ticket) -> AsyncIterat
     if body.with_usage:
         yield data({**begin, "choices": [], "usage": usage(ticket, body.rows)})
     yield DONE
-
-

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from ....core.http_interface import HttpError, Streamed
 from ..fields import no_effect
+from ..limits import token_limit
 from .errors import stream_error
 from .logprobs import TokenTexts
 from .prompt_scores import PromptScores, score_prompt
-from .sampling import SamplingBody, Token, sampling_options, token_limit
+from .sampling import SamplingBody, Token, sampling_options
 from .usage import DONE, data, head, usage
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ async def complete(call: Request) -> Any:
     if body.max_tokens == 0:
         return await _only_scored(body, served, call, prompts)
     ticket = await served.generate(lambda: _prepare(body, served, call, prompts), body.rows * len(body.prompts))
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     if body.stream:
         return Streamed(_chunks(body, served, ticket, prompts), failed=stream_error)
     choices = []
@@ -114,14 +115,15 @@ def _prepare(
         options["logprobs"] = body.logprobs
     prompts.read(body, served)
     longest = max(map(len, prompts.ids))
-    options["max_new_tokens"] = token_limit(body.max_tokens, longest, llm, server, otherwise=DEFAULT_TOKENS)
+    how: dict[str, Any] = {"otherwise": DEFAULT_TOKENS, "names": ("max_tokens", "prompt")}
+    options["max_new_tokens"] = token_limit(body.max_tokens, longest, llm, server, **how)
     return prompts.ids, options
 
 
 async def _only_scored(body: CompletionBody, served: Served, call: Request, prompts: Prompts) -> Any:
     """The prompts themselves, with how likely the model finds them."""
     await call.run(prompts.read, body, served)
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     choices = []
     for index, text in enumerate(prompts.texts):
         scores = prompts.scores[index] if prompts.scores else None
@@ -149,7 +151,7 @@ def _choice(index: int, text: str, logprobs: Any, reason: str | None) -> dict[st
 async def _chunks(body: CompletionBody, served: Served, ticket: Ticket, prompts: Prompts) -> AsyncIterator[bytes]:
     """The texts' pieces as events; as many tokens in one as have come since the last."""
     begin = head("text_completion", "cmpl", served)
-    texts = TokenTexts(served.llm.tokenizer)
+    texts = TokenTexts.of(served.llm.tokenizer)
     more: dict[str, Any] = {"usage": None} if body.with_usage else {}
     count = body.rows * len(prompts.ids)
     held: dict[int, list[StreamEvent]] = {index: [] for index in range(count)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from ....core.generation.sampling import TokenLogprob
@@ -23,30 +24,45 @@ def finite(value: float) -> float:
     return value if math.isfinite(value) else LOWEST
 
 
+_MADE: WeakKeyDictionary[Any, TokenTexts] = WeakKeyDictionary()
+
+
 class TokenTexts:
     """The texts and bytes of tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._special = set(tokenizer.all_special_ids)
+        self._known: dict[int, tuple[str, list[int] | None]] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenTexts:
+        """Those of a tokenizer, which remember what was asked before."""
+        found = _MADE.get(tokenizer)
+        if found is None:
+            found = _MADE[tokenizer] = cls(tokenizer)
+        return found
 
     def text(self, token_id: int) -> str:
         """A token as text; what is no whole character as replacement characters."""
-        found = self.bytes(token_id)
-        return found.decode("utf-8", "replace") if found is not None else self._name(token_id)
+        return self._look(token_id)[0]
 
-    def bytes(self, token_id: int) -> bytes | None:
-        """What a token adds to a text; ``None`` of one that stands for something else."""
-        return None if token_id in self._special else self._tokenizer.token_bytes(token_id)
-
-    def _name(self, token_id: int) -> str:
-        return str(self._tokenizer.convert_ids_to_tokens([token_id])[0])
+    def _look(self, token_id: int) -> tuple[str, list[int] | None]:
+        """A token's text, and the bytes that it adds to a text; ``None`` of one that stands for something else."""
+        known = self._known.get(token_id)
+        if known is None:
+            found = None if token_id in self._special else self._tokenizer.token_bytes(token_id)
+            if found is None:
+                known = str(self._tokenizer.convert_ids_to_tokens([token_id])[0]), None
+            else:
+                known = found.decode("utf-8", "replace"), list(found)
+            self._known[token_id] = known
+        return known
 
     def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
         """A token as chats have it."""
-        found = self.bytes(token_id)
-        listed = None if found is None else list(found)
-        return {"token": self.text(token_id), "logprob": finite(logprob), "bytes": listed}
+        text, content = self._look(token_id)
+        return {"token": text, "logprob": finite(logprob), "bytes": content}
 
     def chat(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """The log-probabilities of a chat's answer, or of a piece of it."""

@@ -51,5 +51,3 @@ def loaded_state(held: Held) -> dict[str, Any]:
         "expires": None if held.expires is None else int(held.expires),
         "cache_bytes": 0 if scheduler is None else scheduler.cache_bytes,
     }
-
-

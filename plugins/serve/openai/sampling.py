@@ -9,7 +9,8 @@ from pydantic import Field
 
 from ....core.generation.option_rules import is_option
 from ....core.http_interface import HttpError
-from ..fields import Body, Part, given, no_effect
+from ..fields import Body, Part, Penalty, RepetitionPenalty, given, no_effect
+from ..limits import with_defaults
 
 if TYPE_CHECKING:
     from ....core.api.llama import Llama
@@ -82,9 +83,9 @@ class SamplingBody(Body):
     stop: str | list[str] | None = None
     stop_token_ids: list[Token] | None = None
     ignore_eos: bool | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     no_repeat_ngram_size: Annotated[int, Field(ge=0)] | None = None
     logit_bias: dict[str, float] | None = None
     skip_special_tokens: bool | None = None
@@ -121,7 +122,7 @@ def sampling_options(body: SamplingBody, llm: Llama, server: ServeOptions) -> di
     options = given(body, {name: NAMES[name] for name in _AS_THEY_ARE if name not in _CONSTRAINTS})
     if body.top_k == -1:  # vLLM's word for off
         options["top_k"] = 0
-    if isinstance(body.stop, list) and not body.stop or body.stop == "":
+    if (isinstance(body.stop, list) and not body.stop) or body.stop == "":
         del options["stop"]
     if body.logit_bias:
         options["logit_bias"] = _biases(body.logit_bias)
@@ -129,20 +130,11 @@ def sampling_options(body: SamplingBody, llm: Llama, server: ServeOptions) -> di
         options["seed"] = body.seed % (1 << 64)
     if body.ignore_eos:
         options["eos_token_id"] = []
-    if body.temperature is None and not _says_how_to_draw(llm):
-        options["temperature"] = 1.0
     if body.n is not None and body.n > 1 and body.temperature == 0:
         raise HttpError(f"n={body.n} with temperature=0 would give the same text each time", param="n")
     if body.rows > 1:
         options["num_return_sequences"] = body.rows
-    if server.max_time is not None:
-        options["max_time"] = server.max_time
-    return options | _constraint(body)
-
-
-def _says_how_to_draw(llm: Llama) -> bool:
-    said = llm.generation_config.to_diff_dict()
-    return "temperature" in said or "do_sample" in said
+    return with_defaults(options, llm, server, temperature=1.0) | _constraint(body)
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:
@@ -173,32 +165,3 @@ def _constraint(body: SamplingBody) -> dict[str, Any]:
         if not is_option(name):
             raise HttpError(f"{NAMES[name]} is not offered by this version", param=NAMES[name], kind="unsupported")
     return found
-
-
-def token_limit(
-    asked: int | None, prompt: int, llm: Llama, server: ServeOptions, *, otherwise: int | None = None
-) -> int:
-    """How many tokens a row may get: what is asked for, ended by the server's limit and by the end of the context.
-
-    Args:
-        asked: of the request.
-        prompt: tokens of the prompt.
-        otherwise: where nothing is asked for; ``None`` for as many as there is room for.
-
-    Raises:
-        HttpError: the prompt leaves no room, or more is asked for than the server gives.
-    """
-    from ....core.config.context_length import context_length
-
-    context = min(filter(None, (context_length(llm.config), server.context)), default=None)
-    if context is not None and prompt >= context:
-        text = f"the prompt has {prompt} tokens, the model's context is {context}"
-        raise HttpError(text, kind="context_length_exceeded", param="messages", hint="send less")
-    if asked is not None and server.max_tokens is not None and asked > server.max_tokens:
-        text = f"max_tokens={asked} is more than this server gives, {server.max_tokens}"
-        raise HttpError(text, param="max_tokens")
-    if asked is None:
-        asked = otherwise if otherwise is not None else llm.generation_config.max_new_tokens
-    limits = [asked, server.max_tokens, None if context is None else context - prompt]
-    found = min((limit for limit in limits if limit is not None), default=None)
-    return 256 if found is None else found

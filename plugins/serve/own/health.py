@@ -38,7 +38,7 @@ async def show_metrics(call: Request) -> Any:
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-    from ..metrics import Collector
+    from ..exposition import Collector
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(call.server.metrics, call.server.hub))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ....core.http_interface import Endpoint, HttpInterface
+from .description import describe
 from .health import health, show_metrics
 from .tokenizing import DetokenizeBody, TokenizeBody, detokenize, tokenize
 
@@ -10,6 +11,7 @@ INTERFACE = HttpInterface(
     (
         Endpoint("GET", "/health", health, summary="Say whether the engine turns.", open=True),
         Endpoint("GET", "/metrics", show_metrics, summary="Counts and times in Prometheus' form."),
+        Endpoint("GET", "/openapi.json", describe, summary="Describe all of this.", open=True),
         Endpoint("POST", "/tokenize", tokenize, TokenizeBody, "Turn a text or a conversation into token ids."),
         Endpoint("POST", "/detokenize", detokenize, DetokenizeBody, "Turn token ids into a text."),
     ),

@@ -88,6 +88,23 @@ def test_every_setting_can_come_from_every_layer(world: Path, monkeypatch: pytes
         "registries": ("/a/r.yaml", (Path("/a/r.yaml"),)),
         "plugins_allow": ("one", ("one",)),
         "plugins_block": ("two", ("two",)),
+        "serve_models": ("tiny", ("tiny",)),
+        "serve_host": ("0.0.0.0", "0.0.0.0"),
+        "serve_port": ("9000", 9000),
+        "serve_any_name": ("true", True),
+        "serve_api_key_file": ("/a/keys.txt", "/a/keys.txt"),
+        "serve_max_rows": ("8", 8),
+        "serve_max_queue": ("0", 0),
+        "serve_max_tokens": ("512", 512),
+        "serve_max_body": ("1MB", "1MB"),
+        "serve_max_time": ("5m", "5m"),
+        "serve_context": ("2048", 2048),
+        "serve_keep_alive": ("forever", "forever"),
+        "serve_memory": ("2GB", "2GB"),
+        "serve_cors": ("https://a.example", ("https://a.example",)),
+        "serve_allow_host": ("llama.example", ("llama.example",)),
+        "serve_access_log": ("true", True),
+        "serve_chat_template": ("/a/t.jinja", "/a/t.jinja"),
     }
     assert set(values) == set(Settings.model_fields), "a new setting needs a line here"
     for name, (text, expected) in values.items():
