@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable
@@ -25,8 +24,6 @@ PATIENCE = 60_000
 
 def package(module: str, name: str) -> Any:
     """A package that the tests in a browser want; where it is not installed, they are skipped."""
-    if os.environ.get("TEST_WEB"):
-        return importlib.import_module(module)
     return pytest.importorskip(module, reason=f"pip install {name}, or make test-web")
 
 
@@ -62,7 +59,7 @@ class Visit:
         page.on("request", lambda request: self._asked(request.url))
 
     def _complained(self, message: Any) -> None:
-        # Chromium writes down every answer that is an error; those are the server's, and tests look for them themselves.
+        # Chromium writes down every answer that is an error; those are the server's, and tests look for them.
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.errors.append(message.text)
 

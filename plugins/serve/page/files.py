@@ -34,7 +34,7 @@ POLICY = "; ".join(
         "trusted-types dompurify",
     )
 )
-"""What the browser lets the page do: nothing is fetched from elsewhere, no script but its files runs, it posts no form."""
+"""What the browser lets the page do: it fetches nothing from elsewhere, runs no script but its files, posts no form."""
 
 HEADERS: Mapping[str, str] = {
     "content-security-policy": POLICY,

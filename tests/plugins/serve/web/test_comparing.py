@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import itertools
 import math
 import random
 from typing import Any
@@ -30,8 +30,10 @@ def tokens_of(page: Visit, column: int) -> list[str]:
 
 
 def marked(page: Visit, column: int) -> list[bool]:
-    found: list[bool] = page.page.locator(f".answer >> nth={column}").locator(".token").evaluate_all(
-        "all => all.map(token => token.classList.contains('differs'))"
+    found: list[bool] = (
+        page.page.locator(f".answer >> nth={column}")
+        .locator(".token")
+        .evaluate_all("all => all.map(token => token.classList.contains('differs'))")
     )
     return found
 
@@ -87,8 +89,10 @@ def test_a_token_tells_its_probability_by_pointer_and_by_keyboard(page: Visit, s
     page.set(temperature=0, max_tokens=8, alternatives="3")
     page.page.click("#tokens")
     page.ask("Once upon a time")
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Once upon a time"}], "temperature": 0}
-    answer = server.http.post("/v1/chat/completions", json={**body, "max_tokens": 8, "logprobs": True, "top_logprobs": 3})
+    said = [{"role": "user", "content": "Once upon a time"}]
+    body: dict[str, Any] = {"model": "tiny", "messages": said, "temperature": 0}
+    body |= {"max_tokens": 8, "logprobs": True, "top_logprobs": 3}
+    answer = server.http.post("/v1/chat/completions", json=body)
     told = answer.json()["choices"][0]["logprobs"]["content"]
     assert tokens_of(page, 0) == [token["token"] for token in told]
     tab = page.page
@@ -111,7 +115,8 @@ def test_a_token_tells_its_probability_by_pointer_and_by_keyboard(page: Visit, s
 def check_card(tab: Any, token: dict[str, Any]) -> None:
     """The card shows a token's likeliest alternatives with their probabilities."""
     tab.wait_for_selector("#token-card")
-    rows = tab.eval_on_selector_all("#token-card tr", "all => all.map(row => [...row.children].map(c => c.textContent))")
+    cells = "all => all.map(row => [...row.children].map(cell => cell.textContent))"
+    rows = tab.eval_on_selector_all("#token-card tr", cells)
     wanted = token["top_logprobs"]
     assert [row[0].removesuffix(" (chosen)").replace("␣", " ") for row in rows] == [one["token"] for one in wanted]
     assert rows[0][0].endswith(" (chosen)")  # greedy
@@ -135,11 +140,9 @@ def test_without_probabilities_words_are_compared(page: Visit) -> None:
 def test_the_comparison_is_a_longest_common_subsequence(page: Visit) -> None:
     draw = random.Random(4)
     pairs = [[draw.choices("abc", k=draw.randrange(12)) for _ in range(2)] for _ in range(200)]
-    code = "async pairs => { const {compare} = await import('/page/js/diff.js'); return pairs.map(p => compare(...p)); }"
-    for (left, right), found in zip(pairs, page.page.evaluate(code, pairs), strict=True):
-        kept = [[x for x, same in zip(s, m, strict=True) if same] for s, m in zip((left, right), found["same"], strict=True)]
-        assert kept[0] == kept[1] and len(kept[0]) == longest_common(left, right)
-        assert (found["first"] is None) == (left == right)
-        if left != right:
-            match = difflib.SequenceMatcher(None, left, right, autojunk=False).find_longest_match(0, len(left), 0, len(right))
-            assert found["first"] >= (match.size if match.a == match.b == 0 else 0)
+    code = "async pairs => (await import('/page/js/diff.js').then(({compare}) => pairs.map(pair => compare(...pair))))"
+    for pair, found in zip(pairs, page.page.evaluate(code, pairs), strict=True):
+        kept = [[x for x, same in zip(s, m, strict=True) if same] for s, m in zip(pair, found["same"], strict=True)]
+        assert kept[0] == kept[1] and len(kept[0]) == longest_common(*pair)
+        alike = itertools.takewhile(lambda both: both[0] == both[1], itertools.zip_longest(*pair))
+        assert found["first"] == (None if pair[0] == pair[1] else len(list(alike)))

@@ -111,7 +111,7 @@ def test_a_conversation_is_removed_and_brought_back(page: Visit) -> None:
     assert titles(page) == []
 
 
-def test_what_is_exported_can_be_imported_again(page: Visit, visit: Callable[..., Visit], server: RunningServer) -> None:
+def test_what_is_exported_can_be_imported(page: Visit, visit: Callable[..., Visit], server: RunningServer) -> None:
     page.page.click("#compare")
     talk(page, "Once upon", "and")
     page.page.click(".turn >> nth=1 >> [aria-label='Ask again']")

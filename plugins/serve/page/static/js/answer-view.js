@@ -68,7 +68,8 @@ export class AnswerView {
     } else if (!this.plain && /chat template/.test(answer.error)) {
       more.push(h("button", {type: "button", onclick: actions.goOnAsText}, "Have it go on with the text instead"));
     }
-    return h("span", {class: "problem"}, icon("alert"), h("span", {}, h("b", {}, "This did not work: "), answer.error), more);
+    const words = h("span", {}, h("b", {}, "This did not work: "), answer.error);
+    return h("span", {class: "problem"}, icon("alert"), words, more);
   }
 }
 

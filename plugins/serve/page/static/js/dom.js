@@ -32,7 +32,8 @@ export function icon(name) {
 
 /** A button that is a drawing; its label is read out and shown by the browser on hover. */
 export function iconButton(name, label, onclick, more = {}) {
-  return h("button", {type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...more}, icon(name));
+  const properties = {type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...more};
+  return h("button", properties, icon(name));
 }
 
 /** The element of index.html with an id. */

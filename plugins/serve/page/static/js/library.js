@@ -1,4 +1,4 @@
-// The conversations that are kept: loaded, kept again, renamed, removed, exported, imported; and their list at the side.
+// The conversations that are kept: loaded, kept again, renamed, removed, exported, imported; their list at the side.
 
 import {titleOf} from "./conversation.js";
 import {byId} from "./dom.js";
@@ -7,8 +7,8 @@ import {ConversationList} from "./list.js";
 import {Store} from "./store.js";
 
 /**
- * All kept conversations. `page`: conversation (the open one), running (whether it is being written), open(conversation),
- * begin().
+ * All kept conversations. `page`: conversation (the open one), running (whether it is being written),
+ * open(conversation), begin(), enter().
  */
 export class Library {
   #kept = [];
@@ -56,8 +56,12 @@ export class Library {
   }
 
   #open(id) {
-    if (this.page.running) this.notices.remark("An answer is being written; stop it first");
-    else this.page.open(this.#find(id));
+    if (this.page.running) {
+      this.notices.remark("An answer is being written; stop it first");
+      return;
+    }
+    this.page.open(this.#find(id));
+    this.page.enter();
   }
 
   #rename(id, title) {
@@ -75,9 +79,14 @@ export class Library {
     }
     const conversation = this.#find(id);
     this.#kept = this.#kept.filter((one) => one !== conversation);
-    await this.store.remove(id);
     if (id === this.page.conversation.id) this.page.begin();
     else this.draw();
+    try {
+      await this.store.remove(id);
+    } catch (error) {
+      this.notices.problem(`the browser still keeps “${titleOf(conversation)}”: ${error.message}`);
+      return;
+    }
     this.notices.offer(`Deleted “${titleOf(conversation)}”`, "Undo", () => {
       this.keep(conversation);
       this.draw();

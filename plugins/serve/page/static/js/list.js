@@ -24,7 +24,13 @@ export class ConversationList {
     const title = titleOf(conversation);
     const button = h(
       "button",
-      {type: "button", class: "title", "data-id": conversation.id, "aria-current": open ? "true" : null, onclick: () => actions.open(conversation.id)},
+      {
+        type: "button",
+        class: "title",
+        "data-id": conversation.id,
+        "aria-current": open ? "true" : null,
+        onclick: () => actions.open(conversation.id),
+      },
       title,
     );
     const item = h(

@@ -113,7 +113,15 @@ class Page {
   /** Begin a new conversation, with the settings and models that were last used. */
   begin() {
     if (this.running) return;
-    this.open(newConversation(this.conversation?.settings ?? lastSettings(), this.conversation?.models ?? lastModels()));
+    const {settings, models} = this.conversation ?? {settings: lastSettings(), models: lastModels()};
+    this.open(newConversation(settings, models));
+    this.enter();
+  }
+
+  /** Go to where one writes. */
+  enter() {
+    this.side.makeRoom();
+    byId("message").focus();
   }
 
   /** Show a conversation, and write into it from now on. */
@@ -124,9 +132,6 @@ class Page {
     this.tokens = same ? this.tokens : conversation.models.length > 1;
     this.form.show(conversation.settings);
     this.draw();
-    if (same) return; // another tab has changed it: nobody here has asked for anything
-    this.side.makeRoom();
-    byId("message").focus();
   }
 
   draw() {
@@ -163,7 +168,8 @@ class Page {
     byId("send").hidden = running;
     keepFocus();
     byId("new").disabled = running;
-    for (const control of document.querySelectorAll("#choosers select, #choosers input, #compare")) control.disabled = running;
+    const choosing = document.querySelectorAll("#choosers :is(select, input), #compare");
+    for (const control of choosing) control.disabled = running;
     this.transcript.busy = running;
   }
 
@@ -233,7 +239,9 @@ class Page {
     this.draw();
     this.notices.say(answers.length > 1 ? "Both models are answering" : `${answers[0].model} is answering`);
     const looking = setInterval(() => this.lookAtMemory(), LOOK);
-    await Promise.all(answers.map((answer, place) => receive(answer, asked[place], ending.signal, () => this.came(answer))));
+    const coming = answers.map((answer, place) =>
+      receive(answer, asked[place], ending.signal, () => this.came(answer)));
+    await Promise.all(coming);
     clearInterval(looking);
     this.running = null;
     this.conversation.changed = Date.now();

@@ -1,4 +1,4 @@
-// From a conversation and its settings to a request's path and body. What is not set is not sent: the model's own holds.
+// From a conversation and its settings to a request's path and body. What is not set is not sent: the model's holds.
 
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"];
 

@@ -35,7 +35,10 @@ export class TokenView {
     while (this.element.childElementCount > kept) this.element.lastChild.remove();
     this.#tokens = told ? answer.tokens : partsOf(answer).map((text) => ({text, logprob: null, others: []}));
     this.element.append(...this.#tokens.slice(kept).map((token, place) => made(token, kept + place === this.#current)));
-    if (answer.finish === "stop" && told) this.element.lastChild.classList.toggle("end", !answer.text.endsWith(answer.tokens.at(-1).text));
+    if (told && answer.finish === "stop") {
+      const last = answer.tokens.at(-1).text;
+      this.element.lastChild.classList.toggle("end", !answer.text.endsWith(last));
+    }
   }
 
   /** Mark the tokens that the other answer has not. */

@@ -73,7 +73,8 @@ class TurnView {
     const {same, first} = compare(...parts);
     [left, right].forEach((view, place) => view.tokens?.mark(same[place]));
     this.difference.hidden = false;
-    this.difference.replaceChildren(icon(first === null ? "same" : "differs"), h("span", {}, inWords(parts, same, first, left)));
+    const words = h("span", {}, inWords(parts, same, first, left));
+    this.difference.replaceChildren(icon(first === null ? "same" : "differs"), words);
   }
 
   #tools(versions) {
@@ -106,7 +107,8 @@ class TurnView {
   }
 
   #edit() {
-    const text = h("textarea", {"aria-label": "What you said", rows: Math.min(12, this.turn.user.split("\n").length + 1)});
+    const rows = Math.min(12, this.turn.user.split("\n").length + 1);
+    const text = h("textarea", {"aria-label": "What you said", rows});
     text.value = this.turn.user;
     const back = () => {
       form.replaceWith(this.said);
