@@ -81,7 +81,7 @@ class Running(Protocol):
     @property
     def job(self) -> Any: ...
     def events(self) -> AsyncIterator[Sequence[Any]]:
-        """The tokens since the last look, as :class:`StreamEvent` of each; a slow reader gets more at a time."""
+        """The tokens since the last look, as a stream event of each; a slow reader gets more at a time."""
         ...
 
     async def results(self) -> Sequence[Any]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LEFT = 499
 """The status of a client that has left, in the log and in metrics alone, as nginx has it."""
 
+READ_TIME = 60.0
+"""Seconds that a request's body may take to arrive."""
+
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -106,9 +109,13 @@ class Answering:
         """Answer, and stop as soon as the client has left."""
         try:
             self.server.guard.check(request.headers, open_to_all=self.endpoint.open)
-            content = await _read(receive, request.headers, self.server.options.max_body)
+            async with asyncio.timeout(READ_TIME):
+                content = await _read(receive, request.headers, self.server.options.max_body)
         except HttpError as error:
             await answer.fail(error)
+            return
+        except TimeoutError:
+            await answer.fail(HttpError("the request did not come to its end", status=408, kind="timeout"))
             return
         except ConnectionError:
             answer.status = LEFT
@@ -217,13 +224,16 @@ class Answer:
         await self._send({"type": "http.response.body", "body": content, "more_body": more})
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def as_json(value: Any) -> bytes:
     """JSON in UTF-8, never with numbers that JSON does not have.
 
     >>> as_json({"a": "ä"}).decode()
     '{"a":"ä"}'
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 async def _read(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:

@@ -81,7 +81,7 @@ class Ticket:
     def cancel(self) -> None:
         """Let the job end after the step that runs just now; nothing where it has ended."""
         if not self._ended:
-            self._engine.cancel(self)
+            self._engine.cancel(self.job)
 
     def _raise_failure(self) -> None:
         error = self.job.error
@@ -152,9 +152,9 @@ class Engine:
         self._tell(lambda: lane.tickets.append(ticket))
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, job: Job) -> None:
         """End a job between two steps."""
-        self._tell(ticket.job.cancel)
+        self._tell(job.cancel)
 
     def add(self, lane: Lane) -> None:
         """Step this model's scheduler from now on."""
@@ -197,7 +197,7 @@ class Engine:
         try:
             while not self._closing:
                 while self._inbox:
-                    self._inbox.popleft()()
+                    self._take(self._inbox.popleft())
                 busy = [lane for lane in self._lanes if lane.tickets]
                 for lane in busy:
                     self._step(lane)
@@ -209,6 +209,12 @@ class Engine:
             self._log(traceback.format_exc())
             for lane in self._lanes:
                 self._hand_out(lane, self.failure)
+
+    def _take(self, message: Callable[[], object]) -> None:
+        try:
+            message()
+        except Exception:  # of one request, and nothing to the others
+            self._log(traceback.format_exc())
 
     def _step(self, lane: Lane) -> None:
         """Run a model one step on; what goes wrong beyond its jobs is theirs alone."""

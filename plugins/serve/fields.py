@@ -24,7 +24,9 @@ _SHOWN = 60
 class Body(BaseModel):
     """Base of every request's body: strict types, finite numbers, no unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
 
 class Part(Body):

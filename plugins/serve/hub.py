@@ -95,16 +95,23 @@ class Served:
                 retry_after=self._hub.seconds_until_room(held),
             )
         held.rows += rows
+        making = asyncio.ensure_future(self._hub.run(partial(self._submit, prepare)))
         try:
-            job = await self._hub.run(partial(self._submit, prepare))
-            ticket = self._hub.engine.submit(held.lane, job, begun)
+            job = await asyncio.shield(making)
         except BaseException:
             held.rows -= rows
+            making.add_done_callback(self._abandoned)
             raise
+        ticket = self._hub.engine.submit(held.lane, job, begun)
         held.rows += len(job.rows) - rows
         ticket.when_ended(lambda: self._ended(len(job.rows)))
         self.tickets.append(ticket)
         return ticket
+
+    def _abandoned(self, making: asyncio.Future[Any]) -> None:
+        """End a job whose client has left while it was being made."""
+        if not making.cancelled() and making.exception() is None:
+            self._hub.engine.cancel(making.result())
 
     def _ended(self, rows: int) -> None:
         self.held.rows -= rows

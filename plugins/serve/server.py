@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError, PolyllamaError
@@ -101,9 +102,7 @@ def _run(server: Server, bound: socket.socket) -> None:
 
 async def _serve(server: Server, config: uvicorn.Config, bound: socket.socket) -> PolyllamaError | None:
     """Run until it is to end; what kept the first model from being loaded, if anything did."""
-    import uvicorn
-
-    web = uvicorn.Server(config)
+    web = _web_server(config)
     loop = asyncio.get_running_loop()
     server.engine.start(loop)
     ending = Ending(server, web)
@@ -112,12 +111,24 @@ async def _serve(server: Server, config: uvicorn.Config, bound: socket.socket) -
         first = asyncio.create_task(_first(server, web))
         say_where(server, bound)
         try:
-            await web._serve([bound])  # serve() without its own handling of signals
+            await web.serve([bound])
         finally:
             watch.cancel()
             server.engine.close()
             server.hub.close()
     return await first if first.done() else None
+
+
+def _web_server(config: uvicorn.Config) -> uvicorn.Server:
+    """uvicorn's, which leaves signals to :class:`Ending`."""
+    import uvicorn
+
+    class Web(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield
+
+    return Web(config)
 
 
 def say_where(server: Server, bound: socket.socket) -> None:

@@ -21,6 +21,8 @@ class ContentPart(Part):
     input_audio: Any = None
     file: Any = None
     cache_control: Any = no_effect()
+    annotations: Any = no_effect()
+    logprobs: Any = no_effect()
 
 
 class CalledFunction(Part):
@@ -59,7 +61,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 def _plain(message: ChatMessage, where: str) -> dict[str, Any]:
     found: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-    content = message.content if isinstance(message.content, str) else _text(message.content or [], where)
+    content = message.content if isinstance(message.content, str) else text_of_parts(message.content or [], where)
     found["content"] = content or message.refusal or ""
     if message.name is not None:
         found["name"] = message.name
@@ -70,7 +72,12 @@ def _plain(message: ChatMessage, where: str) -> dict[str, Any]:
     return found
 
 
-def _text(parts: Sequence[ContentPart], where: str) -> str:
+def text_of_parts(parts: Sequence[ContentPart], where: str) -> str:
+    """The text of a content in parts.
+
+    Raises:
+        HttpError: a part is no text.
+    """
     for place, part in enumerate(parts):
         if part.type not in ("text", "input_text", "output_text") or part.text is None:
             text = f"{where}.content[{place}] is of type {part.type[:40]!r}, this model takes text alone"

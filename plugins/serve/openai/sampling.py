@@ -110,7 +110,7 @@ class SamplingBody(Body):
 
 
 def sampling_options(body: SamplingBody, llm: Llama, server: ServeOptions) -> dict[str, Any]:
-    """The options of generation that a request asks for, without how many tokens: see :func:`token_limit`.
+    """The options of generation that a request asks for, without how many tokens: see ``limits.py``.
 
     Where it names no temperature, it is what the checkpoint says, else 1 as OpenAI has it.
 
@@ -134,7 +134,8 @@ def sampling_options(body: SamplingBody, llm: Llama, server: ServeOptions) -> di
         raise HttpError(f"n={body.n} with temperature=0 would give the same text each time", param="n")
     if body.rows > 1:
         options["num_return_sequences"] = body.rows
-    return with_defaults(options, llm, server, temperature=1.0) | _constraint(body)
+    named = given(body, {name: name for name in _CONSTRAINTS[1:]})
+    return with_defaults(options, llm, server, temperature=1.0) | constraint(body.response_format, named)
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:
@@ -148,10 +149,16 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
     return found
 
 
-def _constraint(body: SamplingBody) -> dict[str, Any]:
-    """What the text has to be, as an option of generation's."""
-    found: dict[str, Any] = {name: value for name in _CONSTRAINTS[1:] if (value := getattr(body, name)) is not None}
-    wanted = body.response_format
+def constraint(wanted: ResponseFormat | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """What the text has to be, as an option of generation's.
+
+    Args:
+        wanted: OpenAI's form of it; `named`: ours, by generation's names.
+
+    Raises:
+        HttpError: two of them, or one that this version does not offer.
+    """
+    found = dict(named)
     if wanted is not None and wanted.type == "json_object":
         found["json_schema"] = {"type": "object"}
     elif wanted is not None and wanted.type == "json_schema":

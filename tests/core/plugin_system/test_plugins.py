@@ -41,7 +41,9 @@ def test_builtins_are_there_without_an_installed_package() -> None:
     assert info(plugins, "polyllama-builtin").state == "ok"
 
 
-@pytest.mark.parametrize("kind", ["backends", "tasks", "nodes", "registries", "commands", "checkpoint_formats"])
+@pytest.mark.parametrize(
+    "kind", ["backends", "tasks", "nodes", "registries", "commands", "checkpoint_formats", "routes"]
+)
 def test_every_builtin_target_can_be_imported(kind: str) -> None:
     for name, descriptor in getattr(Plugins([]), kind)().items():
         if name != "torch":
@@ -76,6 +78,9 @@ def test_a_plugin_offers_everything(site: Site) -> None:
         @hookimpl
         def polyllama_checkpoint_formats():
             return [p.CheckpointFormatDescriptor("f", "m:F", "a format")]
+        @hookimpl
+        def polyllama_routes():
+            return [p.RoutesDescriptor("h", "m:H", "an interface")]
         @hookimpl(specname="polyllama_commands")
         def commands():
             return [p.CommandDescriptor("c", "m:c", "a command")]
@@ -92,6 +97,7 @@ def test_a_plugin_offers_everything(site: Site) -> None:
         "node": ("Gate",),
         "registry": ("r",),
         "checkpoint format": ("f",),
+        "routes": ("h",),
         "command": ("c",),
     }
     assert plugins.registries()["r"].load() == {"mine": 1}
@@ -341,7 +347,8 @@ def test_descriptors_are_frozen_and_hashable() -> None:
 
 def test_the_hook_names_are_fixed() -> None:
     assert set(HOOKS) == {
-        f"polyllama_{kind}" for kind in ("backends", "tasks", "nodes", "registries", "commands", "checkpoint_formats")
+        *(f"polyllama_{kind}" for kind in ("backends", "tasks", "nodes", "registries", "commands")),
+        *("polyllama_checkpoint_formats", "polyllama_routes"),
     }
 
 

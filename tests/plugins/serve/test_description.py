@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import polyllama
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from polyllama.plugins.serve.fields import ignored_fields
 from polyllama.plugins.serve.own.description import description
 from polyllama.plugins.serve.state import load_interfaces
 from running_servers import RunningServer
@@ -31,6 +35,20 @@ def test_it_describes_every_endpoint(limited: RunningServer) -> None:
     assert {("POST", "/v1/chat/completions"), ("POST", "/api/chat"), ("GET", "/v1/models/{model}")} <= paths
     chat = DESCRIPTION["components"]["schemas"]["openai.ChatBody"]
     assert chat["required"] == ["messages"] and chat["properties"]["user"]["x-no-effect"] is True
+
+
+def test_the_guide_lists_the_fields_without_effect() -> None:
+    guide = (Path(polyllama.__file__).parent / "docs" / "serving.md").read_text()
+    table = guide.partition("<!-- no effect: begin -->")[2].partition("<!-- no effect: end -->")[0]
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", table, re.MULTILINE))
+    listed = {body: re.findall(r"`(\w+)`", fields) for body, fields in rows.items()}
+    bodies = {
+        f"{name}.{endpoint.body.__name__}": ignored_fields(endpoint.body)
+        for name, interface in load_interfaces().items()
+        for endpoint in interface.endpoints
+        if endpoint.body is not None
+    }
+    assert listed == {name: fields for name, fields in bodies.items() if fields}
 
 
 @schema.parametrize()
