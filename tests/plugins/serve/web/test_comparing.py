@@ -112,6 +112,25 @@ def test_a_token_tells_its_probability_by_pointer_and_by_keyboard(page: Visit, s
     assert tab.locator(".token[tabindex='0']").count() == 1
 
 
+def test_the_card_stays_with_its_token_where_the_arrow_keys_scroll(page: Visit) -> None:
+    page.page.set_viewport_size({"width": 1280, "height": 300})
+    page.set(temperature=0, max_tokens=300)
+    page.page.click("#tokens")
+    page.ask("Once upon a time")
+    tab = page.page
+    tab.focus(".token >> nth=0")
+    scrolled = "document.getElementById('scroll').scrollTop"
+    tab.wait_for_timeout(100)
+    before = tab.evaluate(scrolled)
+    tab.keyboard.press("End")
+    page.until(lambda: tab.evaluate(scrolled) > before)
+    tab.wait_for_timeout(100)
+    assert tab.is_visible("#token-card")
+    token, card = (tab.locator(one).bounding_box() for one in (".token:focus", "#token-card"))
+    assert card["y"] >= 0 and card["y"] + card["height"] <= 300
+    assert card["y"] + card["height"] <= token["y"] or card["y"] >= token["y"] + token["height"] / 2
+
+
 def check_card(tab: Any, token: dict[str, Any]) -> None:
     """The card shows a token's likeliest alternatives with their probabilities."""
     tab.wait_for_selector("#token-card")

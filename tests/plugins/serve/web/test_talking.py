@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from polyllama import Llama
@@ -60,11 +62,12 @@ def test_an_answer_comes_piece_by_piece_and_can_be_stopped(page: Visit, server: 
         new MutationObserver(() => seen.add(document.querySelector(".answer .text")?.textContent.length ?? 0))
             .observe(document.getElementById("transcript"), {childList: true, subtree: true});
     }""")
+    some = "Boolean(document.querySelector('.turn:last-child .answer .text')?.textContent)"
     # A body of the whole context takes some tenths of a second: enough for several drawings, and to be stopped in.
     for seed in range(20):
         page.set(seed=seed)
         page.send("Once upon a time there was")
-        page.page.wait_for_function("document.querySelector('.turn:last-child .answer .text')?.textContent")
+        page.until(lambda: page.page.evaluate(some))
         page.page.keyboard.press("Escape")
         page.until_answered()
         if "stopped" in page.page.inner_text(".turn:last-child .foot"):
@@ -117,6 +120,41 @@ def test_what_the_server_refuses_is_said_in_its_words(page: Visit, server: Runni
     assert answer.json()["error"]["message"].split(",")[1] in page.page.inner_text(".problem")
     # It is no part of what is said from then on.
     assert page.ask("Once")
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "fields", "wanted"),
+    [
+        ("regex", "[0-9]{3}-[0-9]{2}", {"regex": "[0-9]{3}-[0-9]{2}"}, r"[0-9]{3}-[0-9]{2}"),
+        ("choices", "yes\nno", {"choices": ["yes", "no"]}, "yes|no"),
+        ("json", "", {"response_format": {"type": "json_object"}}, r"\{.*\}"),
+        (
+            "json_schema",
+            '{"enum": [7, 12]}',
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": {"enum": [7, 12]}},
+                }
+            },
+            "7|12",
+        ),
+    ],
+)
+def test_the_form_of_an_answer(
+    page: Visit, server: RunningServer, form: str, text: str, fields: dict[str, Any], wanted: str
+) -> None:
+    said = [{"role": "user", "content": "Once"}]
+    answer = server.http.post("/v1/chat/completions", json={"messages": said, "max_tokens": 40, "seed": 3, **fields})
+    page.set(form=form, max_tokens=40, seed=3, **({"form_text": text} if text else {}))
+    page.send("Once")
+    page.until_answered()
+    if answer.status_code == 400:  # this server's polyllama holds answers to no form, and says so
+        assert answer.json()["error"]["message"] in page.page.inner_text(".problem")
+        return
+    content = answer.json()["choices"][0]["message"]["content"]
+    assert words(page.answers()[0]) == words(content)
+    assert form == "json" or re.fullmatch(wanted, content, re.DOTALL)
 
 
 @pytest.mark.parametrize(

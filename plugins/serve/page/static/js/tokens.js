@@ -115,7 +115,7 @@ export class TokenCard {
       event.stopImmediatePropagation(); // this press is used up: it shall not stop an answer too
       this.leave();
     });
-    document.addEventListener("scroll", () => this.leave(), {capture: true, passive: true});
+    document.addEventListener("scroll", () => this.#follow(), {capture: true, passive: true});
   }
 
   show(token, about) {
@@ -141,8 +141,17 @@ export class TokenCard {
     this.#timer = setTimeout(() => this.leave(), 150);
   }
 
+  /** Stay with the token while the page scrolls, as it does when the arrow keys lead out of sight. */
+  #follow() {
+    if (this.#token === null) return;
+    const {top, bottom} = this.#token.getBoundingClientRect();
+    if (bottom < 0 || top > innerHeight) this.leave();
+    else this.#place(this.#token);
+  }
+
   #place(token) {
-    const at = token.getClientRects()[0] ?? token.getBoundingClientRect();
+    // Of a token that goes over the end of a line, the part on the second line is its letters.
+    const at = [...token.getClientRects()].at(-1) ?? token.getBoundingClientRect();
     const {offsetWidth: width, offsetHeight: height} = this.element;
     const below = at.bottom + 6;
     const top = below + height > innerHeight ? Math.max(4, at.top - height - 6) : below;
