@@ -47,7 +47,8 @@ def plan(
 
     planner = _planner(
         source,
-        asked={"batch": batch, "context": context, "prompt": prompt, "chunk": prefill_chunk_size},
+        batch=batch,
+        asked={"context": context, "prompt": prompt, "chunk": prefill_chunk_size},
         settings=_settings(backend, device, dtype, quantize, offline),
         how={"task": task, "revision": revision, "ignore": ignore_patterns(ignore)},
         overrides=config_overrides,
@@ -97,7 +98,8 @@ def plan_choice(
     """
     planner = _planner(
         source,
-        asked={"batch": 1, "context": context, "prompt": None, "chunk": None},
+        batch=1,
+        asked={"context": context, "prompt": None, "chunk": None},
         settings=_settings(backend, device, dtype, quantize, offline),
         how={"task": task, "revision": revision, "ignore": ignore_patterns(ignore)},
         overrides=config_overrides,
@@ -116,6 +118,7 @@ def _settings(
 def _planner(
     source: str | Path | LlamaConfig,
     *,
+    batch: int,
     asked: Mapping[str, int | None],
     settings: Settings,
     how: Mapping[str, Any],
@@ -123,7 +126,7 @@ def _planner(
 ) -> Planner:
     """What works out options for a model, from what is known of it without reading weights."""
     facts = find_facts(source, overrides=dict(overrides or {}), settings=settings, arguments=plan_arguments(), **how)
-    return Planner(facts, _asked(facts, settings, **asked), find_devices())
+    return Planner(facts, _asked(facts, settings, batch, **asked), find_devices())
 
 
 def plan_arguments() -> tuple[str, ...]:
@@ -134,7 +137,7 @@ def plan_arguments() -> tuple[str, ...]:
 
 
 def _asked(
-    facts: Facts, settings: Settings, batch: int | None, context: int | None, prompt: int | None, chunk: int | None
+    facts: Facts, settings: Settings, batch: int, context: int | None, prompt: int | None, chunk: int | None
 ) -> Asked:
     if facts.entry is not None:
         settings = facts.entry.preferring(settings)
@@ -160,7 +163,7 @@ def _asked(
         settings.device,
         settings.dtype,
         settings.quantize,
-        given["batch"],
+        batch,
         wanted,
         given["prompt"],
         chunk,

@@ -182,7 +182,7 @@ class Hub:
             async with self._one_at_a_time:
                 fit = await self._room(key)
                 begun = time.perf_counter()
-                held = await self._in_loader(self._loaded, key, fit)
+                held: Held = await self._in_loader(self._loaded, key, fit)
                 self._held[key] = held
                 if held.lane is not None:
                     self.engine.add(held.lane)
@@ -216,7 +216,7 @@ class Hub:
     async def _room(self, key: Key) -> Fit:
         """What the plan says of a model, once there is room for it."""
         while True:
-            fit = await self._in_loader(self._fitting.look, key, sum(held.running for held in self._held.values()))
+            fit: Fit = await self._in_loader(self._fitting.look, key, sum(held.running for held in self._held.values()))
             if fit.fits:
                 return fit
             idle = min((h for h in self._held.values() if not h.uses), key=lambda h: h.used, default=None)

@@ -23,7 +23,7 @@ class Histogram:
 
     >>> seen = Histogram()
     >>> seen.see(0.004, 2)
-    >>> seen.total, [bound for bound, count in seen.buckets() if count == "2"][0]
+    >>> seen.total, [bound for bound, count in seen.buckets() if count == 2][0]
     (0.008, '0.005')
     """
 
@@ -36,12 +36,13 @@ class Histogram:
         self.counts[bisect_left(SECONDS, seconds)] += times
         self.total += seconds * times
 
-    def buckets(self) -> list[tuple[str, str]]:
+    def buckets(self) -> list[tuple[str, float]]:
         """Bounds and how many were at most so long, as prometheus-client wants them."""
-        found, so_far = [], 0
+        found: list[tuple[str, float]] = []
+        so_far = 0
         for bound, count in zip((*map(str, SECONDS), "+Inf"), self.counts, strict=True):
             so_far += count
-            found.append((bound, str(so_far)))
+            found.append((bound, so_far))
         return found
 
 

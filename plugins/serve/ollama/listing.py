@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.config.context_length import context_length
 from ....core.http_interface import HttpError
+from ....core.plugin_system.entry_points import installed_version
 from .bodies import ShowBody, model_name
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ NEVER = "9999-12-31T23:59:59Z"
 
 async def version(call: Request) -> Any:
     """Say the version."""
-    from .... import __version__
-
-    return {"version": __version__}
+    return {"version": installed_version("polyllama") or "unknown"}
 
 
 async def tags(call: Request) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ....core.http_interface import Endpoint, HttpInterface
+from ....core.plugin_system.entry_points import installed_version
 
 if TYPE_CHECKING:
     from ..answering import Request
@@ -26,8 +27,6 @@ def description(interfaces: Mapping[str, HttpInterface], with_keys: bool = False
     Args:
         with_keys: whether an API key is wanted.
     """
-    from .... import __version__
-
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {}
     for name, interface in interfaces.items():
@@ -36,7 +35,7 @@ def description(interfaces: Mapping[str, HttpInterface], with_keys: bool = False
             paths.setdefault(path, {})[endpoint.method.lower()] = _operation(name, endpoint, schemas)
     found: dict[str, Any] = {
         "openapi": VERSION,
-        "info": {"title": "polyllama", "version": __version__},
+        "info": {"title": "polyllama", "version": installed_version("polyllama") or "unknown"},
         "paths": paths,
         "components": {"schemas": schemas},
     }

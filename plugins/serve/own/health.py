@@ -27,7 +27,7 @@ async def health(call: Request) -> Any:
         status, state = 503, "loading"
     else:
         status, state = 200, "ok"
-    found = {"status": state, "loaded": [held.name for held in server.hub.loaded()], "loading": loading}
+    found: dict[str, Any] = {"status": state, "loaded": [held.name for held in server.hub.loaded()], "loading": loading}
     if seconds is not None:
         found["engine_seconds"] = round(seconds, 6)
     return Plain(as_json(found), "application/json", status=status)

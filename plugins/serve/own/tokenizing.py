@@ -63,7 +63,7 @@ async def detokenize(call: Request) -> Any:
         if token_id >= size:
             raise HttpError(f"tokens[{place}] is {token_id}, the vocabulary has {size}", param="tokens")
 
-    def decoded() -> str:
+    def decoded() -> Any:
         return served.llm.tokenizer.decode(body.tokens, skip_special_tokens=body.skip_special_tokens)
 
     return {"prompt": await call.run(decoded)}
