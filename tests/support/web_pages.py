@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -111,6 +112,18 @@ class Visit:
         """What the user has said, as shown."""
         found: list[str] = self.page.locator(".said").all_inner_texts()
         return found
+
+    def answer_by(self, deltas: Sequence[dict[str, Any]], logprobs: Sequence[Any] = ()) -> None:
+        """Answer chats by a stream that is written here: for what no model can be made to say."""
+        events: list[Any] = []
+        for place, delta in enumerate(deltas):
+            told = {"content": logprobs[place]} if logprobs else None
+            events.append({"index": 0, "delta": delta, "logprobs": told, "finish_reason": None})
+        events.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+        lines = [json.dumps({"choices": [event]}) for event in events]
+        body = "".join(f"data: {line}\n\n" for line in (*lines, "[DONE]"))
+        stream = {"status": 200, "headers": {"content-type": "text/event-stream"}, "body": body}
+        self.page.route("**/v1/chat/completions", lambda route: route.fulfill(**stream))
 
     def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait until something holds."""

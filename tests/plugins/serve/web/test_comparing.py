@@ -147,6 +147,17 @@ def check_card(tab: Any, token: dict[str, Any]) -> None:
             assert abs(float(shown) - share) < 0.6
 
 
+def test_a_letter_of_several_tokens_stands_at_the_last_of_them(page: Visit) -> None:
+    bytes_of = ["é".encode()[:1], "é".encode()[1:], b"!"]
+    told = [[{"token": "\ufffd", "bytes": list(one), "logprob": -1.0, "top_logprobs": []}] for one in bytes_of]
+    page.answer_by([{"content": ""}, {"content": "é"}, {"content": "!"}], told)
+    page.page.click("#tokens")
+    page.ask("Once")
+    assert tokens_of(page, 0) == ["", "é", "!"]
+    page.page.focus(".token >> nth=0")
+    assert page.page.inner_text("#token-card code") == "part of a letter"
+
+
 def test_without_probabilities_words_are_compared(page: Visit) -> None:
     page.set(temperature=0, max_tokens=30, alternatives="off")
     compare(page, "other")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -75,11 +74,7 @@ def test_an_attack_comes_to_nothing(page: Visit, attack: str) -> None:
 def test_an_attack_that_streams_comes_to_nothing_at_any_point(page: Visit) -> None:
     """The server itself cannot be made to write this, so its stream is written here, a letter at a time."""
     whole = "\n\n".join(ATTACKS.values())
-    events = [{"choices": [{"index": 0, "delta": {"content": letter}, "finish_reason": None}]} for letter in whole]
-    events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    stream = {"status": 200, "headers": {"content-type": "text/event-stream"}, "body": body}
-    page.page.route("**/v1/chat/completions", lambda route: route.fulfill(**stream))
+    page.answer_by([{"content": letter} for letter in whole])
     page.ask("Write something evil")
     came_to_nothing(page)
     code = "async text => { const {fromMarkdown} = await import('/page/js/markdown.js');"
@@ -103,6 +98,20 @@ def test_names_titles_and_tokens_are_text(page: Visit) -> None:
     page.page.click("[aria-label^=Delete]")
     assert page.page.locator("img, #token-card script").count() == 0
     assert page.page.evaluate("window.hit") is None
+
+
+def test_links_lead_to_the_web_alone(page: Visit) -> None:
+    show(
+        page,
+        "[a](ftp://x.example) [b](/page/) [c](tel:1) [d](https://x.example) [e](mailto:x@x.example) ![f](http://x.example)",
+    )
+    found = page.page.eval_on_selector_all(
+        ".text a", "all => all.map(one => [one.textContent, one.getAttribute('href')])"
+    )
+    assert found == [
+        *(["a", None], ["b", None], ["c", None]),
+        *(["d", "https://x.example"], ["e", "mailto:x@x.example"], ["f", "http://x.example"]),
+    ]
 
 
 def test_html_is_shown_as_it_was_written(page: Visit) -> None:

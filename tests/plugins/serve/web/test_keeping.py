@@ -119,7 +119,8 @@ def test_what_is_exported_can_be_imported(page: Visit, visit: Callable[..., Visi
     file = export(page)
     assert (file["format"], file["version"], len(file["conversations"])) == ("polyllama-conversations", 1, 1)
     elsewhere = visit(server).open()
-    import_text(elsewhere, json.dumps(file))
+    whole = json.dumps(file)
+    import_text(elsewhere, whole)
     elsewhere.page.click(".title >> text=Once upon")
     assert elsewhere.said() == page.said() and elsewhere.answers() == page.answers()
     assert elsewhere.page.locator(".place").all_text_contents() == ["Version 2 of 2"]
@@ -131,8 +132,10 @@ def test_what_is_exported_can_be_imported(page: Visit, visit: Callable[..., Visi
                 usage = answer["usage"]
                 answer["usage"] = {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
     assert again == file
-    import_text(elsewhere, json.dumps(file))  # nothing is overwritten
+    import_text(elsewhere, whole)  # nothing is overwritten
     elsewhere.until(lambda: titles(elsewhere) == ["Once upon", "Once upon"])
+    elsewhere.open()
+    assert titles(elsewhere) == ["Once upon", "Once upon"]
     elsewhere.check()
 
 

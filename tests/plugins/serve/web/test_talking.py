@@ -47,12 +47,17 @@ def test_what_was_said_before_goes_along(page: Visit, llm: Llama) -> None:
 
 
 def test_a_text_goes_on(page: Visit, llm: Llama) -> None:
+    prompts = []
+    page.page.on(
+        "request", lambda request: request.method == "POST" and prompts.append(request.post_data_json["prompt"])
+    )
     page.set(mode="text", **GREEDY)
     wanted = llm.generate("Once upon a time", max_new_tokens=12, temperature=0.0).text
     assert page.ask("Once upon a time") == wanted
     assert not page.page.is_visible("#system-field")
     longer = llm.generate("Once upon a time" + wanted + " The end", max_new_tokens=12, temperature=0.0).text
     assert page.ask(" The end") == longer
+    assert prompts == ["Once upon a time", "Once upon a time" + wanted + " The end"]
 
 
 def test_an_answer_comes_piece_by_piece_and_can_be_stopped(page: Visit, server: RunningServer) -> None:

@@ -1,5 +1,6 @@
 // Numbers as people read them.
 
+const PART = "part of a letter"; // a token that holds some of a letter's bytes, and not the last of them
 const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
 
 /** 2312704 -> "2.3 MB". */
@@ -33,11 +34,12 @@ export function percent(share) {
 
 /** A token as one can see it: spaces and ends of lines by their signs. */
 export function visible(token) {
-  return token.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "(nothing)";
+  return token.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || PART;
 }
 
 /** A token as a screen reader can say it. */
 export function spoken(token) {
+  if (token === "") return PART;
   if (token === "\n") return "end of line";
   if (token.trim() === "") return count(token.length, "space");
   return token.trim();
