@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -106,12 +108,8 @@ def test_libraries_of_others_are_as_their_table_says() -> None:
 
 
 def test_the_wheel_takes_every_file_along() -> None:
-    import tomllib
-
-    from setuptools.glob import glob
-
     root = STATIC.parents[3]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["polyllama.plugins.serve.page"]
-    taken = {Path(one) for pattern in patterns for one in glob(str(STATIC.parent / pattern), recursive=True)}
+    taken = {Path(one) for pattern in patterns for one in glob.glob(str(STATIC.parent / pattern), recursive=True)}
     assert {path for path in STATIC.rglob("*") if path.is_file()} <= taken
