@@ -28,6 +28,9 @@ LEFT = 499
 READ_TIME = 60.0
 """Seconds that a request's body may take to arrive."""
 
+LAST_WORDS = 5.0
+"""Seconds that saying what went wrong may take."""
+
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -150,7 +153,10 @@ class Answering:
                     request.body = read_body(self.endpoint.body, content)
                 await answer.send(await self.endpoint.handler(request))
         except Exception as error:
-            await answer.fail(self._explained(error, request))
+            explained = self._explained(error, request)
+            with contextlib.suppress(TimeoutError):  # who does not read hears no last words either
+                async with asyncio.timeout(LAST_WORDS):
+                    await answer.fail(explained)
 
     def _explained(self, error: Exception, request: Request) -> HttpError:
         if isinstance(error, TimeoutError):
@@ -191,6 +197,8 @@ class Answer:
             if self._stream.failed is not None:
                 await self._piece(self._stream.failed(error))
             await self._piece(b"", more=False)
+            return
+        if self.status:  # in the middle of an answer that has no place for it
             return
         more = {"retry-after": str(error.retry_after)} if error.retry_after is not None else {}
         if error.status == 401:
