@@ -22,7 +22,7 @@ test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp, OpenVINO and
 
 test-web: $(VENV)/.installed-web ## the page of `polyllama serve` in Chromium, which is installed where that can be done; skipped where it cannot
 	@sh tools/install_chromium.sh || echo "Chromium cannot be had here: the tests of the page are skipped"
-	$(BIN)/python -m pytest -n 2 -m web
+	$(BIN)/python -m pytest -n 2 -m web tests/plugins/serve/web
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
