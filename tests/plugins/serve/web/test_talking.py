@@ -33,8 +33,22 @@ def test_an_answer_is_the_models(page: Visit, llm: Llama) -> None:
     wanted = chat(llm, ("user", "Once upon a time"))
     assert words(page.ask("Once upon a time")) == words(wanted)
     foot = page.page.inner_text(".foot")
-    assert foot.startswith("12 tokens · ") and "tokens/s" in foot and foot.endswith("token limit reached")
+    # Twelve tokens may come in one piece, of which no speed can be told.
+    assert re.fullmatch(r"12 tokens · ([\d.]+ tokens/s · )?first after \d+ m?s · token limit reached", foot)
     assert "tiny: cpu, float32, 4.6 MB" in page.page.inner_text("#memory")
+
+
+def test_how_fast_an_answer_came_is_told(page: Visit) -> None:
+    page.set(temperature=0, max_tokens=300)
+    page.ask("Once upon a time")
+    found = re.match(r"(\d+) tokens · ([\d.]+) tokens/s · first after ([\d.]+) (m?s)", page.page.inner_text(".foot"))
+    assert found, page.page.inner_text(".foot")
+    answer = page.page.evaluate("""async () => {
+        const {Store} = await import("/page/js/store.js");
+        return Object.values((await new Store(() => {}).all())[0].turns)[0].answers[0];
+    }""")
+    assert answer["usage"]["completion_tokens"] == int(found[1]) == len(answer["tokens"])
+    assert float(found[2]) == pytest.approx((int(found[1]) - 1) / answer["seconds"], rel=0.01, abs=0.5)
 
 
 def test_what_was_said_before_goes_along(page: Visit, llm: Llama) -> None:
