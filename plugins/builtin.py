@@ -244,4 +244,5 @@ def polyllama_routes() -> list[RoutesDescriptor]:
         RoutesDescriptor("anthropic", f"{folder}.anthropic.interface:INTERFACE", "Anthropic's: messages"),
         RoutesDescriptor("ollama", f"{folder}.ollama.interface:INTERFACE", "Ollama's: chat, generate, embed, lists"),
         RoutesDescriptor("own", f"{folder}.own.interface:INTERFACE", "health, metrics, tokens"),
+        RoutesDescriptor("page", f"{folder}.page.interface:INTERFACE", "the page at /"),
     ]
