@@ -210,6 +210,10 @@ class _Call:
             job.cancel()
 
 
+if hasattr(os, "register_at_fork"):  # a child has none of the threads, and its pool would believe that it has
+    os.register_at_fork(after_in_child=lambda: _threads.cache_clear())
+
+
 @cache
 def _threads() -> ThreadPoolExecutor:
     from ..generation.scheduler import MOST_ROWS

@@ -11,7 +11,7 @@ from ..errors import GenerationError
 from ..forward.adapters import NONE, place_of
 from ..graph.cache import CachedRows
 from ..messages import mention
-from .past import NOTHING, CachedPast, UncachedPast
+from .past import NOTHING, CachedPast, UncachedPast, depends_on_length
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,6 +115,11 @@ class Batch:
         return self._inputs is not None
 
     @property
+    def model_rows(self) -> int:
+        """Rows that go through the model, or will when the prompts have run."""
+        return len(self._places) if self.filling else len(self.mask)
+
+    @property
     def capacity(self) -> int:
         """Slots of each row that there is storage for."""
         return int(self.mask.shape[1])
@@ -156,11 +161,16 @@ class Batch:
         """
         assert self._inputs is not None
         width, start = self._inputs.shape[1], self.used
+        most = most if self.wanted == NOTHING else None  # attentions and hidden states are of the whole prompt
         end = min(start + (most or width), width)
-        if not start:
-            # No row may consist of padding alone, so the first chunk reaches into the shortest prompt.
+        if not start and depends_on_length(self.model):
+            # Such a model may run all of it again, as far as it has come.
             end = max(end, width - self._shortest + 1)
+        # No row may consist of padding alone: of one that begins later, a slot stands for a token as long as this runs.
+        later = ~self.mask[:, :end].any(axis=1)
+        self.mask[later, end - 1] = 1
         logits = self._logits(self._forward(self._inputs[:, start:end]))
+        self.mask[later, end - 1] = 0
         if end < width:
             return None
         self._inputs = None
@@ -287,8 +297,8 @@ class Batch:
 
     @property
     def grown(self) -> int:
-        """What the capacity becomes when it grows."""
-        return 2 * self.capacity
+        """What the capacity becomes when it grows: twice as much, or what is left to get."""
+        return min(2 * self.capacity, self.used + max(row.remaining for row in self.rows))
 
     def counted_for(self, rows: Sequence[GeneratedSequence]) -> dict[str, int]:
         """The tokens of rows' prompts that were run, each distinct prompt once, and those that were there."""
@@ -320,7 +330,8 @@ class Batch:
     def _step(self, fed: Sequence[list[int]]) -> ModelOutput:
         width = max(map(len, fed))
         if self.used + width > self.mask.shape[1]:
-            self.mask = np.concatenate([self.mask, np.zeros_like(self.mask)], axis=1)
+            more = max(self.grown, self.used + width) - self.capacity
+            self.mask = np.concatenate([self.mask, np.zeros((len(self.mask), more), np.int64)], axis=1)
         inputs = np.zeros((len(fed), width), np.int64)
         for place, ids in enumerate(fed):
             inputs[place, width - len(ids) :] = ids

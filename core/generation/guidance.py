@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import GenerationError, InputError
 from ..messages import counted, mention
 from .arguments import warn_once
-from .batch import Batch
+from .batch import FIRST_CAPACITY, Batch
 from .request_plan import Prompt
 
 if TYPE_CHECKING:
@@ -87,9 +87,15 @@ class Companion:
 class GuidedBatch(Batch):
     """Rows of one request and behind them their companions, in the same order: they go through the model together."""
 
-    def __init__(self, model: Model, sequences: Sequence[GeneratedSequence], options: GenerationOptions) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sequences: Sequence[GeneratedSequence],
+        options: GenerationOptions,
+        first_capacity: int = FIRST_CAPACITY,
+    ) -> None:
         companions: list[Any] = [Companion(row) for row in sequences]
-        super().__init__(model, [*sequences, *companions], cached=options.use_cache)
+        super().__init__(model, [*sequences, *companions], cached=options.use_cache, first_capacity=first_capacity)
         self.alone = True
         self._scale = options.guidance_scale
 
@@ -114,13 +120,22 @@ class Beside:
     ) -> None:
         companions: list[Any] = [Companion(row, pad_token_id) for row in rows]
         self._batch = Batch(model, companions, cached=options.use_cache)
-        self._scale, self._chunk = options.guidance_scale, options.prefill_chunk_size
+        self._scale = options.guidance_scale
+        self._first: Floats | None = None
+
+    @property
+    def filling(self) -> bool:
+        """Whether there is something of the second prompts still to run."""
+        return self._batch.filling
+
+    def prefill(self, most: int | None) -> None:
+        """Run the next chunk of the second prompts."""
+        self._first = self._batch.prefill(most)
 
     def guided(self, logits: Floats) -> NDArray[np.float64]:
         """What the next tokens are chosen from, by the rows' own logits ``[rows, vocab]``."""
-        found = None if self._batch.filling else self._batch.decode()
-        while found is None:
-            found = self._batch.prefill(self._chunk)
+        found = self._batch.decode() if self._first is None else self._first
+        self._first = None
         return guided_logits(logits, found[:, -1], self._scale)
 
 

@@ -85,21 +85,19 @@ class Job:
         """Whether a second prompt runs beside each row."""
         return bool(self.rows) and self.rows[0].negative is not None
 
-    def slots(self, first_capacity: int | None = None) -> int:
-        """Tokens that its rows may get, prompts included, where they go in a batch of their own.
+    @property
+    def model_rows(self) -> int:
+        """Rows that the model runs for it, where they go in a batch of their own."""
+        if self.options.num_beams > 1:
+            return len(self.rows) // self.options.num_return_sequences * self.options.num_beams
+        return 2 * len(self.rows) if self.guided else len(self.rows)
 
-        Args:
-            first_capacity: count the storage, which begins with room for so many new tokens and then doubles.
-        """
-        width = max((row.prompt.length for row in self.rows), default=0)
+    @property
+    def slots(self) -> int:
+        """Tokens that its rows may get, prompts included, where they go in a batch of their own."""
+        width = max((max(row.prompt.length, len(row.negative or ())) for row in self.rows), default=0)
         width = width if self.recording is None else max(width, self.recording.width)
-        if self.guided:
-            width += max(len(row.negative or ()) for row in self.rows)
-        new = max((row.budget for row in self.rows), default=0)
-        columns = width + (new if first_capacity is None else min(new, first_capacity))
-        while columns < width + new:
-            columns *= 2
-        return columns * (len(self.rows) // self.options.num_return_sequences * self.options.rows_of_prompt)
+        return self.model_rows * (width + max((row.budget for row in self.rows), default=0))
 
     @property
     def stats(self) -> GenerationStats:

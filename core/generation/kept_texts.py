@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from .out_of_memory import is_out_of_memory
+from .past import depends_on_length
 from .prefixes import Prefixes, common
 
 if TYPE_CHECKING:
@@ -46,10 +47,7 @@ class KeptTexts:
     def by_length(self) -> bool:
         """Whether keys depend on how long a row has become, so that none is another's."""
         if self._by_length is None:
-            from ..forward.forward import length_ropes
-
-            graph = self._model.graph
-            self._by_length = graph is not None and bool(length_ropes(graph))
+            self._by_length = depends_on_length(self._model)
         return self._by_length
 
     def find(self, prompt: Prompt) -> CachedRows | None:

@@ -236,11 +236,6 @@ class GenerationOptions:
         return f"{name}={value!r} (from {source})" if source else mention(name, value)
 
     @property
-    def rows_of_prompt(self) -> int:
-        """Rows that the model runs for each prompt."""
-        return self.num_beams if self.num_beams > 1 else self.num_return_sequences
-
-    @property
     def filters(self) -> Filters | None:
         """How to draw tokens, or ``None`` for greedy."""
         from .sampling import Filters

@@ -151,3 +151,10 @@ def pass_alone(model: Model) -> Callable[[ForwardArguments], ModelOutput]:
     """A model's pass that nothing is trained by: ``forward_alone`` where it has one, which records no gradients."""
     found: Callable[[ForwardArguments], ModelOutput] = getattr(model, "forward_alone", model.forward)
     return found
+
+
+def depends_on_length(model: Model) -> bool:
+    """Whether keys depend on how long a row has become, by a RoPE that follows the length."""
+    from ..forward.forward import length_ropes
+
+    return model.graph is not None and bool(length_ropes(model.graph))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batch import Batch
+from .batch import FIRST_CAPACITY, Batch
 from .guidance import Beside
 from .past import Wanted
 
@@ -55,9 +55,15 @@ class Recording:
     cache: Any = None
     begun: Any = None
 
-    def batch(self, model: Model, sequences: Sequence[GeneratedSequence], options: GenerationOptions) -> Batch:
+    def batch(
+        self,
+        model: Model,
+        sequences: Sequence[GeneratedSequence],
+        options: GenerationOptions,
+        first_capacity: int = FIRST_CAPACITY,
+    ) -> Batch:
         """The rows of a run, which this then records."""
-        return _RecordedBatch(model, sequences, self, options)
+        return _RecordedBatch(model, sequences, self, options, first_capacity)
 
     @property
     def wanted(self) -> Wanted:
@@ -77,10 +83,15 @@ class _RecordedBatch(Batch):
     """Rows that all go on to the last step."""
 
     def __init__(
-        self, model: Model, sequences: Sequence[GeneratedSequence], recording: Recording, options: GenerationOptions
+        self,
+        model: Model,
+        sequences: Sequence[GeneratedSequence],
+        recording: Recording,
+        options: GenerationOptions,
+        first_capacity: int,
     ) -> None:
         self.recording = recording
-        super().__init__(model, sequences, cached=options.use_cache)
+        super().__init__(model, sequences, cached=options.use_cache, first_capacity=first_capacity)
         self.alone = True
         self.wanted = recording.wanted
         guided = bool(sequences) and sequences[0].negative is not None
@@ -100,6 +111,12 @@ class _RecordedBatch(Batch):
             self.used = self._kept_past.cache.length
             self.cached_tokens = int(self.mask[:, : self.used].sum())
 
+    def prefill(self, most: int | None = None) -> Floats | None:
+        if self._beside is not None and self._beside.filling:
+            self._beside.prefill(most)
+            return None
+        return super().prefill(most)
+
     def begin(self) -> ModelOutput:
         pad = self.recording.pad_token_id
         return self._step([row.token_ids[-1:] if len(row.token_ids) == self._taken else [pad] for row in self.rows])
@@ -112,7 +129,7 @@ class _RecordedBatch(Batch):
         if self._beside is not None:
             self.guided = self._beside.guided(logits[:, -1])
         super().take(logits, events)
-        if recording.scores:
+        if recording.scores and all(row.error is None for row in self.rows):
             chosen_from = logits[:, -1] if self.guided is None else self.guided
             for place in set(range(len(self.rows))).difference(live):
                 self.rows[place].pad(chosen_from[place], recording.pad_token_id)

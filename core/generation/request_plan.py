@@ -40,6 +40,10 @@ class Prompt:
         """Places that it takes in the model."""
         return len(self.ids) if self.embeds is None else len(self.embeds)
 
+    def same(self, other: Prompt) -> bool:
+        """Whether the model is given the same ids, with the same adapter."""
+        return self.embeds is None is other.embeds and self.ids == other.ids and self.adapter == other.adapter
+
     @property
     def seen(self) -> int:
         """How long its ids are, as transformers counts them: in an array with padding, and none of embeddings."""

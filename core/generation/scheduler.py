@@ -163,6 +163,7 @@ class Scheduler:
 
     def step(self) -> bool:
         """Run one step for all jobs; whether there was anything to run."""
+        self._loop.refuse_inside()
         self._turns.taken(lambda: False)
         try:
             if self._loop.idle:

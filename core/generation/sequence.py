@@ -97,7 +97,7 @@ class GeneratedSequence:
     @property
     def remaining(self) -> int:
         """Tokens that it may still get."""
-        return self.budget - len(self.token_ids)
+        return self.budget - len(self.token_ids) - self.ahead
 
     @property
     def to_run(self) -> Prompt:
@@ -140,10 +140,10 @@ class GeneratedSequence:
 
     def fail(self, error: Exception) -> None:
         """End here, as no token can be chosen."""
-        # Its traceback holds the batch, and so all keys and values, for as long as somebody holds the error.
         if not isinstance(error, PolyllamaError) and error.__traceback__ is not None:
             error.add_note("".join(traceback.format_exception(error)).rstrip())
-        self.error, self.ended = error.with_traceback(None), True
+        _forget_frames(error)
+        self.error, self.ended = error, True
 
     def leave(self) -> None:
         """End here, as nobody wants more."""
@@ -198,7 +198,9 @@ class GeneratedSequence:
             logits = logits.copy()
             logits[self._plan.masked] = -np.inf
         raw, step = float(logits.max()), len(beam.token_ids)
-        check_processed(raw, raw, row=self.row, step=step)
+        numbers = not self._plan.options.remove_invalid_values
+        if numbers:
+            check_processed(raw, raw, row=self.row, step=step)
         constrained = None if self._plan.constraint is None else beam.processor.find(Constrained)
         if constrained is not None and constrained.finished:  # it has ended, and is here for want of another
             return np.full(len(logits), -np.inf, np.float32)
@@ -206,7 +208,8 @@ class GeneratedSequence:
             row = beam.processor(_log_softmax(logits, raw))
         except NothingPossible:  # others may go on
             return np.full(len(logits), -np.inf, np.float32)
-        check_processed(raw, float(row.max()), row=self.row, step=step)
+        if numbers:
+            check_processed(raw, float(row.max()), row=self.row, step=step)
         if np.isneginf(row.max()):
             return row.astype(np.float32)
         return self._filtered(row)
@@ -378,3 +381,15 @@ def _log_softmax(logits: Floats, largest: float) -> Floats:
     total = np.exp(shifted).sum(dtype=np.float64)
     normal: Floats = shifted - np.float32(np.log(total))
     return normal
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of the frames of an error and of those behind it: they hold the batch, and so all keys and values."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [one.__cause__, one.__context__]

@@ -75,7 +75,7 @@ class Steps:
     @property
     def running(self) -> int:
         """Rows that are in a batch and have not ended."""
-        return sum(len(batch.live) for batch in self.batches)
+        return sum(not row.ended and id(row) in self._known for batch in self.batches for row in batch.rows)
 
     def step(self) -> None:
         """Run everything one step on."""
@@ -151,24 +151,20 @@ class Steps:
     def _alone(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
         """A batch that no other rows join, nor leave for want of memory: what it may get is reserved."""
         batch = self._batch_of(job, rows)
-        batch.reserved = job.slots(self.first_capacity)
+        batch.reserved = job.slots
         return batch
 
     def _batch_of(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
         if job.options.num_beams > 1:
-            prompts = [row.prompt for row in job.rows]
-            first = prompts[0]
-            same = all(
-                prompt.ids == first.ids and prompt.adapter == first.adapter and prompt.embeds is None
-                for prompt in prompts
-            )
-            prefix = self._texts.find(prompts[0]) if same and job.options.use_cache and job.recording is None else None
+            first = job.rows[0].prompt
+            same = all(row.prompt.same(first) for row in job.rows)
+            prefix = self._texts.find(first) if same and job.options.use_cache and job.recording is None else None
             return BeamBatch(self.model, job.rows, job.options, job.recording, prefix, self.first_capacity)
         if job.recording is not None:
-            return job.recording.batch(self.model, job.rows, job.options)
+            return job.recording.batch(self.model, job.rows, job.options, self.first_capacity)
         if job.guided:
-            return GuidedBatch(self.model, rows, job.options)
-        return Batch(self.model, rows, cached=False)
+            return GuidedBatch(self.model, rows, job.options, self.first_capacity)
+        return Batch(self.model, rows, cached=False, first_capacity=self.first_capacity)
 
     def _begin(self, rows: Sequence[GeneratedSequence], make: Any) -> None:
         """Add a batch, which may find no memory for its storage."""
@@ -195,8 +191,7 @@ class Steps:
             prompt = row.to_run
             if self._job(row).alone or (prompt.embeds is None) != (first.embeds is None):
                 break
-            same = prompt.embeds is None and prompt.ids == first.ids and prompt.adapter == first.adapter
-            if rows and not same and (prefix is not None or self._texts.waits(prompt, first)):
+            if rows and not prompt.same(first) and (prefix is not None or self._texts.waits(prompt, first)):
                 break
             # All of a batch are as wide as the widest, and others wait while they run.
             if rows and self.batches and abs(prompt.length - first.length) > self.prefill_tokens:
@@ -226,10 +221,10 @@ class Steps:
                 else:
                     self._make_room(batch)
                     logits = batch.decode()
-            if logits is not None:
-                for job in jobs:
-                    job.check_time()
-                self.take(batch, logits, events)
+                if logits is not None:
+                    for job in jobs:
+                        job.check_time()
+                    self.take(batch, logits, events)
         except Exception as error:
             batch.fail(error)
         except BaseException:
@@ -347,9 +342,13 @@ class Steps:
 
     def _fits_alone(self, job: Job) -> bool:
         """Whether a batch of its own may begin beside those that run: with no other it always may."""
-        if not job.options.use_cache or not self.batches:
+        if not self.batches:
             return True
-        wanted = self.running_bytes() + job.slots(self.first_capacity) * self._memory.per_token
+        if sum(batch.model_rows for batch in self.batches) + job.model_rows > self.max_rows:
+            return False
+        if not job.options.use_cache:
+            return True
+        wanted = self.running_bytes() + job.slots * self._memory.per_token
         if wanted > self._memory.limit:
             return False
         self._texts.shrink(self._memory.limit - wanted)
@@ -364,8 +363,8 @@ class Steps:
             reserved -= own * self._memory.per_token
         others = [row for batch in shared for row in batch.rows if not row.ended]
         count = len(rows) + len(others)
-        if count > self.max_rows:
-            return count == 1
+        if count + sum(batch.model_rows for batch in self.batches if batch.alone) > self.max_rows:
+            return len(rows) == 1 and not self.batches
         longest = max([row.to_run.length for row in rows] + [batch.used for batch in shared])
         room = min(max(row.remaining for row in (*rows, *others)), self.first_capacity)
         columns = max([longest + ALIGNED * bool(others) + room, *(batch.capacity for batch in shared)])
