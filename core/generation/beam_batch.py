@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import GenerationError
-from ..messages import mention
+from ..messages import counted, mention
 from .batch import Batch
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ class BeamBatch(Batch):
         texts = [(end.beam, float(end.score)) for end in search.ended if end.beam is not None]
         if len(texts) < len(group):
             raise GenerationError(
-                f"row {group[0].row}: {len(texts)} texts are possible, num_return_sequences asks for {len(group)}",
+                f"row {group[0].row}: no more than {counted(len(texts), 'text')} can be found, "
+                f"num_return_sequences asks for {len(group)}",
                 hint="lower " + mention("num_return_sequences") + ", or loosen what forbids tokens",
             )
         for row, (beam, score) in zip(group, texts, strict=False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..errors import GenerationError, PolyllamaError, warn
+from ..messages import counted
 from .beams import Beam, BeamRules, BeamSearch
 from .callables import NO_CODE, RowCriteria
 from .constrained import Constrained, NothingPossible
@@ -346,7 +347,7 @@ class GeneratedSequence:
             return False
         if len(self.token_ids) < self._least and self._plan.constraint is not None:
             raise GenerationError(
-                f"{self._plan.constraint.asked.kind} lets nothing follow after {len(self.token_ids)} tokens, and at "
+                f"{self._plan.constraint.asked.kind} lets nothing follow after {counted(len(self.token_ids), 'token')}, and at "
                 f"least {self._least} are asked for",
                 hint="give a smaller min_new_tokens or min_length",
             )

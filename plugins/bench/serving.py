@@ -70,7 +70,7 @@ def measure(load: Load, report: Callable[[str], None]) -> dict[str, Any]:
         InputError: the server cannot be reached, or refuses the request.
     """
     load = asyncio.run(_probed(load))
-    report(f"{load.requests} requests of {load.tokens} tokens, {load.streams} at a time")
+    report(f"{counted(load.requests, 'request')} of {counted(load.tokens, 'token')}, {load.streams} at a time")
     answers, seconds = asyncio.run(_all(load))
     with idle_server(load.tokens) as url:
         ceiling = _rate(*asyncio.run(_all(replace(load, url=url, ignore_eos=False))))

@@ -26,6 +26,9 @@ ALWAYS_SEVERAL = {
     "plugins/chat/conversation.py: len(ids)",
     "core/tokenizer/engines/special_tokens_template.py: len(templates)",
     "core/tokenizer/engines/tie_groups.py: len(self.tied)",
+    # Too many, or none at all.
+    *("core/constraints/compiling.py: len(asked.source)", "plugins/serve/openai/completions.py: len(body.prompts)"),
+    *("plugins/serve/own/predicting.py: len(inputs)", "plugins/serve/vectors.py: len(inputs)"),
     # Vocabularies: one token alone is no language.
     *("core/tokenizer/engines/sentencepiece_engine.py: len(model)", "core/tokenizer/formats/gguf.py: len(scores)"),
     *("core/tokenizer/formats/gguf.py: len(tokens)", "core/tokenizer/formats/gguf_writer.py: len(tokenizer)"),

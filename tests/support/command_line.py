@@ -17,6 +17,7 @@ COMMANDS = [
     "run",
     "embed",
     "chat",
+    "serve",
     "evaluate",
     "show",
     "plan",

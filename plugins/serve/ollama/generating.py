@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.generation.option_rules import is_option
 from ....core.http_interface import HttpError, Streamed, plain_error
+from ....core.messages import counted
 from ..answering import as_json
 from ..limits import token_limit, with_defaults
 from .bodies import AnyBody, ChatBody, GenerateBody, Options, model_name, seconds
@@ -92,7 +93,7 @@ def _prepare(
     options = asked.generation() | _format(body.format)
     ids = prompt(served)
     if asked.num_ctx is not None and len(ids) >= asked.num_ctx:
-        raise HttpError(f"the prompt has {len(ids)} tokens, num_ctx is {asked.num_ctx}", param="num_ctx")
+        raise HttpError(f"the prompt has {counted(len(ids), 'token')}, num_ctx is {asked.num_ctx}", param="num_ctx")
     limit = None if asked.num_predict is None or asked.num_predict < 0 else asked.num_predict
     most = token_limit(limit, len(ids), llm, server, names=("num_predict", "prompt"))
     if asked.num_ctx is not None:

@@ -333,7 +333,7 @@ def test_more_texts_than_there_can_be_are_an_error(reference):
     few = [i for i in range(VOCAB) if i not in (7, 9)]
     asked = {"max_new_tokens": 1, "num_beams": 4, "suppress_tokens": few}
     assert len(reference.generate(PROMPTS[0], **asked, num_return_sequences=2)) == 2
-    with pytest.raises(GenerationError, match="2 texts are possible, num_return_sequences asks for 3"):
+    with pytest.raises(GenerationError, match="no more than 2 texts can be found, num_return_sequences asks for 3"):
         reference.generate(PROMPTS[0], **asked, num_return_sequences=3)
     with pytest.raises(GenerationError, match="step 0: no token is possible in any of 4 beams"):
         reference.generate(PROMPTS[0], max_new_tokens=3, num_beams=4, suppress_tokens=list(range(VOCAB)))
