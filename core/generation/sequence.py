@@ -347,8 +347,8 @@ class GeneratedSequence:
             return False
         if len(self.token_ids) < self._least and self._plan.constraint is not None:
             raise GenerationError(
-                f"{self._plan.constraint.asked.kind} lets nothing follow after {counted(len(self.token_ids), 'token')}, and at "
-                f"least {self._least} are asked for",
+                f"{self._plan.constraint.asked.kind} lets nothing follow after "
+                f"{counted(len(self.token_ids), 'token')}, and at least {self._least} are asked for",
                 hint="give a smaller min_new_tokens or min_length",
             )
         return True

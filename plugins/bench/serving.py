@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.errors import InputError
-from ...core.messages import subject
+from ...core.messages import counted, subject
 
 PATIENCE = 600.0
 """Seconds that an answer may take."""
