@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -199,9 +200,7 @@ class _Code:
 def _without_gradients(kind: str) -> Any:
     if kind != "torch":
         return nullcontext()
-    import torch
-
-    return torch.no_grad()
+    return import_module("torch").no_grad()
 
 
 _OPTIONS = {
