@@ -89,7 +89,7 @@ class CacheMemory:
             return
         wanted, rows = (longest.prompt.length + longest.budget), 1
         if job.alone:
-            wanted, rows = job.slots(), len(job.rows) // job.options.num_return_sequences * job.options.rows_of_prompt
+            wanted, rows = job.slots(), job.model_rows
         wanted *= self.per_token
         if wanted > self.limit:
             many = "" if rows == 1 else f" in {rows} rows"

@@ -77,6 +77,9 @@ class Companion:
         newest = self._row.token_ids
         return newest[-1:] if self._pad is None or len(newest) >= self._steps else [self._pad]
 
+    def prepare(self) -> None:
+        """What may follow is found out by the other row."""
+
     def fail(self, error: Exception) -> None:
         """The other fails by itself."""
 

@@ -99,7 +99,13 @@ class Job:
         columns = width + (new if first_capacity is None else min(new, first_capacity))
         while columns < width + new:
             columns *= 2
-        return columns * (len(self.rows) // self.options.num_return_sequences * self.options.rows_of_prompt)
+        return columns * self.model_rows
+
+    @property
+    def model_rows(self) -> int:
+        """Rows that it has in the model: all beams of its prompts, and the second prompts beside its rows."""
+        rows = len(self.rows) // self.options.num_return_sequences * self.options.rows_of_prompt
+        return rows * 2 if self.guided else rows
 
     @property
     def stats(self) -> GenerationStats:
