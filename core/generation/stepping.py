@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GenerationError
 from .batch import ALIGNED, SPARE, Batch
 from .beam_batch import BeamBatch
 from .guidance import GuidedBatch
