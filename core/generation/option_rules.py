@@ -17,7 +17,7 @@ from .not_offered import NOT_OFFERED, WITHOUT_EFFECT
 _MAX_SEED = (1 << 64) - 1
 
 MOST_ROWS_OF_PROMPT = 1 << 16
-"""Texts of one prompt at most: each is made before the first step, and a number with too many digits would never end."""
+"""Texts of one prompt at most: each is made before the first step, so a slip of the finger would never come to it."""
 
 
 @dataclass(frozen=True)

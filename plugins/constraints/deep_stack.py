@@ -1,4 +1,4 @@
-"""A call on a stack of its own: llguidance goes down the rules of a grammar, and a stack's end would end the process."""
+"""A call on a stack of its own: llguidance goes down rules by recursion, and the end of a stack ends the process."""
 
 from __future__ import annotations
 

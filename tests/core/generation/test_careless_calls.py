@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from polyllama import Llama
-from polyllama.core.errors import GenerationError
+from polyllama import DynamicCache, Llama
+from polyllama.core.errors import GenerationError, InputError
 from polyllama.core.generation.cache_memory import bytes_per_token
 from polyllama.core.generation.scheduler import Scheduler
 
@@ -74,3 +74,48 @@ def test_second_prompts_count_in_the_cache(llm: Llama) -> None:
     assert len(fits.submit(prompt, **asked).result().token_ids) == 20
     with pytest.raises(GenerationError, match="in 2 rows take"):
         Scheduler(llm.model, cache_memory=(tokens - 1) * bytes_per_token(llm.model)).submit(prompt, **asked)
+
+
+def weather(city: str) -> str:
+    """Say the weather.
+
+    Args:
+        city: Where.
+    """
+    return city
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"description": "Says.", **function}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"tools": [weather, tool(name="x", parameters="city")]},
+            "tool 1: parameters is 'city', wanted the JSON schema",
+        ),
+        ({"tools": [tool(name="x", parameters=True)]}, "tool 0: parameters is True, wanted the JSON schema"),
+        ({"tools": [tool(parameters={})]}, "tool 0 has no name"),
+        ({"tools": [tool(name="")]}, "tool 0 has no name"),
+        ({"tools": [weather], "parallel_tool_calls": "no"}, "parallel_tool_calls='no' is neither True nor False"),
+    ],
+)
+def test_tools_that_nobody_could_call(asked: Any, said: str) -> None:
+    llm = Llama.load("tiny", backend="reference", dtype="float32")
+    llm.tokenizer.chat_template = "{{ tools | tojson }}<tool_call>{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InputError, match=said):
+        llm.chat([{"role": "user", "content": "Hi"}], tool_choice="required", max_new_tokens=2, **asked)
+
+
+def test_caches_that_are_none(llm: Llama) -> None:
+    ids = np.array([[1, 400, 401]])
+    with pytest.raises(InputError, match="past_key_values is a type, wanted"):
+        llm.generate(ids, past_key_values=DynamicCache, max_new_tokens=2)
+    cache = DynamicCache()
+    for _ in range(2):  # without a backend's cache and with one
+        for length in (None, "x", 1.5):
+            with pytest.raises(InputError, match=r"crop: max_length is .*, wanted a whole number"):
+                cache.crop(length)  # type: ignore[arg-type]
+        llm.forward(ids, past_key_values=cache)
