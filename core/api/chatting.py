@@ -181,6 +181,9 @@ class Chatting(Generating):
         from ..generation.answers import ChatRequest
 
         self._require_generation()
+        if parallel_tool_calls is not None and not isinstance(parallel_tool_calls, bool):
+            text = mention("parallel_tool_calls", parallel_tool_calls) + " is neither True nor False"
+            raise InputError(text, hint="give one, or leave it out")
         if tools is None:
             asked = {"tool_choice": tool_choice, "tool_parser": tool_parser, "parallel_tool_calls": parallel_tool_calls}
             for name, value in asked.items():

@@ -128,7 +128,7 @@ def read_schema(value: Any) -> Any:
     if not isinstance(value, Mapping) and value is not True:
         return None
     try:
-        return json.loads(json.dumps(value, default=_plain))
+        return json.loads(json.dumps(value, default=_plain, allow_nan=False))
     except RecursionError:
         raise _too_deep() from None
     except (TypeError, ValueError) as error:

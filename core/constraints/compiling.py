@@ -60,6 +60,8 @@ def compiled(asked: Asked, tokenizer: TokenizerOfBytes, vocab_size: int) -> Comp
         raise GenerationError(
             f"{asked.kind} is {len(asked.source):,} characters long; at most {LONGEST_SOURCE:,} are compiled"
         )
+    if not asked.source.isascii() and any("\ud800" <= character <= "\udfff" for character in asked.source):
+        raise GenerationError(f"{asked.kind} holds half of a surrogate pair, which no text has")
     engine = listing_settings().constraints
     prepared = _prepared_for(tokenizer, vocab_size)
     key = (engine, asked.kind, asked.source)

@@ -136,7 +136,15 @@ class DocumentedCache(CacheNames):
             self.native = None
 
     def crop(self, max_length: int) -> None:
-        """Keep the first `max_length` slots of each row; a negative number is how many of the last to drop."""
+        """Keep the first `max_length` slots of each row; a negative number is how many of the last to drop.
+
+        Raises:
+            InputError: it is no whole number.
+        """
+        try:
+            max_length = operator.index(max_length)
+        except TypeError:
+            raise InputError(f"crop: max_length is {max_length!r:.40}, wanted a whole number") from None
         if self.native is not None:
             self.native.crop(max_length)
             return

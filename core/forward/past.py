@@ -133,7 +133,8 @@ class Past:
 
 def _is_transformers(given: Any) -> bool:
     """Whether it looks like a cache of transformers': layers that hold keys and values, and a way to add to them."""
-    return all(hasattr(given, name) for name in ("layers", "update", "get_seq_length"))
+    like = all(hasattr(given, name) for name in ("layers", "update", "get_seq_length"))
+    return like and not isinstance(given, type)  # a class given by mistake for what it makes
 
 
 def _held(given: Any) -> list[tuple[Any, int | None]]:

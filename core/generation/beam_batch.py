@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import GenerationError
 from ..messages import counted, mention
 from .batch import Batch
+from .beams import NOWHERE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,7 +157,9 @@ class BeamBatch(Batch):
             raise GenerationError(
                 f"row {group[0].row}: no more than {counted(len(texts), 'text')} can be found, "
                 f"num_return_sequences asks for {len(group)}",
-                hint="lower " + mention("num_return_sequences") + ", or loosen what forbids tokens",
+                hint=f"scores below {NOWHERE:.0f} do not count: raise " + mention("length_penalty")
+                if search.rules.length_penalty < 0
+                else "lower " + mention("num_return_sequences") + ", or loosen what forbids tokens",
             )
         for row, (beam, score) in zip(group, texts, strict=False):
             if not row.ended:

@@ -50,6 +50,8 @@ def check_cache(kind: Any, model: Model | None = None, config: Any = None) -> tu
     polyllama.extend.GenerationError: cache_implementation='hybrid' is not offered; a Llama attends to all tokens: \
 there is no sliding window; 'dynamic' is what every backend has
     """
+    if not isinstance(kind, str):  # of an array Python cannot say whether it is in a list
+        raise _refused(kind, f"wanted one of {', '.join(map(repr, (*CACHES, *BY_MODEL)))}")
     if kind in CACHES:
         return ()
     if kind in BY_MODEL:
@@ -70,7 +72,8 @@ def taken_by_model(arguments: Mapping[str, Any], model: Model) -> tuple[dict[str
         GenerationError: as :func:`check_cache`.
     """
     left = dict(arguments)
-    if left.get("cache_implementation") not in BY_MODEL:
+    kind = left.get("cache_implementation")
+    if not isinstance(kind, str) or kind not in BY_MODEL:
         return left, ()
     return left, check_cache(left.pop("cache_implementation"), model, left.pop("cache_config", None))
 

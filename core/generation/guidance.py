@@ -78,7 +78,7 @@ class Companion:
         return newest[-1:] if self._pad is None or len(newest) >= self._steps else [self._pad]
 
     def prepare(self) -> None:
-        """Nothing is chosen here."""
+        """What may follow is found out by the other row."""
 
     def fail(self, error: Exception) -> None:
         """The other fails by itself."""

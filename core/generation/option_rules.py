@@ -16,6 +16,9 @@ from .not_offered import NOT_OFFERED, WITHOUT_EFFECT
 
 _MAX_SEED = (1 << 64) - 1
 
+MOST_ROWS_OF_PROMPT = 1 << 16
+"""Texts of one prompt at most: each is made before the first step, so a slip of the finger would never come to it."""
+
 
 @dataclass(frozen=True)
 class _Rule:
@@ -169,6 +172,7 @@ def _adapter(value: Any) -> str | tuple[str | None, ...] | None:
 
 
 _COUNT = _Rule(_integer(1), "a whole number, 1 or more")
+_ROWS = _Rule(_integer(1, MOST_ROWS_OF_PROMPT), f"a whole number from 1 to {MOST_ROWS_OF_PROMPT:,}")
 
 
 _FROM_ZERO = _Rule(_integer(0), "a whole number, 0 or more (0 is off)")
@@ -240,8 +244,8 @@ OPTION_RULES: Mapping[str, _Rule] = {
     "eos_token_id": _IDS,
     "pad_token_id": _ID,
     "bos_token_id": _ID,
-    "num_return_sequences": _COUNT,
-    "num_beams": _COUNT,
+    "num_return_sequences": _ROWS,
+    "num_beams": _ROWS,
     "length_penalty": _Rule(_real(lambda x: True), "a finite number (0 ranks by the log probability alone)"),
     "early_stopping": _Rule(_early, "True, False or 'never'"),
     "seed": _Rule(_integer(0, _MAX_SEED), "a whole number from 0 to 2**64 - 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..backend.protocol import Model
+
+
+LARGEST_POWER = 80.0
+"""Logarithm of the largest power of a length that texts are ranked by: a score over it is still a number of float32."""
 
 
 class GenerationTokenizer(Protocol):
@@ -96,6 +101,7 @@ def make_rows(
     for place, prompt in enumerate(checked):
         budget = criteria.budget(prompt.counted)
         budget = _budget(options, prompt, context) if budget is None else budget
+        _check_length_penalty(options, budget)
         for _ in range(options.num_return_sequences):
             decoder, before = None, ""
             if tokenizer is not None and (texts or plan.stop_strings):
@@ -153,6 +159,15 @@ def _budget(options: GenerationOptions, prompt: Prompt, context: int | None) -> 
     if context is None or prompt_length >= context:
         return default
     return max(min(default, context - prompt_length), least)
+
+
+def _check_length_penalty(options: GenerationOptions, budget: int) -> None:
+    """Refuse a power of the length that float32, in which texts are ranked, has no number for."""
+    if options.num_beams > 1 and abs(options.length_penalty) * math.log(max(budget, 2)) > LARGEST_POWER:
+        raise GenerationError(
+            options.named("length_penalty") + f" is too far from 0 to rank texts of up to {budget} tokens",
+            hint="give " + mention("length_penalty") + " a number such as 2.0 or -2.0",
+        )
 
 
 def _check_prompt(place: int, prompt: Sequence[int] | Prompt, vocab_size: int, bos: int | None) -> Prompt:

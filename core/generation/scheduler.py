@@ -152,7 +152,7 @@ class Scheduler:
             there = job.done if ended else job.ready
             return there or (before is not None and time.perf_counter() > before)
 
-        self._loop.refuse_inside()
+        self._loop.inside.refuse()
         while self._turns.taken(until, 1.0 if before is None else OFTEN):
             try:
                 while not until():
@@ -162,8 +162,12 @@ class Scheduler:
                 self._turns.pass_on()
 
     def step(self) -> bool:
-        """Run one step for all jobs; whether there was anything to run."""
-        self._loop.refuse_inside()
+        """Run one step for all jobs; whether there was anything to run.
+
+        Raises:
+            GenerationError: code that a step runs calls it.
+        """
+        self._loop.inside.refuse()
         self._turns.taken(lambda: False)
         try:
             if self._loop.idle:

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GenerationError
 from .batch import ALIGNED, SPARE, Batch
 from .beam_batch import BeamBatch
 from .guidance import GuidedBatch
 from .job import Job, interrupted
 from .out_of_memory import naming_what_takes_memory
+from .turns import Inside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Steps:
         self.batches: list[Batch] = []
         self._known: dict[int, tuple[GeneratedSequence, Job]] = {}  # rows with their jobs, by their identity
         self._memory, self._texts, self._lock = memory, texts, lock
-        self._inside: int | None = None  # the thread that runs a step
+        self.inside = Inside()
 
     def add(self, job: Job) -> None:
         """Let the rows of a job wait for their turn."""
@@ -79,21 +79,8 @@ class Steps:
 
     def step(self) -> None:
         """Run everything one step on."""
-        self._inside = threading.get_ident()
-        try:
+        with self.inside:
             self._step()
-        finally:
-            self._inside = None
-
-    def refuse_inside(self) -> None:
-        """Refuse to wait for a job where a caller's own code does so, which a step runs: nobody would run the next.
-
-        Raises:
-            GenerationError: it is so.
-        """
-        if self._inside == threading.get_ident():
-            text = "code that runs inside a step of a model cannot have the same model generate"
-            raise GenerationError(text, hint="call the model itself, or generate before")
 
     def _step(self) -> None:
         if self.waiting:

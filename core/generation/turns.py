@@ -4,7 +4,50 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
+
+from ..errors import GenerationError
+
+_STEPS: ContextVar[tuple[object, ...]] = ContextVar("steps that code runs in", default=())
+
+
+class Inside:
+    """Which code runs inside a loop's step: as a context it is entered for each step, by one thread at a time.
+
+    Threads and tasks that the code starts with its context, as asyncio does, are inside too.
+
+    >>> inside = Inside()
+    >>> with inside:
+    ...     inside.refuse()
+    Traceback (most recent call last):
+    polyllama.extend.GenerationError: code that runs inside a step of a model cannot have the same model generate; \
+call the model itself, or generate before
+    >>> inside.refuse()
+    """
+
+    def __init__(self) -> None:
+        self._step: object | None = None
+        self._before: Token[tuple[object, ...]] | None = None
+
+    def __enter__(self) -> None:
+        self._step = object()
+        self._before = _STEPS.set((*_STEPS.get(), self._step))
+
+    def __exit__(self, *exception: object) -> None:
+        self._step = None
+        if self._before is not None:
+            _STEPS.reset(self._before)
+
+    def refuse(self) -> None:
+        """Refuse to wait for a job, or to run a step, in a caller's own code: nobody would run the next.
+
+        Raises:
+            GenerationError: a step runs this code.
+        """
+        if self._step is not None and self._step in _STEPS.get():
+            text = "code that runs inside a step of a model cannot have the same model generate"
+            raise GenerationError(text, hint="call the model itself, or generate before")
 
 
 @dataclass(eq=False)

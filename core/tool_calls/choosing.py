@@ -10,7 +10,7 @@ from ..errors import InputError, warn
 from ..messages import did_you_mean, mention
 from ..plugin_system.hookspecs import ToolParserDescriptor
 from ..plugin_system.manager import plugin_manager
-from .protocol import ToolParser, tool_name
+from .protocol import ToolParser, tool_function, tool_name
 
 _said: set[tuple[str, ...]] = set()
 
@@ -67,6 +67,7 @@ def tool_calling(
     name = tool_parser if tool_parser is not None else _by_template(template)
     kind = None if name is None else plugin_manager().find(ToolParserDescriptor, name).load()
     must = _must_call(tools, tool_choice)
+    _check_schemas(tools, must or ())
     if must is None:
         return ToolCalling(tuple(tools), name, kind)
     if kind is None:
@@ -103,6 +104,19 @@ def _say_once(message: str, *about: str) -> None:
     if about not in _said:
         _said.add(about)
         warn(message)
+
+
+def _check_schemas(tools: Sequence[Mapping[str, Any]], must: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse tools whose arguments have no schema, and among those that must be called one without a name."""
+    for place, tool in enumerate(tools):
+        parameters = tool_function(tool).get("parameters")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise InputError(
+                f"tool {place}: parameters is {parameters!r:.40}, wanted the JSON schema of an object",
+                hint='such as {"type": "object", "properties": {"city": {"type": "string"}}}',
+            )
+        if not tool_name(tool) and any(tool is each for each in must):
+            raise InputError(f"tool {place} has no name, by which a model would call it", hint='give "name"')
 
 
 def _must_call(tools: Sequence[Mapping[str, Any]], choice: Any) -> list[Mapping[str, Any]] | None:

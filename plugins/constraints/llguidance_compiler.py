@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.constraints.protocol import ConstraintVocabulary
 from ...core.errors import GenerationError, UnsupportedError
+from .deep_stack import on_deep_stack
 from .schema_places import place_of_error
 
 if TYPE_CHECKING:
@@ -35,14 +36,23 @@ JSON allows any amount, in which a small model can go on for ever. A schema's ow
 """
 
 
+SHALLOW = 1_000
+"""Characters of a source whose rules cannot follow each other deeper than any thread's stack."""
+
+
 class LLGuidance:
     """Compiles by llguidance; a ``polyllama.extend.ConstraintCompiler``."""
 
     def compile(self, kind: str, source: str, vocabulary: ConstraintVocabulary) -> LLConstraint:
         """Compile one of the four kinds."""
         library = _library()
-        grammar = _grammar(library, kind, source)
         tokenizer = vocabulary.kept(LLGuidance, lambda: _tokenizer(library, vocabulary))
+        if len(source) <= SHALLOW:
+            return self._compiled(library, kind, source, tokenizer)
+        return on_deep_stack(lambda: self._compiled(library, kind, source, tokenizer))
+
+    def _compiled(self, library: Any, kind: str, source: str, tokenizer: Any) -> LLConstraint:
+        grammar = _guarded(kind, lambda: _grammar(library, kind, source))
         # With its large tables made now rather than in the first step; other threads run meanwhile.
         limits = library.LLParserLimits(**LIMITS, verbose_errors=False)
         matcher = _guarded(kind, lambda: library.LLMatcher(tokenizer, grammar, log_level=0, limits=limits))
@@ -97,6 +107,8 @@ class LLState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
+            if "NoExtensionBias" in self._matcher.get_error():  # a schema that refers to itself alone, an empty class
+                raise GenerationError(f"{self._kind}: no text follows it", hint="loosen it, or end what it repeats")
             raise GenerationError(
                 f"{self._kind}: llguidance cannot go on: {_plain(self._matcher.get_error())}",
                 hint="a simpler schema or grammar takes less of its limits",
@@ -116,15 +128,25 @@ def _library() -> Any:
 
 def _grammar(library: Any, kind: str, source: str) -> str:
     if kind == "json_schema":
+        source = "{}" if source == "true" else source  # which mean the same; options go into an object alone
         return str(library.LLMatcher.grammar_from_json_schema(source, defaults={"whitespace_pattern": JSON_SPACE}))
     if kind == "regex":
         return str(library.LLMatcher.grammar_from_regex(source))
     if kind == "grammar":
         return str(library.LLMatcher.grammar_from_lark(source))
     if kind == "choices":
-        texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(source))
-        return str(library.LLMatcher.grammar_from_lark("start: " + texts))
+        # One expression: as a rule's alternatives, a few thousand are more than a step's limit.
+        return str(library.LLMatcher.grammar_from_regex("|".join(map(_literal, json.loads(source)))))
     raise UnsupportedError(f"llguidance compiles no {kind!r}", hint="it knows json_schema, regex, grammar and choices")
+
+
+def _literal(text: str) -> str:
+    """An expression that a text alone matches.
+
+    >>> _literal("so-so? [1]")
+    'so\\\\-so\\\\? \\\\[1\\\\]'
+    """
+    return re.sub(r"([][\\.+*?()|{}^$#&~-])", r"\\\1", text)
 
 
 class _Tokens:
@@ -141,6 +163,7 @@ class _Tokens:
         self.tokens = [*vocabulary.tokens, b""]
         self.special_token_ids = list(vocabulary.special)
         self.eos_token_id = len(vocabulary)
+        self._special = frozenset(vocabulary.special)
         # Of the vocabulary no more than this, as the vocabulary keeps what is made of it.
         self._greedy = ConstraintVocabulary(vocabulary.tokens, vocabulary.special, vocabulary.encode).greedy
         self._encode = vocabulary.encode
@@ -148,7 +171,9 @@ class _Tokens:
     def __call__(self, text: str) -> list[int]:
         """The ids of text that has to follow: as the tokenizer has them, whose models have seen no others."""
         ids = self._encode(text)
-        return self._greedy(text.encode()) if ids is None else ids
+        if ids is None or not self._special.isdisjoint(ids):  # text is never a special token, whatever it looks like
+            return self._greedy(text.encode())
+        return ids
 
 
 def _tokenizer(library: Any, vocabulary: ConstraintVocabulary) -> Any:
