@@ -21,6 +21,14 @@ TEMPLATE = (
 )
 """A chat template that makes of a conversation the text that the bundled model goes on with."""
 
+TOOLS_TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }}, called as <tool_call>...</tool_call>\n{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls or () %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}\n{% endfor %}"
+    "<assistant>"
+)
+"""A chat template that tells of tools, in Hermes' format."""
+
 
 class RunningServer:
     """A server, its address, and what it has said so far.

@@ -150,9 +150,8 @@ async def _events(served: Served, ticket: Ticket, reader: Reader) -> AsyncIterat
         if not begun:
             begun = True
             stop = {"stop_reason": None, "stop_sequence": None}
-            made = event(
-                "message_start", message={**_head(served), "content": [], **stop, "usage": _usage(ticket, new=1)}
-            )
+            message = {**_head(served), "content": [], **stop, "usage": _usage(ticket, new=1)}
+            made = event("message_start", message=message)
         made += blocks.take(reader.take(events))
         if made:
             yield made

@@ -30,10 +30,14 @@ class Tool(Part):
     function: Function
 
 
-class FlatTool(Function):
+class FlatTool(Part):
     """A tool of a response."""
 
-    type: Literal["function"]
+    type: Literal["function"]  # first, as what is wrong with the first field is said
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Any = no_effect("arguments follow the schema where a call is asked for, and are the model's own else")
 
 
 class Named(Part):
