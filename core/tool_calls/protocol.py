@@ -51,7 +51,8 @@ class ToolCallPiece:
             ``"arguments"``: more of the JSON text of its arguments. ``"end"``: it is whole; `call` is it.
             ``"broken"``: what had begun as a call is none; `text` is all of it, as the model wrote it.
         text: of texts and arguments.
-        index: which of the answer's calls it is about, from 0.
+        index: which of the answer's calls it is about, from 0. One that breaks off keeps its number: who was told of
+            its beginning would take the next one of this number for its continuation.
         error: why there is no call, of what is broken and of text that looked like a call.
     """
 

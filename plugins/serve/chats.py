@@ -124,15 +124,10 @@ class Reader:
 
     def __init__(self, calling: ToolCalling | None) -> None:
         self._parser = None if calling is None else calling.parser()
-        self._begun = 0
         self.calls = 0
 
     def take(self, events: Sequence[StreamEvent]) -> list[ToolCallPiece]:
-        """What the next tokens make certain, with what belongs together in one piece.
-
-        Calls are numbered as they begin: one that breaks off keeps its number, so that who was told of its beginning
-        never takes the next one for its continuation.
-        """
+        """What the next tokens make certain."""
         text = "".join(event.text for event in events)
         return self._read(text, ended=bool(events) and events[-1].finish_reason is not None)
 
@@ -150,15 +145,8 @@ class Reader:
         pieces = list(self._parser.push(text))
         if ended:
             pieces += self._parser.finish()
-        found: list[ToolCallPiece] = []
-        for piece in pieces:
-            self._begun += piece.kind == "begin"
-            self.calls += piece.kind == "end"
-            if found and found[-1].kind == piece.kind and piece.kind in ("text", "arguments"):
-                found[-1] = replace(found[-1], text=found[-1].text + piece.text)
-            elif piece.text or piece.kind not in ("text", "arguments"):
-                found.append(piece if piece.kind == "text" else replace(piece, index=self._begun - 1))
-        return found
+        self.calls += sum(piece.kind == "end" for piece in pieces)
+        return [piece for piece in pieces if piece.text or piece.kind not in ("text", "arguments")]
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:

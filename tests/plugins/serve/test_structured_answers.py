@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from typing import Any
 
 import anthropic
@@ -118,27 +120,23 @@ def test_a_form_that_is_none_is_said_with_its_place(
 
 def test_compiling_holds_up_nobody(server: RunningServer) -> None:
     """A schema that takes long is compiled in the thread of its request."""
-    import threading
-    import time
-
-    words = [{"const": f"word {n} of many"} for n in range(4000)]
-    schema = {"type": "object", "properties": {f"k{n}": {"anyOf": words} for n in range(3)}}
-    body = {"model": "tiny", "messages": HI, "max_tokens": 2, "format": schema}
-    body = {**body, "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
-    del body["format"]
-    begun, ended = time.perf_counter(), []
+    words = [{"const": f"word {n} of many"} for n in range(24_000)]
+    form = {"type": "json_schema", "json_schema": {"schema": {"anyOf": words}}}
+    body = {"model": "tiny", "messages": HI, "max_tokens": 2, "response_format": form}
+    ended: list[tuple[int, float]] = []
 
     def ask() -> None:
+        begun = time.perf_counter()
         answer = server.http.post("/v1/chat/completions", json=body)
         ended.append((answer.status_code, time.perf_counter() - begun))
 
     thread = threading.Thread(target=ask)
     thread.start()
-    slowest = 0.0
+    waits = []
     while thread.is_alive():
         before = time.perf_counter()
         assert server.http.get("/api/version").status_code == 200
-        slowest = max(slowest, time.perf_counter() - before)
+        waits.append(time.perf_counter() - before)
     thread.join()
     [(status, seconds)] = ended
-    assert status == 200 and slowest < max(0.5, seconds / 2), (status, seconds, slowest)
+    assert status == 200 and max(waits) < seconds / 2, (status, seconds, max(waits))
