@@ -162,6 +162,7 @@ class Hub:
         self.names, self.options, self.engine, self.metrics, self._log = names, options, engine, metrics, log
         self._held: dict[Key, Held] = {}
         self._loads: dict[Key, asyncio.Task[Held]] = {}
+        self._default: tuple[str, str, bool] | None = None  # a backend, its device, and whether it has no other
         self._one_at_a_time = asyncio.Lock()
         self._fitting = Fitting(options)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="polyllama request")
@@ -186,12 +187,22 @@ class Hub:
             HttpError: there is none of this name (404), it cannot be loaded (500), or does not fit (503).
         """
         key, adapter = self.names.find(name, task)
+        key = self._same(key)
         while (held := self._held.get(key)) is None:  # again, where it had to go before anybody could use it
             if key not in self._loads:
                 self._loads[key] = asyncio.create_task(self._load(key))
             # Others may wait for it too, and a client that leaves does not end it.
             await asyncio.shield(self._loads[key])
         return Served(self, held, name or key.text, adapter)
+
+    def _same(self, key: Key) -> Key:
+        """The key without its backend, where the model runs on this by itself: it would be loaded twice."""
+        if key.backend is None or key in self._held or self._default is None:
+            return key
+        backend, device, only = self._default
+        base, _, wanted = key.backend.partition(":")
+        same = base == backend and (wanted == device or (not wanted and only))
+        return replace(key, backend=None) if same else key
 
     async def _load(self, key: Key) -> Held:
         try:
@@ -200,6 +211,9 @@ class Hub:
                 begun = time.perf_counter()
                 held: Held = await self._in_loader(self._loaded, key, fit)
                 self._held[key] = held
+                if key.backend is None:
+                    devices = held.llm.choice.backend.availability().devices
+                    self._default = held.llm.backend, held.llm.device, len(devices) == 1
                 if held.lane is not None:
                     self.engine.add(held.lane)
                 self.metrics.of(key.text).loads += 1
