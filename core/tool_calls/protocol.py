@@ -134,7 +134,7 @@ def json_call_rules(
     for index, tool in enumerate(tools):
         function = tool_function(tool)
         begin = json.dumps('{"name": ' + json.dumps(function.get("name")) + f', "{arguments}": ')
-        schema = {**_with_null(arguments_schema(function)), "x-guidance": {"whitespace_pattern": whitespace}}
+        schema = {**held_schema(function), "x-guidance": {"whitespace_pattern": whitespace}}
         rules += [f'call_{index}: {begin} of_{index} "}}"', f"of_{index}: %json {json.dumps(schema)}"]
     return "(" + " | ".join(f"call_{index}" for index in range(len(tools))) + ")", "\n".join(rules)
 
@@ -158,6 +158,12 @@ def arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
     schema.setdefault("properties", {})
     schema.setdefault("additionalProperties", False)
     return schema
+
+
+def held_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema that arguments are held to where a call must be made."""
+    found: dict[str, Any] = _with_null(arguments_schema(function))
+    return found
 
 
 def _with_null(schema: Any) -> Any:

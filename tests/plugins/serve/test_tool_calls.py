@@ -303,7 +303,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
             "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}}}],
             "tool_choice": "required",
         },
-        "strin",
+        "tools[0], 'f': json_schema at /properties/a: ",
     ),
     ("/v1/responses", {"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ("/v1/responses", {"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
