@@ -96,8 +96,8 @@ class ServedModel(Protocol):
     Attributes:
         name: as the request has it.
         llm: the model itself, a :class:`~polyllama.Llama`.
-        adapter: the name of the adapter that the request asks for; :meth:`generate` sees to it, whoever calls `llm`
-            gives it as ``adapter=``.
+        adapter: the name of the adapter that the request asks for; ``generate`` adds it, and whoever calls
+            `llm` gives it as ``adapter=``.
     """
 
     @property

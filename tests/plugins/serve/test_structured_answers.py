@@ -137,6 +137,6 @@ def test_compiling_holds_up_nobody(server: RunningServer) -> None:
         before = time.perf_counter()
         assert server.http.get("/api/version").status_code == 200
         waits.append(time.perf_counter() - before)
-    thread.join()
+    thread.join(60)
     [(status, seconds)] = ended
     assert status == 200 and max(waits) < seconds / 2, (status, seconds, max(waits))
