@@ -96,17 +96,22 @@ class ServedModel(Protocol):
     Attributes:
         name: as the request has it.
         llm: the model itself, a :class:`~polyllama.Llama`.
+        adapter: the name of the adapter that the request asks for; ``generate`` adds it, and whoever calls
+            `llm` gives it as ``adapter=``.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def llm(self) -> Any: ...
-    async def generate(self, prepare: Callable[[], tuple[Sequence[Sequence[int]], Mapping[str, Any]]]) -> Running:
+    @property
+    def adapter(self) -> str | None: ...
+    async def generate(self, prepare: Callable[[], tuple[Sequence[Sequence[int]], Any]]) -> Running:
         """Have prompts continued.
 
         Args:
-            prepare: makes token ids and the options of ``generate``; it runs in a thread, so it may take its time.
+            prepare: makes token ids and the options of ``generate``, by name or as
+                :meth:`~polyllama.Llama.chat_request` has them; it runs in a thread, so it may take its time.
         """
         ...
 

@@ -211,6 +211,8 @@ class Chatting(Generating):
 
     def _with_calling(self, resolved: GenerationOptions, calling: ToolCalling) -> GenerationOptions:
         """The options with what the format needs."""
+        from ..generation.answers import check_grammar
+
         special, added = set(self.tokenizer.all_special_ids), self.tokenizer.added_tokens_encoder
         shown = tuple(added[token] for token in calling.shown if added.get(token) in special)
         if calling.grammar is None:
@@ -219,6 +221,7 @@ class Chatting(Generating):
             raise GenerationError(
                 f"tool_choice holds the answer to calls, and {other.kind} to something else", hint="give one of the two"
             )
+        check_grammar(calling, self.tokenizer, self.config.vocab_size)
         return replace(resolved, shown=shown, grammar=calling.grammar)
 
     def split_chat_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..tool_calls.protocol import Answer, ToolCall, ToolCallPiece, answer_of
+from ..constraints.asked import Asked
+from ..errors import GenerationError
+from ..tool_calls.protocol import Answer, ToolCall, ToolCallPiece, answer_of, held_schema, tool_function, tool_name
 from .calls import TextStream
 
 if TYPE_CHECKING:
@@ -90,6 +92,29 @@ class AnswerStream(TextStream):
             self._seen += found
             self._ended = True
             yield from found
+
+
+def check_grammar(calling: ToolCalling, tokenizer: Any, vocab_size: int) -> None:
+    """Compile what an answer that must call is held to, and keep it for the request; nothing where it need not.
+
+    Raises:
+        GenerationError: the schema of a tool's arguments is none (says of which tool, and where).
+        PluginError: the compiler's library is not installed.
+    """
+    if calling.grammar is None:
+        return
+    from ..constraints.compiling import compiled
+
+    try:
+        compiled(Asked("grammar", calling.grammar), tokenizer, vocab_size)
+    except GenerationError:  # which speaks of a line of the grammar, that nobody has seen
+        for place, tool in enumerate(calling.tools):
+            schema = json.dumps(held_schema(tool_function(tool)), ensure_ascii=False)
+            try:
+                compiled(Asked("json_schema", schema), tokenizer, vocab_size)
+            except GenerationError as error:
+                raise GenerationError(f"tools[{place}], {tool_name(tool)!r}: {error}") from None
+        raise
 
 
 def as_messages(messages: Sequence[Mapping[str, Any]]) -> Sequence[Any]:

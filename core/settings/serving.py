@@ -49,6 +49,11 @@ class ServeSettings(BaseModel):
     serve_access_log: bool | None = setting(
         None, "write every request to stdout", "true or false (also 1/0, yes/no, on/off)"
     )
+    serve_tool_parser: str | None = setting(
+        None,
+        "the format in which served models call tools; by their chat templates when not set",
+        "the name of a format (hermes, llama ...)",
+    )
     serve_chat_template: str | None = setting(
         None, "a file with another chat template", "the path of a file", min_length=1
     )

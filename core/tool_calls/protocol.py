@@ -51,7 +51,8 @@ class ToolCallPiece:
             ``"arguments"``: more of the JSON text of its arguments. ``"end"``: it is whole; `call` is it.
             ``"broken"``: what had begun as a call is none; `text` is all of it, as the model wrote it.
         text: of texts and arguments.
-        index: which of the answer's calls it is about, from 0.
+        index: which of the answer's calls it is about, from 0. One that breaks off keeps its number: who was told of
+            its beginning would take the next one of this number for its continuation.
         error: why there is no call, of what is broken and of text that looked like a call.
     """
 
@@ -133,7 +134,7 @@ def json_call_rules(
     for index, tool in enumerate(tools):
         function = tool_function(tool)
         begin = json.dumps('{"name": ' + json.dumps(function.get("name")) + f', "{arguments}": ')
-        schema = {**_with_null(arguments_schema(function)), "x-guidance": {"whitespace_pattern": whitespace}}
+        schema = {**held_schema(function), "x-guidance": {"whitespace_pattern": whitespace}}
         rules += [f'call_{index}: {begin} of_{index} "}}"', f"of_{index}: %json {json.dumps(schema)}"]
     return "(" + " | ".join(f"call_{index}" for index in range(len(tools))) + ")", "\n".join(rules)
 
@@ -157,6 +158,12 @@ def arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
     schema.setdefault("properties", {})
     schema.setdefault("additionalProperties", False)
     return schema
+
+
+def held_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema that arguments are held to where a call must be made."""
+    found: dict[str, Any] = _with_null(arguments_schema(function))
+    return found
 
 
 def _with_null(schema: Any) -> Any:

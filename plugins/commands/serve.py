@@ -39,13 +39,15 @@ NEEDED = ("starlette", "uvicorn", "prometheus_client")
 @click.option("--allow-host", metavar="NAME", multiple=True, help="A name this server is reached by. Repeatable.")
 @click.option("--access-log", is_flag=True, default=None, help="Write every request to stdout, as a line of JSON.")
 @click.option("--chat-template", metavar="FILE", type=click.Path(), help="A file with another chat template.")
+@click.option("--tool-parser", metavar="NAME", help="How models write calls of tools; as their templates say.")
 @load_options
 def serve(models: tuple[str, ...], **options: Any) -> None:
     """Serve MODELS to programs that speak OpenAI's interface.
 
     A model is a registry name, a Hub repository or a folder; NAME=MODEL serves it under another name. The first is
     loaded at once, the others when they are first asked for. Requests name a model, and optionally a backend:
-    tiny@torch.
+    tiny@torch. With --adapters poems=FOLDER the model is served as tiny:poems too; where there are several models, it
+    is --adapters tiny:poems=FOLDER.
 
     Every option is also a setting: serve_port in polyllama.yaml, or POLYLLAMA_SERVE_PORT.
     """

@@ -53,6 +53,8 @@ class Fitting:
         if key.task is not None:
             found["task"] = key.task
             found.pop("draft", None)
+        if key.offer.adapters:
+            found["adapters"] = dict(key.offer.adapters)
         return found
 
     def look(self, key: Key, held: int) -> Fit:
@@ -99,7 +101,7 @@ def weight_bytes(llm: Llama) -> int:
     return llm.graph.num_parameters() * itemsize(llm.dtype)
 
 
-_KNOWN = (*_PLANNED, "load_format", "adapter", "merge_adapter", "draft")
+_KNOWN = (*_PLANNED, "load_format", "adapter", "merge_adapter", "adapters", "draft")
 
 
 def _files(path: Path) -> Files:

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,16 @@ from .names import Key, Names, Offer
 
 if TYPE_CHECKING:
     from ...core.api.llama import Llama
+    from ...core.generation.options import GenerationOptions
     from ...core.generation.scheduler import Scheduler
     from .options import ServeOptions
 
 OFTEN = 1.0
 """Seconds between looks for models that nobody has asked for in long."""
+
+
+Prepared = tuple[Sequence[Sequence[int]], "Mapping[str, Any] | GenerationOptions"]
+"""Prompts as token ids, and the options of generation by name, or resolved as ``chat_request`` has them."""
 
 
 class Held:
@@ -60,10 +66,14 @@ class Held:
 
 
 class Served:
-    """A loaded model as one request has it; :meth:`release` when the request is over."""
+    """A loaded model as one request has it; :meth:`release` when the request is over.
 
-    def __init__(self, hub: Hub, held: Held, name: str) -> None:
-        self.name, self.held, self._hub = name, held, hub
+    Attributes:
+        adapter: the name of the adapter that the request asks for, where it does.
+    """
+
+    def __init__(self, hub: Hub, held: Held, name: str, adapter: str | None = None) -> None:
+        self.name, self.held, self.adapter, self._hub = name, held, adapter, hub
         self.tickets: list[Ticket] = []
         held.uses += 1
 
@@ -71,9 +81,12 @@ class Served:
     def llm(self) -> Llama:
         return self.held.llm
 
-    async def generate(
-        self, prepare: Callable[[], tuple[Sequence[Sequence[int]], Mapping[str, Any]]], rows: int = 1
-    ) -> Ticket:
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The adapter as an option of generation, of ``predict`` and ``forward``."""
+        return {} if self.adapter is None else {"adapter": self.adapter}
+
+    async def generate(self, prepare: Callable[[], Prepared], rows: int = 1) -> Ticket:
         """Have prompts continued; see :class:`~polyllama.core.http_interface.ServedModel`.
 
         Args:
@@ -116,13 +129,16 @@ class Served:
     def _ended(self, rows: int) -> None:
         self.held.rows -= rows
 
-    def _submit(self, prepare: Callable[[], tuple[Sequence[Sequence[int]], Mapping[str, Any]]]) -> Any:
+    def _submit(self, prepare: Callable[[], Prepared]) -> Any:
+        from ...core.generation.options import GenerationOptions
         from ...core.generation.request import make_rows
 
-        prompts, named = prepare()
+        prompts, options = prepare()
         llm, lane = self.held.llm, self.held.lane
         assert lane is not None
-        options = llm.generation_options(**named).seeded()
+        if not isinstance(options, GenerationOptions):
+            options = llm.generation_options(**options)
+        options = replace(options, **self.chosen).seeded()
         return lane.scheduler.add(options, make_rows(llm.model, llm.tokenizer, prompts, options))
 
     def release(self) -> None:
@@ -146,6 +162,7 @@ class Hub:
         self.names, self.options, self.engine, self.metrics, self._log = names, options, engine, metrics, log
         self._held: dict[Key, Held] = {}
         self._loads: dict[Key, asyncio.Task[Held]] = {}
+        self._default: tuple[str, str, bool] | None = None  # a backend, its device, and whether it has no other
         self._one_at_a_time = asyncio.Lock()
         self._fitting = Fitting(options)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="polyllama request")
@@ -169,13 +186,23 @@ class Hub:
         Raises:
             HttpError: there is none of this name (404), it cannot be loaded (500), or does not fit (503).
         """
-        key = self.names.find(name, task)
+        key, adapter = self.names.find(name, task)
+        key = self._same(key)
         while (held := self._held.get(key)) is None:  # again, where it had to go before anybody could use it
             if key not in self._loads:
                 self._loads[key] = asyncio.create_task(self._load(key))
             # Others may wait for it too, and a client that leaves does not end it.
             await asyncio.shield(self._loads[key])
-        return Served(self, held, name or key.text)
+        return Served(self, held, name or key.text, adapter)
+
+    def _same(self, key: Key) -> Key:
+        """The key without its backend, where the model runs on this by itself: it would be loaded twice."""
+        if key.backend is None or key in self._held or self._default is None:
+            return key
+        backend, device, only = self._default
+        base, _, wanted = key.backend.partition(":")
+        same = base == backend and (wanted == device or (not wanted and only))
+        return replace(key, backend=None) if same else key
 
     async def _load(self, key: Key) -> Held:
         try:
@@ -184,6 +211,9 @@ class Hub:
                 begun = time.perf_counter()
                 held: Held = await self._in_loader(self._loaded, key, fit)
                 self._held[key] = held
+                if key.backend is None:
+                    devices = held.llm.choice.backend.availability().devices
+                    self._default = held.llm.backend, held.llm.device, len(devices) == 1
                 if held.lane is not None:
                     self.engine.add(held.lane)
                 self.metrics.of(key.text).loads += 1

@@ -27,6 +27,8 @@ class ServeOptions:
         max_time: seconds of a request.
         context: tokens of prompt and answer together; ``None`` for the model's own.
         keep_alive: seconds after which an idle model is unloaded; ``None`` for never.
+        tool_parser: the format in which models call tools, where their templates do not say it.
+        adapters: ``MODEL:NAME`` (or ``NAME`` where there is one model) and the folder of an adapter.
         memory: bytes that all loaded models may take; ``None`` for what the devices have.
         load: arguments of ``Llama.load``.
     """
@@ -48,6 +50,8 @@ class ServeOptions:
     allow_host: tuple[str, ...] = ()
     access_log: bool = False
     chat_template: str | None = None
+    tool_parser: str | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
     load: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -10,6 +10,8 @@ from typing import Any
 from ...core.checkpoint.huggingface.save_safetensors import parse_size
 from ...core.errors import InputError
 from ...core.messages import mention, subject
+from ...core.plugin_system.hookspecs import ToolParserDescriptor
+from ...core.plugin_system.manager import plugin_manager
 from ...core.settings.schema import load_settings
 from .guard import read_keys
 from .options import ServeOptions, check_numbers, parse_duration
@@ -40,7 +42,8 @@ def read_options(models: tuple[str, ...], given: Mapping[str, Any], load: Mappin
     for name in ("max_body", "memory"):
         if isinstance(values.get(name), str):
             values[name] = parse_size(values[name], name)
-    options = ServeOptions(models, load=load, **values)
+    load = dict(load)
+    options = ServeOptions(models, adapters=load.pop("adapters", None) or {}, load=load, **values)
     numbers = ("max_rows", "max_tokens", "max_body", "context")
     check_numbers(**{name: getattr(options, name) for name in numbers})
     if options.max_queue < 0:
@@ -49,6 +52,8 @@ def read_options(models: tuple[str, ...], given: Mapping[str, Any], load: Mappin
         raise InputError(mention("port", options.port) + " is no port", hint="take one from 0 to 65535")
     if keys is not None:
         options = dataclasses.replace(options, api_keys=read_keys(Path(keys)))
+    if options.tool_parser is not None:
+        plugin_manager().find(ToolParserDescriptor, options.tool_parser)
     if template is not None:
         options = dataclasses.replace(options, chat_template=_template(Path(template)))
     return options

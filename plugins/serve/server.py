@@ -134,7 +134,7 @@ def _web_server(config: uvicorn.Config) -> uvicorn.Server:
 def say_where(server: Server, bound: socket.socket) -> None:
     """Say on stderr what is served where."""
     host, port = bound.getsockname()[:2]
-    names = ", ".join(server.hub.names.offers) or "any model of the registry"
+    names = ", ".join(name for offer in server.hub.offers() for name in offer.names) or "any model of the registry"
     shown = f"[{host}]" if ":" in host else host
     server.log(f"polyllama serves {names} on http://{shown}:{port}")
     if not server.options.loopback and not server.options.api_keys:

@@ -11,7 +11,7 @@ from .engine import Engine
 from .guard import Guard
 from .hub import Hub
 from .metrics import Metrics
-from .names import Names, read_offers
+from .names import Names, read_offers, with_adapters
 from .options import ServeOptions
 
 SPARE_TIME = 30.0
@@ -32,7 +32,8 @@ class Server:
         self.guard = Guard(options)
         self.metrics = Metrics()
         self.engine = Engine(self.log)
-        names = Names(read_offers(options.models), any_name=options.any_name)
+        offers = with_adapters(read_offers(options.models), options.adapters)
+        names = Names(offers, any_name=options.any_name)
         self.hub = Hub(names, options, self.engine, self.metrics, self.log)
         self.interfaces = load_interfaces()
         self.draining = False

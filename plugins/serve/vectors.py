@@ -27,4 +27,4 @@ def embedded(served: Served, given: Any, truncate: bool = False) -> tuple[Any, i
     if not all(text.strip() for text in texts):
         raise HttpError("input holds an empty text", param="input")
     count = sum(len(tokenizer.encode(text)) for text in texts)
-    return served.llm.predict(texts, truncation=truncate), count
+    return served.llm.predict(texts, truncation=truncate, **served.chosen), count

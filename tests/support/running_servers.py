@@ -13,13 +13,21 @@ import time
 from typing import Any
 
 import httpx
-from support_processes import LONGEST, end_process, start_process
+from support_processes import LONGEST, end_process, run_process, start_process
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'tyrant' %}{{ raise_exception('no tyrants here') }}{% endif %}"
     "{{ m.content }}{% if not loop.last %} {% endif %}{% endfor %}{{ mood }}"
 )
 """A chat template that makes of a conversation the text that the bundled model goes on with."""
+
+TOOLS_TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }}, called as <tool_call>...</tool_call>\n{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls or () %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}\n{% endfor %}"
+    "<assistant>"
+)
+"""A chat template that tells of tools, in Hermes' format."""
 
 
 class RunningServer:
@@ -104,6 +112,12 @@ class RunningServer:
             if stream is not None:
                 stream.close()
         return code
+
+
+def said_by(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """What a server says that is to end by itself, and how it ends."""
+    command = [sys.executable, "-m", "polyllama", "serve", *arguments]
+    return run_process(command, capture_output=True, text=True, env={**os.environ, **(env or {})})
 
 
 def events(server: RunningServer, path: str, body: dict[str, Any]) -> list[Any]:

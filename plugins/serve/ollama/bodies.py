@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ....core.http_interface import HttpError
 from ..fields import Body, Part, Penalty, RepetitionPenalty, given, no_effect
+from ..openai.tools import Tool
 from ..options import parse_duration
 
 NAMES: Mapping[str, str] = {
@@ -126,6 +127,7 @@ class Message(Part):
     images: list[str] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
     thinking: Any = no_effect()
 
     def plain(self) -> dict[str, Any]:
@@ -139,9 +141,15 @@ class Message(Part):
         found: dict[str, Any] = {"role": self.role, "content": self.content or ""}
         if self.tool_calls:
             found["tool_calls"] = [
-                {"type": "function", "function": {"name": c.function.name, "arguments": c.function.arguments}}
-                for c in self.tool_calls
+                {
+                    **({} if call.id is None else {"id": call.id}),
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": call.function.arguments},
+                }
+                for call in self.tool_calls
             ]
+        if self.tool_call_id is not None:
+            found["tool_call_id"] = self.tool_call_id
         return found if self.tool_name is None else {**found, "name": self.tool_name}
 
 
@@ -149,7 +157,7 @@ class ChatBody(AnyBody):
     """A conversation, and how it is to be answered."""
 
     messages: list[Message] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
 
 
 class GenerateBody(AnyBody):

@@ -7,20 +7,25 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ....core.generation.option_rules import is_option
 from ....core.http_interface import HttpError, Streamed, plain_error
 from ....core.messages import counted
+from ....core.tool_calls.protocol import ToolCall, ToolCallPiece
 from ..answering import as_json
+from ..chats import Chat, Reader
 from ..limits import token_limit, with_defaults
+from ..openai.tools import told_of_tools
 from .bodies import AnyBody, ChatBody, GenerateBody, Options, model_name, seconds
 
 if TYPE_CHECKING:
     from ..answering import Request
     from ..engine import Ticket
-    from ..hub import Served
+    from ..hub import Prepared, Served
 
-Content = Callable[[str], dict[str, Any]]
-"""The part of an answer that holds its text."""
+Content = Callable[[str, Sequence[ToolCallPiece]], dict[str, Any]]
+"""The part of an answer that holds its text and its calls of tools."""
+
+Said = str | Sequence[Mapping[str, Any]]
+"""A prompt, or messages."""
 
 TEMPERATURE = 0.8
 """Where neither a request nor the checkpoint name one, as Ollama has it."""
@@ -29,14 +34,9 @@ TEMPERATURE = 0.8
 async def chat(call: Request) -> Any:
     """Answer a conversation."""
     body: ChatBody = call.body
-    if body.tools:
-        raise HttpError("tools are not offered by this version", param="tools", kind="unsupported")
     messages = [message.plain() for message in body.messages or []]
-
-    def prompt(served: Served) -> list[int]:
-        return served.llm.chat_prompt(messages)
-
-    return await _answer(call, body, prompt if messages else None, _message)
+    made = Chat(told_of_tools(body.tools, None, None))
+    return await _answer(call, body, made, messages or None, _message)
 
 
 async def generate(call: Request) -> Any:
@@ -45,24 +45,22 @@ async def generate(call: Request) -> Any:
     for name in ("suffix", "template", "images"):
         if getattr(body, name):
             raise HttpError(f"{name} is not offered", param=name, kind="unsupported")
-    text = body.prompt or ""
-
-    def prompt(served: Served) -> list[int]:
-        tokenizer = served.llm.tokenizer
-        if body.raw or (not tokenizer.chat_template and not body.system):
-            return list(tokenizer.encode(text))
-        before = [{"role": "system", "content": body.system}] if body.system else []
-        return served.llm.chat_prompt([*before, {"role": "user", "content": text}])
-
-    return await _answer(call, body, prompt if text else None, lambda piece: {"response": piece})
+    return await _answer(call, body, Chat(), body.prompt or None, lambda text, calls: {"response": text})
 
 
-def _message(text: str) -> dict[str, Any]:
-    return {"message": {"role": "assistant", "content": text}}
+def _message(text: str, calls: Sequence[ToolCallPiece]) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": "assistant", "content": text}
+    if calls:
+        found["tool_calls"] = [_call(piece.index, piece.call) for piece in calls if piece.call is not None]
+    return {"message": found}
 
 
-async def _answer(call: Request, body: AnyBody, prompt: Callable[[Served], list[int]] | None, content: Content) -> Any:
-    """Answer by what a prompt becomes; without one, load the model or let it go."""
+def _call(index: int, call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": dict(call.arguments)}}
+
+
+async def _answer(call: Request, body: AnyBody, made: Chat, said: Said | None, content: Content) -> Any:
+    """Answer messages or a prompt; without any, load the model or let it go."""
     body.refuse()
     began = time.perf_counter()
     served = await call.model(model_name(body.model))
@@ -70,36 +68,51 @@ async def _answer(call: Request, body: AnyBody, prompt: Callable[[Served], list[
     keep_alive = None if body.keep_alive is None else seconds(body.keep_alive)
     if body.keep_alive is not None:
         served.held.keep_alive = keep_alive
-    if prompt is None:
+    if said is None:
         reason = "unload" if body.keep_alive is not None and keep_alive == 0 else "load"
-        return {**_head(body), **content(""), "done": True, "done_reason": reason}
-    ticket = await served.generate(lambda: _prepare(body, served, call, prompt))
+        return {**_head(body), **content("", ()), "done": True, "done_reason": reason}
+    ticket = await served.generate(lambda: _prepare(body, served, call, made, said))
 
     def end() -> dict[str, Any]:
         return {"done": True, **_counts(ticket, began, loading)}
 
     if body.stream is not False:
-        lines = _lines(body, ticket, content, end)
+        lines = _lines(body, ticket, made.reader(), content, end)
         return Streamed(lines, "application/x-ndjson", failed=lambda error: _line(plain_error(error)))
     [result] = await ticket.results()
-    return {**_head(body), **content(result.text), **end()}
+    pieces = made.reader().take_whole(result.text)
+    return {**_head(body), **content(_text(pieces), _calls(pieces)), **end()}
 
 
-def _prepare(
-    body: AnyBody, served: Served, call: Request, prompt: Callable[[Served], list[int]]
-) -> tuple[Sequence[Sequence[int]], Mapping[str, Any]]:
+def _text(pieces: Sequence[ToolCallPiece]) -> str:
+    return "".join(piece.text for piece in pieces if piece.kind in ("text", "broken"))
+
+
+def _calls(pieces: Sequence[ToolCallPiece]) -> list[ToolCallPiece]:
+    """Those that bring a call, which is sent as a whole: arguments are no text here."""
+    return [piece for piece in pieces if piece.kind == "end"]
+
+
+def _prepare(body: AnyBody, served: Served, call: Request, made: Chat, said: Said) -> Prepared:
     asked = body.options or Options()
     llm, server = served.llm, call.server.options
-    options = asked.generation() | _format(body.format)
-    ids = prompt(served)
-    if asked.num_ctx is not None and len(ids) >= asked.num_ctx:
-        raise HttpError(f"the prompt has {counted(len(ids), 'token')}, num_ctx is {asked.num_ctx}", param="num_ctx")
-    limit = None if asked.num_predict is None or asked.num_predict < 0 else asked.num_predict
-    most = token_limit(limit, len(ids), llm, server, names=("num_predict", "prompt"))
-    if asked.num_ctx is not None:
-        most = min(most, asked.num_ctx - len(ids))
-    options["max_new_tokens"] = most
-    return [ids], with_defaults(options, llm, server, temperature=TEMPERATURE)
+    options = with_defaults(asked.generation() | _format(body.format), llm, server, temperature=TEMPERATURE)
+    wanted = None if asked.num_predict is None or asked.num_predict < 0 else asked.num_predict
+
+    def limit(prompt: int) -> int:
+        if asked.num_ctx is not None and prompt >= asked.num_ctx:
+            raise HttpError(f"the prompt has {counted(prompt, 'token')}, num_ctx is {asked.num_ctx}", param="num_ctx")
+        most = token_limit(wanted, prompt, llm, server, names=("num_predict", "prompt"))
+        return most if asked.num_ctx is None else min(most, asked.num_ctx - prompt)
+
+    if isinstance(said, str):
+        assert isinstance(body, GenerateBody)
+        if body.raw or (not llm.tokenizer.chat_template and not body.system):
+            ids = list(llm.tokenizer.encode(said))
+            return [ids], {**options, "max_new_tokens": limit(len(ids))}
+        before = [{"role": "system", "content": body.system}] if body.system else []
+        said = [*before, {"role": "user", "content": said}]
+    return made.prepare(served, server, said, options, limit)
 
 
 def _format(wanted: str | dict[str, Any] | None) -> dict[str, Any]:
@@ -108,8 +121,6 @@ def _format(wanted: str | dict[str, Any] | None) -> dict[str, Any]:
         return {}
     if isinstance(wanted, str) and wanted != "json":
         raise HttpError(f"format is {wanted[:40]!r}, wanted 'json' or a JSON schema", param="format")
-    if not is_option("json_schema"):
-        raise HttpError("format is not offered by this version", param="format", kind="unsupported")
     return {"json_schema": {"type": "object"} if wanted == "json" else wanted}
 
 
@@ -140,14 +151,15 @@ def _counts(ticket: Ticket, began: float, loading: float) -> dict[str, Any]:
 
 
 async def _lines(
-    body: AnyBody, ticket: Ticket, content: Content, end: Callable[[], dict[str, Any]]
+    body: AnyBody, ticket: Ticket, reader: Reader, content: Content, end: Callable[[], dict[str, Any]]
 ) -> AsyncIterator[bytes]:
     """The answer's pieces as lines of JSON."""
     async for events in ticket.events():
-        text = "".join(event.text for event in events)
-        if text:
-            yield _line({**_head(body), **content(text), "done": False})
-    yield _line({**_head(body), **content(""), **end()})
+        pieces = reader.take(events)
+        text, calls = _text(pieces), _calls(pieces)
+        if text or calls:
+            yield _line({**_head(body), **content(text, calls), "done": False})
+    yield _line({**_head(body), **content("", ()), **end()})
 
 
 def _line(value: Any) -> bytes:

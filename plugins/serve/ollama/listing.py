@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ....core.config.context_length import context_length
 from ....core.http_interface import HttpError
 from ....core.plugin_system.entry_points import installed_version
+from ..chats import calls_tools
 from .bodies import ShowBody, model_name
 
 if TYPE_CHECKING:
     from ..answering import Request
-    from ..hub import Held
+    from ..hub import Held, Served
 
 NEVER = "9999-12-31T23:59:59Z"
 """When a model goes that stays for ever."""
@@ -31,7 +32,8 @@ async def tags(call: Request) -> Any:
     models = []
     for offer in hub.offers():
         held = sizes.get(offer)
-        models.append({**_named(offer.name), "modified_at": _time(call.server.since), **_size(held)})
+        since = _time(call.server.since)
+        models += [{**_named(name), "modified_at": since, **_size(held)} for name in offer.names]
     return {"models": models}
 
 
@@ -56,8 +58,14 @@ async def show(call: Request) -> Any:
             "llama.embedding_length": llm.config.hidden_size,
             "llama.block_count": llm.config.num_hidden_layers,
         },
-        "capabilities": ["completion"] if served.held.lane is not None else ["embedding"],
+        "capabilities": await call.run(_capabilities, served, call.server.options.tool_parser),
     }
+
+
+def _capabilities(served: Served, tool_parser: str | None) -> list[str]:
+    if served.held.lane is None:
+        return ["embedding"]
+    return ["completion", "tools"] if calls_tools(served.llm, tool_parser) else ["completion"]
 
 
 def _template(llm: Any) -> str | None:

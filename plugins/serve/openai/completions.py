@@ -67,7 +67,7 @@ class Prompts:
             if body.echo:
                 self.texts.append(prompt if isinstance(prompt, str) else tokenizer.decode(ids))
         if body.echo and body.logprobs is not None:
-            self.scores = [score_prompt(served.llm, ids, body.logprobs) for ids in self.ids]
+            self.scores = [score_prompt(served.llm, ids, body.logprobs, **served.chosen) for ids in self.ids]
 
 
 async def complete(call: Request) -> Any:

@@ -68,7 +68,7 @@ def _plain(message: ChatMessage, where: str) -> dict[str, Any]:
     if message.tool_call_id is not None:
         found["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        found["tool_calls"] = [_plain_call(call, f"{where}.tool_calls") for call in message.tool_calls]
+        found["tool_calls"] = [plain_call(call, f"{where}.tool_calls") for call in message.tool_calls]
     return found
 
 
@@ -85,7 +85,7 @@ def text_of_parts(parts: Sequence[ContentPart], where: str) -> str:
     return "".join(part.text or "" for part in parts)
 
 
-def _plain_call(call: ToolCall, where: str) -> dict[str, Any]:
+def plain_call(call: ToolCall, where: str) -> dict[str, Any]:
     """A call of a tool; templates want the arguments as an object."""
     arguments = call.function.arguments
     if isinstance(arguments, str):
@@ -93,5 +93,7 @@ def _plain_call(call: ToolCall, where: str) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             raise HttpError(f"{where}: the arguments are no JSON", param=where) from None
+    if not isinstance(arguments, dict):
+        raise HttpError(f"{where}: the arguments are no JSON object", param=where)
     made: dict[str, Any] = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     return made if call.id is None else {"id": call.id, **made}

@@ -14,23 +14,26 @@ if TYPE_CHECKING:
 
 async def list_models(call: Request) -> Any:
     """List the models."""
-    return {"object": "list", "data": [_shown(call, offer) for offer in call.server.hub.offers()]}
+    offers = call.server.hub.offers()
+    return {"object": "list", "data": [_shown(call, offer, name) for offer in offers for name in offer.names]}
 
 
 async def show_model(call: Request) -> Any:
     """Show one model."""
     name = call.path["model"]
-    key = call.server.hub.names.find(name)
-    return _shown(call, key.offer) | {"id": name}
+    key, _ = call.server.hub.names.find(name)
+    return _shown(call, key.offer, name)
 
 
-def _shown(call: Request, offer: Offer) -> dict[str, Any]:
+def _shown(call: Request, offer: Offer, name: str) -> dict[str, Any]:
+    """A model under one of its names; of an adapter's it says which model it belongs to."""
     loaded = [held for held in call.server.hub.loaded() if held.key.offer == offer]
     return {
-        "id": offer.name,
+        "id": name,
         "object": "model",
         "created": int(call.server.since),
         "owned_by": "polyllama",
+        "parent": None if name == offer.name else offer.name,
         "loaded": [loaded_state(held) for held in loaded],
     }
 

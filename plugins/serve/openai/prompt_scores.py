@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ....core.api.llama import Llama
@@ -19,8 +19,11 @@ class PromptScores:
     logprobs: list[TokenLogprob | None]
 
 
-def score_prompt(llm: Llama, ids: Sequence[int], top: int) -> PromptScores:
+def score_prompt(llm: Llama, ids: Sequence[int], top: int, **how: Any) -> PromptScores:
     """Run a prompt once and look at each token under the logits before it.
+
+    Args:
+        how: options of ``forward``, such as ``adapter``.
 
     >>> from polyllama import Llama
     >>> found = score_prompt(Llama.load("tiny", backend="reference"), [1, 400, 401], 0)
@@ -29,6 +32,6 @@ def score_prompt(llm: Llama, ids: Sequence[int], top: int) -> PromptScores:
     """
     from ....core.generation.sampling import token_logprob
 
-    logits = llm.forward([list(ids)], use_cache=False).numpy()["logits"][0]
+    logits = llm.forward([list(ids)], use_cache=False, **how).numpy()["logits"][0]
     found = [token_logprob(logits[place], token_id, top) for place, token_id in enumerate(ids[1:])]
     return PromptScores(list(ids), [None, *found])

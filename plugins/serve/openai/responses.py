@@ -11,16 +11,19 @@ from pydantic import Field
 
 from ....core.http_interface import HttpError, Streamed
 from ..answering import as_json
+from ..chats import Chat, Reader
 from ..fields import Body, Part, given, no_effect
 from ..limits import token_limit, with_defaults
 from .errors import openai_error
-from .messages import ContentPart, text_of_parts
+from .messages import CalledFunction, ContentPart, ToolCall, plain_call, text_of_parts
+from .response_items import Event, Output
 from .sampling import ResponseFormat, constraint
+from .tools import Choice, FlatTool, FlatToolChoice, told_of_tools
 
 if TYPE_CHECKING:
     from ..answering import Request
     from ..engine import Ticket
-    from ..hub import Served
+    from ..hub import Prepared, Served
 
 
 class InputItem(Part):
@@ -36,7 +39,7 @@ class InputItem(Part):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: Any = None
+    output: str | list[ContentPart] | None = None
 
 
 class TextFormat(Part):
@@ -63,8 +66,8 @@ class ResponsesBody(Body):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stream: bool | None = None
     text: TextAnswer | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[FlatTool] | None = None
+    tool_choice: Choice | FlatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -87,8 +90,9 @@ async def respond(call: Request) -> Any:
     _refuse(body)
     messages = _messages(body)
     served = await call.model(body.model)
-    ticket = await served.generate(lambda: _prepare(body, messages, served, call))
-    made = Response(body, served, ticket)
+    chat = Chat(told_of_tools(body.tools, body.tool_choice, body.parallel_tool_calls))
+    ticket = await served.generate(lambda: _prepare(body, messages, served, call, chat))
+    made = Response(body, served, ticket, chat.reader())
     if body.stream:
         return Streamed(made.events(), failed=made.failed)
     [result] = await ticket.results()
@@ -101,8 +105,6 @@ def _refuse(body: ResponsesBody) -> None:
         if getattr(body, name) is not None:
             text = f"{name} is not offered: nothing is kept here, send the whole conversation"
             raise HttpError(text, param=name, kind="unsupported")
-    if body.tools and body.tool_choice != "none":
-        raise HttpError("tools are not offered by this version", param="tools", kind="unsupported")
     if body.background:
         raise HttpError("background is not offered", param="background", kind="unsupported")
     if body.truncation not in (None, "disabled"):
@@ -117,6 +119,12 @@ def _messages(body: ResponsesBody) -> list[dict[str, Any]]:
         where = f"input[{place}]"
         if item.type == "reasoning":  # what other models thought is nothing that this one has said
             continue
+        if item.type == "function_call":
+            _add_call(found, item, where)
+            continue
+        if item.type == "function_call_output":
+            found.append(_output(item, where))
+            continue
         if item.type != "message" or item.role is None:
             raise HttpError(f"{where} is of type {item.type[:40]!r}, which is not offered", param=where)
         content = item.content if isinstance(item.content, str) else text_of_parts(item.content or [], where)
@@ -124,9 +132,29 @@ def _messages(body: ResponsesBody) -> list[dict[str, Any]]:
     return found
 
 
+def _add_call(messages: list[dict[str, Any]], item: InputItem, where: str) -> None:
+    """A call of an earlier answer: its message has the text before it and the calls beside it, as templates want it."""
+    if not item.name or not item.call_id:
+        name = "call_id" if item.name else "name"
+        raise HttpError(f"the request lacks the field '{where}.{name}'", param=f"{where}.{name}", kind="missing_field")
+    call = ToolCall(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments or ""))
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    messages[-1].setdefault("tool_calls", []).append(plain_call(call, where))
+
+
+def _output(item: InputItem, where: str) -> dict[str, Any]:
+    """What came of a call."""
+    if not item.call_id or item.output is None:
+        name = "output" if item.call_id else "call_id"
+        raise HttpError(f"the request lacks the field '{where}.{name}'", param=f"{where}.{name}", kind="missing_field")
+    text = item.output if isinstance(item.output, str) else text_of_parts(item.output, f"{where}.output")
+    return {"role": "tool", "content": text, "tool_call_id": item.call_id}
+
+
 def _prepare(
-    body: ResponsesBody, messages: Sequence[Mapping[str, Any]], served: Served, call: Request
-) -> tuple[Sequence[Sequence[int]], Mapping[str, Any]]:
+    body: ResponsesBody, messages: Sequence[Mapping[str, Any]], served: Served, call: Request, chat: Chat
+) -> Prepared:
     llm, server = served.llm, call.server.options
     options = given(body, {"temperature": "temperature", "top_p": "top_p"})
     if body.text is not None and body.text.format is not None:
@@ -134,57 +162,62 @@ def _prepare(
         schema = wanted.model_dump(by_alias=True, exclude={"type"})
         form = {"type": wanted.type, **({"json_schema": schema} if wanted.type == "json_schema" else {})}
         options |= constraint(ResponseFormat.model_validate(form), {})
-    ids = llm.chat_prompt(messages)
-    names = ("max_output_tokens", "input")
-    options["max_new_tokens"] = token_limit(body.max_output_tokens, len(ids), llm, server, names=names)
-    return [ids], with_defaults(options, llm, server, temperature=1.0)
+    options = with_defaults(options, llm, server, temperature=1.0)
+
+    def limit(prompt: int) -> int:
+        return token_limit(body.max_output_tokens, prompt, llm, server, names=("max_output_tokens", "input"))
+
+    return chat.prepare(served, server, messages, options, limit)
 
 
 class Response:
     """An answer, whole and as events."""
 
-    def __init__(self, body: ResponsesBody, served: Served, ticket: Ticket) -> None:
-        self._body, self._served, self._ticket = body, served, ticket
-        self._id, self._message_id = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}"
+    def __init__(self, body: ResponsesBody, served: Served, ticket: Ticket, reader: Reader) -> None:
+        self._body, self._served, self._ticket, self._reader = body, served, ticket, reader
+        self._id = f"resp_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._number = 0
+        self._output = Output()
 
-    def whole(self, text: str | None) -> dict[str, Any]:
-        """The response as it is: in progress without a text."""
-        body, row = self._body, self._ticket.job.rows[0]
-        cut = row.finish_reason == "length"
-        state = "in_progress" if text is None else "incomplete" if cut else "completed"
+    @property
+    def _end(self) -> str:
+        return "incomplete" if self._ticket.job.rows[0].finish_reason == "length" else "completed"
+
+    def whole(self, text: str) -> dict[str, Any]:
+        """The response to an answer that has come to its end."""
+        self._output.take(self._reader.take_whole(text))
+        self._output.finish(self._end)
+        return self._shown(self._end)
+
+    def _shown(self, state: str) -> dict[str, Any]:
+        """The response as it is."""
+        body, begun = self._body, state == "in_progress"
+        form = body.text.format if body.text is not None else None
+        choice = body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump()
         return {
             "id": self._id,
             "object": "response",
             "created_at": self._created,
             "status": state,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if text is not None and cut else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if state == "incomplete" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
             "model": self._served.name,
-            "output": [] if text is None else [self._message(text, state)],
-            "parallel_tool_calls": False,
+            "output": self._output.items,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "store": False,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "none",
-            "tools": [],
+            "text": {"format": {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)},
+            "tool_choice": choice or "auto",
+            "tools": [tool.model_dump() for tool in body.tools or ()],
             "top_p": body.top_p,
             "truncation": "disabled",
-            "usage": None if text is None else self._usage(),
+            "usage": None if begun else self._usage(),
         }
-
-    def _message(self, text: str, state: str) -> dict[str, Any]:
-        content = [self._part(text)] if state != "in_progress" else []
-        return {"type": "message", "id": self._message_id, "status": state, "role": "assistant", "content": content}
-
-    @staticmethod
-    def _part(text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
     def _usage(self) -> dict[str, Any]:
         row, cached = self._ticket.job.rows[0], int(self._ticket.job.stats.cached_tokens)
@@ -202,27 +235,21 @@ class Response:
         self._number += 1
         return b"event: " + kind.encode() + b"\ndata: " + as_json(value) + b"\n\n"
 
+    def _told(self, events: Sequence[Event]) -> bytes:
+        return b"".join(self._event(f"response.{kind}", **values) for kind, values in events)
+
     async def events(self) -> AsyncIterator[bytes]:
         """The pieces of the answer as OpenAI's events."""
-        where = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
-        text, begun = "", False
+        begun = False
         async for events in self._ticket.events():
             if not begun:
                 begun = True
-                yield self._event("response.created", response=self.whole(None))
-                yield self._event("response.in_progress", response=self.whole(None))
-                item = self._message("", "in_progress")
-                yield self._event("response.output_item.added", output_index=0, item=item)
-                yield self._event("response.content_part.added", **where, part=self._part(""))
-            piece = "".join(event.text for event in events)
-            if piece:
-                text += piece
-                yield self._event("response.output_text.delta", **where, delta=piece, logprobs=[])
-        whole = self.whole(text)
-        yield self._event("response.output_text.done", **where, text=text, logprobs=[])
-        yield self._event("response.content_part.done", **where, part=self._part(text))
-        yield self._event("response.output_item.done", output_index=0, item=whole["output"][0])
-        yield self._event(f"response.{whole['status']}", response=whole)
+                yield self._event("response.created", response=self._shown("in_progress"))
+                yield self._event("response.in_progress", response=self._shown("in_progress"))
+            if told := self._output.take(self._reader.take(events)):
+                yield self._told(told)
+        told = self._output.finish(self._end)
+        yield self._told(told) + self._event(f"response.{self._end}", response=self._shown(self._end))
 
     def failed(self, error: HttpError) -> bytes:
         """An error as an event of a stream that has begun."""

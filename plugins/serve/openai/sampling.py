@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ....core.generation.option_rules import is_option
 from ....core.http_interface import HttpError
 from ..fields import Body, Part, Penalty, RepetitionPenalty, given, no_effect
 from ..limits import with_defaults
@@ -156,7 +155,7 @@ def constraint(wanted: ResponseFormat | None, named: Mapping[str, Any]) -> dict[
         wanted: OpenAI's form of it; `named`: ours, by generation's names.
 
     Raises:
-        HttpError: two of them, or one that this version does not offer.
+        HttpError: two of them, or a form without its schema.
     """
     found = dict(named)
     if wanted is not None and wanted.type == "json_object":
@@ -168,7 +167,4 @@ def constraint(wanted: ResponseFormat | None, named: Mapping[str, Any]) -> dict[
     if len(found) > 1:
         fields = " and ".join(NAMES[name] for name in found)
         raise HttpError(f"{fields} are two constraints", hint="give one")
-    for name in found:
-        if not is_option(name):
-            raise HttpError(f"{NAMES[name]} is not offered by this version", param=NAMES[name], kind="unsupported")
     return found

@@ -59,7 +59,7 @@ async def classify(call: Request) -> Any:
         raise HttpError(f"input holds {len(inputs)} texts, wanted 1 to {MOST_TEXTS}", param="input")
 
     def predicted() -> list[Any]:
-        options = {"truncation": bool(body.truncate), **(body.options or {})}
+        options = {"truncation": bool(body.truncate), **served.chosen, **(body.options or {})}
         return [as_data(result) for result in served.llm.predict(inputs, **options)]
 
     found = [{"index": index, "result": result} for index, result in enumerate(await call.run(predicted))]
@@ -92,6 +92,6 @@ async def rerank(call: Request) -> Any:
 def _scores(served: Served, query: str, texts: list[str], truncate: bool) -> list[float]:
     if served.llm.task == "sequence-classification":
         pairs = [{"text": query, "text_pair": text} for text in texts]
-        return [float(label.score) for label in served.llm.predict(pairs, truncation=truncate)]
+        return [float(label.score) for label in served.llm.predict(pairs, truncation=truncate, **served.chosen)]
     vectors, _ = embedded(served, [query, *texts], truncate)
     return [float(score) for score in (vectors[1:] @ vectors[0]).tolist()]

@@ -95,6 +95,12 @@ def test_choices_that_there_are_none_of(llm: Llama) -> None:
         llm.chat(ASKED, tool_choice="required")
     with pytest.raises(GenerationError, match="tool_choice holds the answer to calls, and json_schema to"):
         llm.chat(ASKED, tools=[weather], tool_choice="required", json_schema={"type": "integer"})
+    bad = {
+        "name": "f",
+        "parameters": {"properties": {"n": {"type": "integer", "nullable": True}, "a": {"type": "strin"}}},
+    }
+    with pytest.raises(GenerationError, match=r"tools\[1\], 'f': json_schema at /properties/a: Invalid type: strin"):
+        llm.chat_request(ASKED, tools=[weather, bad], tool_choice="required")
 
 
 def test_a_stream_gives_calls_as_they_come(llm: Llama) -> None:

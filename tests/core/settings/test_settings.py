@@ -105,6 +105,7 @@ def test_every_setting_can_come_from_every_layer(world: Path, monkeypatch: pytes
         "serve_cors": ("https://a.example", ("https://a.example",)),
         "serve_allow_host": ("llama.example", ("llama.example",)),
         "serve_access_log": ("true", True),
+        "serve_tool_parser": ("hermes", "hermes"),
         "serve_chat_template": ("/a/t.jinja", "/a/t.jinja"),
     }
     assert set(values) == set(Settings.model_fields), "a new setting needs a line here"

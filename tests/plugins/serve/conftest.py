@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 from polyllama import Llama
-from running_servers import TEMPLATE, RunningServer
+from running_servers import TEMPLATE, TOOLS_TEMPLATE, RunningServer
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +34,22 @@ def client(server: RunningServer) -> openai.OpenAI:
 def llm(template: Path) -> Llama:
     found = Llama.load("tiny", dtype="float32")
     found.tokenizer.chat_template = TEMPLATE
+    return found
+
+
+@pytest.fixture(scope="session")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server whose model is told of tools."""
+    path = tmp_path_factory.mktemp("serve") / "tools.jinja"
+    path.write_text(TOOLS_TEMPLATE)
+    running = RunningServer("tiny", "--dtype", "float32", "--chat-template", str(path), lasting=True)
+    yield running.ready()
+    running.end()
+
+
+@pytest.fixture(scope="session")
+def tools_llm() -> Llama:
+    """Its model, in this process."""
+    found = Llama.load("tiny", dtype="float32")
+    found.tokenizer.chat_template = TOOLS_TEMPLATE
     return found

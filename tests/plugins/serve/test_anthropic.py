@@ -56,7 +56,7 @@ def test_counting_and_blocks(claude: anthropic.Anthropic, llm: Llama) -> None:
 def test_errors_have_its_form(claude: anthropic.Anthropic, server: RunningServer) -> None:
     with pytest.raises(anthropic.NotFoundError, match="there is no model 'claude'"):
         claude.messages.create(**{**ASK, "model": "claude"})
-    with pytest.raises(anthropic.BadRequestError, match="tools are not offered"):
+    with pytest.raises(anthropic.BadRequestError, match="tells it of no tools"):
         claude.messages.create(**ASK, tools=[{"name": "f", "input_schema": {"type": "object"}}])
     image: Any = [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]
     with pytest.raises(anthropic.BadRequestError, match="takes text alone"):

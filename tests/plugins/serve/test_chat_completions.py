@@ -157,6 +157,6 @@ def test_what_is_no_json_and_what_is_not_there(server: RunningServer, client: op
     assert server.http.get("/v1/chat/completions").status_code == 405
     missing = server.http.get("/v1/chats/completions")
     assert missing.status_code == 404 and "did you mean '/v1/chat/completions'" in missing.json()["error"]
-    with pytest.raises(openai.BadRequestError, match="tools are not offered"):
+    with pytest.raises(openai.BadRequestError, match="tells it of no tools"):
         tool: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
         client.chat.completions.create(**ASK, tools=[tool])

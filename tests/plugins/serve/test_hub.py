@@ -47,6 +47,10 @@ def test_another_backend_beside_the_first(hub: RunningServer) -> None:
     assert answer["model"] == "tiny@reference" and "reference" in answer["system_fingerprint"]
     assert answer["choices"][0]["text"] == ask(hub, "tiny").json()["choices"][0]["text"]
     assert {"tiny", "tiny@reference"} <= loaded(hub)
+    backend = Llama.load("tiny", dtype="float32").backend
+    for own in (f"tiny@{backend}", f"tiny@{backend}:cpu") if backend == "cpu" else ():
+        named = ask(hub, own).json()  # what it runs on by itself is no other model
+        assert named["model"] == own and named["choices"] == answer["choices"] and own not in loaded(hub)
     wrong = ask(hub, "tiny@nothing")
     assert wrong.status_code == 404 and "there are reference" in wrong.json()["error"]["message"]
 

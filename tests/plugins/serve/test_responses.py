@@ -43,7 +43,7 @@ def test_a_response_that_came_to_its_end(client: openai.OpenAI, llm: Llama) -> N
     ("change", "message"),
     [
         ({"previous_response_id": "resp_1"}, "nothing is kept here, send the whole conversation"),
-        ({"tools": [{"type": "function", "name": "f"}]}, "tools are not offered"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "tells it of no tools"),
         ({"background": True}, "background is not offered"),
         ({"truncation": "auto"}, "truncation is not offered"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0] is of type 'item_reference'"),

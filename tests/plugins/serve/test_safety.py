@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
-from running_servers import RunningServer
-from support_processes import run_process
+from running_servers import RunningServer, said_by
 
 KEYS = "# of the tests\n\nfirst-secret-key\nsecond-secret-key\n"
 
@@ -92,11 +88,6 @@ def test_nothing_that_is_sent_is_taken_for_a_file(server: RunningServer, model: 
     answer = server.http.post("/v1/completions", json={"model": model, "prompt": "a"})
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
     assert len(answer.text) < 600
-
-
-def said_by(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "polyllama", "serve", *arguments]
-    return run_process(command, capture_output=True, text=True, env={**os.environ, **(env or {})})
 
 
 def test_a_port_that_is_taken(server: RunningServer) -> None:
