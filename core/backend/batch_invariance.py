@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import BackendError
 
 PASSES = ("prefill", "decode")
-"""Passes of several tokens a row, and of one. See :attr:`Model.batch_invariant` in ``protocol.py``."""
+"""Passes of several tokens a row, and of one. See :class:`~polyllama.extend.Model`."""
 
 
 def batch_invariant(model: Any) -> frozenset[str]:

@@ -204,10 +204,8 @@ def _text_of(tokenizer: GenerationTokenizer, ids: Sequence[int], skip_special_to
     return "".join(decoder.push(token_id) for token_id in ids)
 
 
-def _make_plan(
-    options: GenerationOptions, vocab_size: int, tokenizer: GenerationTokenizer | None, criteria: GivenCriteria
-) -> RequestPlan:
-    """Check what the options say about ids and stop strings against the model and tokenizer at hand."""
+def _check_ids(options: GenerationOptions, vocab_size: int) -> None:
+    """Refuse ids that the model has not."""
     named: dict[str, Iterable[int]] = {
         "stop_token_ids": options.stop_token_ids,
         "logit_bias": options.logit_bias,
@@ -222,6 +220,13 @@ def _make_plan(
         for token_id in ids:
             if token_id >= vocab_size:
                 raise GenerationError(f"{name}: id {token_id} is outside the vocabulary of {vocab_size}")
+
+
+def _make_plan(
+    options: GenerationOptions, vocab_size: int, tokenizer: GenerationTokenizer | None, criteria: GivenCriteria
+) -> RequestPlan:
+    """Check what the options say about ids and stop strings against the model and tokenizer, and put it together."""
+    _check_ids(options, vocab_size)
     if options.stop and tokenizer is None:
         raise GenerationError("stop strings need a tokenizer, and this model has none", hint="use stop_token_ids")
     # An eos id beyond the vocabulary (a config's default) can never come up; it is no mistake of the request's.

@@ -39,7 +39,7 @@ def test_rules_behind_rules_do_not_end_the_process(llm: Llama, asked: Any, aside
     if aside:
         thread = threading.Thread(target=ask)
         thread.start()
-        thread.join()
+        thread.join(120)
     else:
         ask()
     assert len(texts[0]) >= 3 and set(texts[0]) <= set("ab[ \n")
