@@ -349,13 +349,23 @@ class GeneratedSequence:
             )
         return True
 
+    def _ended_by(self) -> str:
+        """What ended it, as messages say it."""
+        reason = self.stop_reason
+        if reason is None:
+            return "a limit on its length or time"
+        if not isinstance(reason, str):
+            return f"stop id {reason}"
+        by_text = self.text.matched is not None or self.token_ids[-1] in self._plan.ending
+        return f"the stop string {reason!r}" if by_text else f"the stopping criterion {reason}"
+
     def result(self, stats: GenerationStats) -> Generation:
         """Return what was generated; only once it has finished."""
         assert self.finish_reason is not None
         options = self._plan.options
         parsed, error = None, None
         if (constrained := self._constrained) is not None:
-            parsed, error = constrained.outcome(self.token_ids, self.stop_reason)
+            parsed, error = constrained.outcome(self.token_ids, self.text.matched, self._ended_by())
         return Generation(
             text="".join(self._pieces),
             token_ids=list(self.token_ids),
