@@ -58,7 +58,7 @@ def compiled(asked: Asked, tokenizer: TokenizerOfBytes, vocab_size: int) -> Comp
     """
     if len(asked.source) > LONGEST_SOURCE:
         raise GenerationError(
-            f"{asked.kind} is {len(asked.source):,} characters long; at most {LONGEST_SOURCE:,} are compiled"
+            f"{asked.name} is {len(asked.source):,} characters long; at most {LONGEST_SOURCE:,} are compiled"
         )
     engine = listing_settings().constraints
     prepared = _prepared_for(tokenizer, vocab_size)

@@ -343,7 +343,7 @@ class GeneratedSequence:
             return False
         if len(self.token_ids) < self._least and self._plan.constraint is not None:
             raise GenerationError(
-                f"{self._plan.constraint.asked.kind} lets nothing follow after {len(self.token_ids)} tokens, and at "
+                f"{self._plan.constraint.asked.name} lets nothing follow after {len(self.token_ids)} tokens, and at "
                 f"least {self._least} are asked for",
                 hint="give a smaller min_new_tokens or min_length",
             )
