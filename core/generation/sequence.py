@@ -14,6 +14,7 @@ from ..errors import GenerationError, PolyllamaError, warn
 from .beams import Beam, BeamRules, BeamSearch
 from .callables import NO_CODE, RowCriteria
 from .constrained import Constrained, NothingPossible
+from .log_softmax import log_softmax
 from .logit_processing import LogitProcessor
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
 from .request_plan import Prompt, RequestPlan, least_new_tokens
@@ -203,7 +204,7 @@ class GeneratedSequence:
         if constrained is not None and constrained.finished:  # it has ended, and is here for want of another
             return np.full(len(logits), -np.inf, np.float32)
         try:
-            row = beam.processor(_log_softmax(logits, raw))
+            row = beam.processor(log_softmax(logits, np.float32))
         except NothingPossible:  # others may go on
             return np.full(len(logits), -np.inf, np.float32)
         check_processed(raw, float(row.max()), row=self.row, step=step)
@@ -380,11 +381,3 @@ class GeneratedSequence:
             parsed=parsed,
             parse_error=error,
         )
-
-
-def _log_softmax(logits: Floats, largest: float) -> Floats:
-    """Log probabilities ``[vocab]`` in float32, -inf where a logit is."""
-    shifted = logits.astype(np.float32) - np.float32(largest)
-    total = np.exp(shifted).sum(dtype=np.float64)
-    normal: Floats = shifted - np.float32(np.log(total))
-    return normal

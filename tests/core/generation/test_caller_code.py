@@ -428,7 +428,5 @@ def test_every_beam_has_a_copy_and_else_the_first_row_the_object_itself(beams: i
             return scores if scores is not None else False
 
     llm, processor, criterion = Llama.load("tiny", backend="reference"), Counts(), Counts()
-    llm.generate(
-        "Once", logits_processor=[processor], stopping_criteria=[criterion], num_beams=beams, max_new_tokens=4
-    )
+    llm.generate("Once", logits_processor=[processor], stopping_criteria=[criterion], num_beams=beams, max_new_tokens=4)
     assert (processor.calls, criterion.calls) == (calls, calls)
