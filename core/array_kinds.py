@@ -118,6 +118,17 @@ def as_numpy(array: Any, name: str = "what is given") -> np.ndarray[Any, Any]:
     return np.asarray(array)
 
 
+def integers_of(value: Any) -> list[int]:
+    """One integer, a list or an array of them as a list.
+
+    >>> integers_of(2), integers_of([2, 7])
+    ([2], [2, 7])
+    """
+    import numpy as np
+
+    return [int(number) for number in np.atleast_1d(as_numpy(value)).tolist()]
+
+
 def check_plain(value: Any, name: str) -> None:
     """Refuse arrays that hold something else than one number in each place, as what else they hold would be lost.
 

@@ -309,7 +309,7 @@ class LlamaModule(Checkpointing):
             arguments = as_tensors(arguments, self.device, move=False)
         past = Past.of(self, arguments.past_key_values)
         output = self._pass(graph, task, past.take(arguments), position)
-        past.hand_back(self, output)
+        past.hand_back(self, output, adapters=arguments.adapter_names)
         if kind is not None and kind.kind != "torch":
             output = kind.give(output)
         return output if as_output else output.to_tuple()

@@ -35,6 +35,12 @@ CHAT_OPTIONS = (
 OF_TOOLS = ("tool_choice", "tool_parser", "parallel_tool_calls")
 """Those of them that are about reading the answer."""
 
+_HARMLESS = {"tool_choice": "none", "parallel_tool_calls": True}
+"""What is no mistake without tools either, as it asks for nothing; clients send it habitually."""
+
+OF_CALLS = "the call that tool_choice asks for"
+"""What messages call the grammar that an answer is held to which must call."""
+
 
 @checked_methods
 class Chatting(Generating):
@@ -187,7 +193,7 @@ class Chatting(Generating):
         if tools is None:
             asked = {"tool_choice": tool_choice, "tool_parser": tool_parser, "parallel_tool_calls": parallel_tool_calls}
             for name, value in asked.items():
-                if value is not None and value != "none" and name != "parallel_tool_calls":
+                if value is not None and value != _HARMLESS.get(name):
                     raise InputError(mention(name, value) + " without tools", hint="give tools=[...]")
         silent = tools is None or tool_choice == "none"
         generation, prompt = self.split_chat_options(options if silent else {**options, "tools": tools})
@@ -222,7 +228,7 @@ class Chatting(Generating):
                 f"tool_choice holds the answer to calls, and {other.kind} to something else", hint="give one of the two"
             )
         check_grammar(calling, self.tokenizer, self.config.vocab_size)
-        return replace(resolved, shown=shown, grammar=calling.grammar)
+        return replace(resolved, shown=shown, grammar=calling.grammar, held_to=OF_CALLS)
 
     def split_chat_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Those of :meth:`chat`'s options that are about generation, and those that are about the prompt.

@@ -331,7 +331,7 @@ class Llama(Pretrained, Chatting, Scoring, Predicting, Saving, Training, Plannin
         check_cache_position(past.cache, position, arguments.new_tokens)
         self._context.look_at(arguments)
         output: ModelOutput = model.forward(arguments)
-        past.hand_back(model, output, kind.device if kind.kind == "torch" else None)
+        past.hand_back(model, output, kind.device if kind.kind == "torch" else None, arguments.adapter_names)
         output = kind.give(output)
         return output if as_output else output.to_tuple()
 

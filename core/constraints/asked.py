@@ -18,14 +18,20 @@ class Asked:
     """A constraint as a request asks for it.
 
     Attributes:
-        kind: the option by which it was given.
+        kind: the option that it is.
         source: its text; of choices a JSON list.
         model: the pydantic model whose schema it is, where one was given.
+        name: what messages call it: the option, or what was asked for where that made the option.
     """
 
     kind: str
     source: str
     model: Any = field(default=None, compare=False)
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.kind)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Asked | None:
@@ -42,14 +48,14 @@ class Asked:
             )
         if not given:
             return None
-        kind, value = given[0], values[given[0]]
+        kind, value, name = given[0], values[given[0]], values.get("held_to") or given[0]
         if kind == "choices":
-            return cls(kind, json.dumps(list(value), ensure_ascii=False))
+            return cls(kind, json.dumps(list(value), ensure_ascii=False), name=name)
         if kind != "json_schema":
-            return cls(kind, value)
+            return cls(kind, value, name=name)
         model = value if is_model(value) else None
         schema = _closed(_schema_of(value)) if model is not None else value
-        return cls(kind, json.dumps(schema, ensure_ascii=False), model)
+        return cls(kind, json.dumps(schema, ensure_ascii=False), model, name)
 
     def parse(self, text: str) -> Any:
         """What a text that follows the constraint means: an instance of the model, JSON's value, the choice.
@@ -122,9 +128,7 @@ def read_schema(value: Any) -> Any:
                 f"json_schema is no JSON: {error}", hint="give a JSON schema, a dictionary or a pydantic model class"
             ) from None
         except RecursionError:
-            raise GenerationError(
-                "json_schema is nested too deeply", hint="name parts of it by $defs and $ref"
-            ) from None
+            raise _too_deep() from None
     if not isinstance(value, Mapping) and value is not True:
         return None
     try:

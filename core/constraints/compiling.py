@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from functools import lru_cache
@@ -15,7 +16,7 @@ from ..settings.listing import listing_settings
 from .protocol import CompiledConstraint, ConstraintVocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .asked import Asked
 
@@ -37,16 +38,37 @@ class TokenizerOfBytes(Protocol):
 
 
 class _Prepared:
-    """A vocabulary, and what was compiled for it."""
+    """A vocabulary, once it is made, and what was compiled for it."""
 
-    def __init__(self, vocabulary: ConstraintVocabulary) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self) -> None:
         self.compiled: OrderedDict[tuple[str, str, str], CompiledConstraint] = OrderedDict()
         self.lock = threading.Lock()
+        self._vocabulary: ConstraintVocabulary | None = None
+
+    def vocabulary(self, make: Callable[[], ConstraintVocabulary]) -> ConstraintVocabulary:
+        """The vocabulary, which the first that asks makes; others of the same tokenizer wait for it."""
+        with self.lock:
+            if self._vocabulary is None:
+                self._vocabulary = make()
+            return self._vocabulary
 
 
 _prepared: WeakKeyDictionary[Any, dict[tuple[int, ...], _Prepared]] = WeakKeyDictionary()
-_preparing = threading.Lock()
+
+_preparing = [threading.Lock()]
+"""Held while an entry is found or begun, never while a vocabulary is made."""
+
+
+def _begin_anew() -> None:
+    """Open in a forked child the locks that threads of its parent held: nobody there would."""
+    _preparing[0] = threading.Lock()
+    for known in list(_prepared.values()):
+        for prepared in list(known.values()):
+            prepared.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def compiled(asked: Asked, tokenizer: TokenizerOfBytes, vocab_size: int) -> CompiledConstraint:
@@ -58,7 +80,7 @@ def compiled(asked: Asked, tokenizer: TokenizerOfBytes, vocab_size: int) -> Comp
     """
     if len(asked.source) > LONGEST_SOURCE:
         raise GenerationError(
-            f"{asked.kind} is {len(asked.source):,} characters long; at most {LONGEST_SOURCE:,} are compiled"
+            f"{asked.name} is {len(asked.source):,} characters long; at most {LONGEST_SOURCE:,} are compiled"
         )
     if not asked.source.isascii() and any("\ud800" <= character <= "\udfff" for character in asked.source):
         raise GenerationError(f"{asked.kind} holds half of a surrogate pair, which no text has")
@@ -69,7 +91,8 @@ def compiled(asked: Asked, tokenizer: TokenizerOfBytes, vocab_size: int) -> Comp
         if (known := prepared.compiled.get(key)) is not None:
             prepared.compiled.move_to_end(key)
             return known
-    found: CompiledConstraint = _compiler(engine).compile(asked.kind, asked.source, prepared.vocabulary)
+    vocabulary = vocabulary_of(tokenizer, vocab_size)
+    found: CompiledConstraint = _compiler(engine).compile(asked.kind, asked.source, vocabulary)
     with prepared.lock:
         prepared.compiled[key] = found
         while len(prepared.compiled) > KEPT:
@@ -79,7 +102,8 @@ def compiled(asked: Asked, tokenizer: TokenizerOfBytes, vocab_size: int) -> Comp
 
 def vocabulary_of(tokenizer: TokenizerOfBytes, vocab_size: int) -> ConstraintVocabulary:
     """The bytes of each id below `vocab_size`, made once for each tokenizer."""
-    return _prepared_for(tokenizer, vocab_size).vocabulary
+    prepared = _prepared_for(tokenizer, vocab_size)
+    return prepared.vocabulary(lambda: _vocabulary(tokenizer, vocab_size, tuple(tokenizer.all_special_ids)))
 
 
 def _compiler(name: str) -> Any:
@@ -98,13 +122,12 @@ def _prepared_for(tokenizer: TokenizerOfBytes, vocab_size: int) -> _Prepared:
             f"a constraint needs to know the bytes of each token, which a {type(tokenizer).__name__} does not say",
             hint="leave out tokenizer=, and the model's own is taken",
         )
-    special = tuple(tokenizer.all_special_ids)
-    key = (vocab_size, len(tokenizer), *special)
-    with _preparing:
+    key = (vocab_size, len(tokenizer), *tokenizer.all_special_ids)
+    with _preparing[0]:
         known = _prepared.setdefault(tokenizer, {})
         if key not in known:
             known.clear()  # tokens were added: what was compiled before is of another vocabulary
-            known[key] = _Prepared(_vocabulary(tokenizer, vocab_size, special))
+            known[key] = _Prepared()
         return known[key]
 
 

@@ -37,6 +37,7 @@ class ForwardArguments:
         own: arguments that this backend has and others have not, those it lists as ``forward_options``.
         adapter_rows: ``[B]`` NumPy integers, which of ``graph.adapters`` each row has, -1 for none; ``None`` where no
             row has any.
+        adapter_names: the names of all rows' adapters, for caches to remember; ``None`` where none are loaded.
     """
 
     input_ids: Any = None
@@ -54,6 +55,7 @@ class ForwardArguments:
     observe: Callable[..., None] | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
     adapter_rows: Any = None
+    adapter_names: tuple[str | None, ...] | None = None
 
     @classmethod
     def of(
@@ -114,7 +116,8 @@ class ForwardArguments:
 _NAMED = tuple(
     entry.name
     for entry in fields(ForwardArguments)
-    if entry.name not in ("input_ids", "labels", "cache_unasked", "loss_options", "observe", "own", "adapter_rows")
+    if entry.name
+    not in ("input_ids", "labels", "cache_unasked", "loss_options", "observe", "own", "adapter_rows", "adapter_names")
 )
 
 

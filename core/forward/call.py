@@ -117,9 +117,9 @@ class Reader:
         arguments = ForwardArguments.of(self.task, options=self.own, **named, **flags)
         if unasked and arguments.use_cache and arguments.past_key_values is None:
             arguments = replace(arguments, cache_unasked=True)
-        if adapter is not None:
+        if adapter is not None or self.adapters:
             names = named_adapters(self.adapters, adapter, arguments.rows, "row")
-            arguments = replace(arguments, adapter_rows=adapter_rows(self.adapters, names))
+            arguments = replace(arguments, adapter_rows=adapter_rows(self.adapters, names), adapter_names=names)
         return Call(arguments, return_dict, cache_position)
 
     def _order(self, more: tuple[Any, ...]) -> tuple[str, ...]:

@@ -12,8 +12,6 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from ..array_kinds import as_numpy, concatenated, device_of, kind_among, kind_of, to_kind
 from ..dtypes import name_of
 from ..errors import InputError, UnsupportedError
@@ -390,6 +388,8 @@ def _refuse_offloading(offloading: Any) -> None:
 
 
 def _rows(array: Array, rows: Sequence[int]) -> Array:
+    import numpy as np  # not above: `from polyllama import Llama` loads no arrays
+
     kind = kind_of(array)
     assert kind is not None
     return array[to_kind(np.asarray(rows), kind, device_of(array))]

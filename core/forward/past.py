@@ -16,7 +16,7 @@ from ..errors import InputError, UnsupportedError
 from ..graph.cache import Cache, filled
 from ..graph.graph import nodes_of_type
 from ..graph.nodes import Attention
-from ..messages import counted
+from ..messages import counted, mention
 from .documented_caches import DocumentedCache
 from .forward import length_ropes
 
@@ -97,7 +97,12 @@ class Past:
         return cls(given, cache, asked=True, model=model)
 
     def take(self, arguments: ForwardArguments) -> ForwardArguments:
-        """The arguments of the pass, with our cache; a new one is made where the given one is empty."""
+        """The arguments of the pass, with our cache; a new one is made where the given one is empty.
+
+        Raises:
+            InputError: the cache has no room for it, or was filled with other adapters.
+        """
+        _check_adapters(self.cache, arguments.adapter_names)
         if isinstance(self.given, DocumentedCache):
             cache = self.given.prepare(self.model, arguments.rows, arguments.new_tokens)
             if self.given.waiting:
@@ -105,13 +110,18 @@ class Past:
             return replace(arguments, past_key_values=cache, use_cache=True)
         return replace(arguments, past_key_values=self.cache, use_cache=arguments.use_cache or self.asked)
 
-    def hand_back(self, model: Any, output: ModelOutput, device: Any = None) -> None:
+    def hand_back(
+        self, model: Any, output: ModelOutput, device: Any = None, adapters: tuple[str | None, ...] | None = None
+    ) -> None:
         """Write what the pass added into the cache that was given, and give that one out.
 
         Args:
             device: where its tensors are to be, while it has none.
+            adapters: names of its rows' adapters, which the cache remembers.
         """
         given, cache = self.given, output.past_key_values
+        if adapters is not None and isinstance(cache, Cache):
+            cache.adapters = adapters
         if given is None:
             return
         if isinstance(given, DocumentedCache):
@@ -129,6 +139,21 @@ class Past:
         if not any(version is None and _writes_in_place(layer) for layer in given.layers for _, version in held):
             _TWINS[given] = _Twin(ref(model), cache, cache.length, held)
         output.past_key_values = given
+
+
+def _check_adapters(cache: Any, names: tuple[str | None, ...] | None) -> None:
+    """Refuse rows of other adapters than a cache was filled with; another number of them the pass refuses."""
+    held = getattr(cache, "adapters", None)
+    if names is None or held is None or held == names or len(held) != len(names) or not cache.get_seq_length():
+        return
+    filled_with, given = (names[0] if len(set(names)) == 1 else list(names) for names in (held, names))
+    raise InputError(
+        "past_key_values was filled with "
+        + mention("adapter", shown=repr(filled_with))
+        + ", and this call has "
+        + mention("adapter", shown=repr(given)),
+        hint="give the same, or begin with a new cache: keys and values are an adapter's own",
+    )
 
 
 def _is_transformers(given: Any) -> bool:

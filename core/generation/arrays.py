@@ -8,6 +8,7 @@ alone: where transformers, given padding on the right, goes on from the padding,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from .arguments import warn_once
 from .array_outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .array_prompts import ArrayPrompts
 from .callables import ArrayKind
-from .continuing import Continued
+from .continuing import Continued, adapters_of, kept_on_error, remember_adapters
 from .loop import GenerationRun
 from .options import GenerationOptions
 from .recording import Recording
@@ -95,18 +96,26 @@ def generate_array(
         device = None if host and given.kind == "torch" else given.device
         return to_kind(np.ascontiguousarray(array.astype(given.dtype)), given.kind, device)
 
-    new = drained(run, streamer, lambda array: out(array, host=True), prompts, pad)
+    with kept_on_error(continued):
+        new = drained(run, streamer, lambda array: out(array, host=True), prompts, pad)
     sequences = out(np.concatenate([prompts, new], axis=1))
-    if continued is not None and recording is not None:
-        device = given.device if given.kind == "torch" else None
-        recording.cache = continued.hand_back(model, recording.cache, device)
-    if recording is not None and isinstance(recording.cache, Cache | DocumentedCache):
-        recording.cache.shown_as = (given.kind, given.device)
+    if recording is not None:
+        remember_adapters(recording.cache, adapters_of(model, options, len(given.ids)))
+        recording.cache = _handed_out(model, recording.cache, continued, given)
     if recording is None or not options.return_dict_in_generate:
         return sequences
     if options.num_beams > 1:
         return _beam_output(recording, sequences, options, given, run.sequences)
     return GenerateDecoderOnlyOutput(sequences=sequences, **_recorded(recording, options, given))
+
+
+def _handed_out(model: Model, cache: Any, continued: Continued | None, given: ArrayPrompts) -> Any:
+    """The newest cache as the caller gets it: in what came with the call, its layers of the kind of the prompts."""
+    if continued is not None:
+        cache = continued.hand_back(model, cache, given.device if given.kind == "torch" else None)
+    if isinstance(cache, Cache | DocumentedCache):
+        cache.shown_as = (given.kind, given.device)
+    return cache
 
 
 def drained(
@@ -123,9 +132,10 @@ def drained(
     """
     if streamer is not None:
         streamer.put(out(prompts))
-    for events in run.steps():
-        if streamer is not None and events:
-            streamer.put(out(_step(events, len(run.sequences), pad_token_id)))
+    with closing(run.steps()) as steps:  # who fails here leaves no job behind that goes on
+        for events in steps:
+            if streamer is not None and events:
+                streamer.put(out(_step(events, len(run.sequences), pad_token_id)))
     if streamer is not None:
         streamer.end()
     longest = max((len(row.token_ids) for row in run.sequences), default=0)

@@ -4,7 +4,8 @@ Each row is called by itself, with its own ``input_ids [1, n]`` and ``scores [1,
 are, the code says: by an attribute ``array_kind`` (``"numpy"``, ``"torch"``, ``"jax"``, ``"mlx"``); classes of
 transformers and what is made of them are given torch's tensors; else the annotations of the arguments decide; else the
 arrays of the call, and NumPy's where it was given none. Several rows each have a copy of an object that has a state, as
-it is the state of one text: the first row has the object itself.
+it is the state of one text: the first row has the object itself. With beams every beam has a copy, the first row's
+too, so the object that was given is never called.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Constrained:
         np.copyto(row, -np.inf, where=~self.allowed())
         if row.max() == -np.inf:
             raise NothingPossible(
-                f"{self._constraint.asked.kind} and the other options leave no token possible here",
+                f"{self._constraint.asked.name} and the other options leave no token possible here",
                 hint="logit_bias, bad_words_ids, suppress_tokens, no_repeat_ngram_size or min_new_tokens forbid what "
                 "would have to follow",
             )
@@ -152,18 +152,20 @@ class Constrained:
         other._state, other._bits = self._state.fork(), self._bits.copy()
         return other
 
-    def outcome(self, token_ids: Sequence[int], stop_reason: int | str | None) -> tuple[Any, str | None]:
-        """What the row's text means, and why it means nothing where it is not complete."""
+    def outcome(self, token_ids: Sequence[int], cut: str | None, ended_by: str) -> tuple[Any, str | None]:
+        """What the row's text means, and why it means nothing where it is not complete.
+
+        Args:
+            cut: the stop string that the text was cut before.
+            ended_by: what ended it, as messages say it.
+        """
         asked = self._constraint.asked
-        if isinstance(stop_reason, str):
-            return None, f"the stop string {stop_reason!r} ended the text before {asked.kind} was complete"
-        if not self.complete:
-            why = "a limit on its length or time" if stop_reason is None else f"stop id {stop_reason}"
-            return None, f"{why} ended the text before {asked.kind} was complete"
+        if cut is not None or not self.complete:
+            return None, f"{ended_by} ended the text before {asked.name} was complete"
         try:
             return self._constraint.parsed(token_ids), None
         except Exception as error:  # a model's validators are somebody's code
-            return None, f"the text follows {asked.kind}, but: {error}"
+            return None, f"the text follows {asked.name}, but: {error}"
 
 
 def make_constraint(
@@ -181,7 +183,7 @@ def make_constraint(
     if asked is None:
         return None
     if tokenizer is None:
-        raise GenerationError(f"{asked.kind} needs a tokenizer, and this model has none")
+        raise GenerationError(f"{asked.name} needs a tokenizer, and this model has none")
     from ..constraints.compiling import compiled, vocabulary_of
 
     theirs: Any = tokenizer

@@ -6,6 +6,8 @@ the rows stay in place: padding is on the left, and no row leaves before the las
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ import numpy as np
 
 from ..array_kinds import as_numpy
 from ..errors import GenerationError, InputError
+from ..forward.adapters import named_adapters
 from ..forward.arguments import ForwardArguments
 from ..forward.past import Past
 from ..graph.cache import Cache
@@ -54,7 +57,9 @@ class Continued:
                 f"past_key_values holds {counted(held, 'token')}, the prompts have {prompts.width}",
                 hint="give the ids of the whole texts, what the cache holds and at least one more; or crop the cache",
             )
-        arguments = past.take(ForwardArguments(input_ids=prompts.ids[:, held:], use_cache=True))
+        names = adapters_of(model, options, len(prompts.ids))
+        ids = prompts.ids[:, held:]
+        arguments = past.take(ForwardArguments(input_ids=ids, use_cache=True, adapter_names=names))
         cache = arguments.past_key_values
         if cache is not None and not isinstance(cache, Cache):
             raise InputError(
@@ -98,6 +103,32 @@ class Continued:
         output: Any = SimpleNamespace(past_key_values=cache)
         self.past.hand_back(model, output, device)
         return output.past_key_values
+
+
+@contextmanager
+def kept_on_error(continued: Continued | None) -> Iterator[None]:
+    """Crop a cache that came with a call back to what it held, if the call fails: then it can be made again."""
+    cache = None if continued is None else continued.cache
+    held = 0 if cache is None else cache.length
+    try:
+        yield
+    except BaseException:
+        if cache is not None:
+            cache.crop(held)
+        raise
+
+
+def adapters_of(model: Model, options: GenerationOptions, rows: int) -> tuple[str | None, ...] | None:
+    """The name of each row's adapter, for its cache to remember; ``None`` of a model that has none."""
+    known = getattr(model.graph, "adapters", ())
+    return named_adapters(known, options.adapter, rows) if known else None
+
+
+def remember_adapters(cache: Any, names: tuple[str | None, ...] | None) -> None:
+    """Let a cache know the adapter of each prompt, of which it may hold several rows next to each other, as beams."""
+    if names and isinstance(cache, Cache):
+        each = (cache.batch or 0) // len(names)
+        cache.adapters = tuple(name for name in names for _ in range(each))
 
 
 def _length(cache: Any) -> int:

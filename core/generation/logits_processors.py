@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..array_kinds import as_numpy, device_of, kind_of, to_kind
+from ..array_kinds import as_numpy, device_of, integers_of, kind_of, to_kind
 from ..errors import GenerationError
 from ..public import public
 from .logit_processing import Ngrams, penalize_repetition
@@ -89,10 +89,6 @@ def _checked(name: str, value: Any, fits: bool, wanted: str) -> Any:
     return value
 
 
-def _ids_of(value: Any) -> list[int]:
-    return [int(token_id) for token_id in np.atleast_1d(as_numpy(value)).tolist()]
-
-
 @public
 class MinLengthLogitsProcessor(_OnArrays):
     """Forbids the ids that end a text until it has so many tokens, the prompt counted.
@@ -103,7 +99,7 @@ class MinLengthLogitsProcessor(_OnArrays):
 
     def __init__(self, min_length: int, eos_token_id: Any, device: Any = None) -> None:
         self.min_length = _checked("min_length", min_length, min_length >= 0, "0 or more")
-        self.eos_token_id = _ids_of(eos_token_id)
+        self.eos_token_id = integers_of(eos_token_id)
 
     def _change(self, ids: Ids, row: Wide) -> None:
         if len(ids) < self.min_length:
@@ -117,7 +113,7 @@ class MinNewTokensLengthLogitsProcessor(_OnArrays):
     def __init__(self, prompt_length_to_skip: int, min_new_tokens: int, eos_token_id: Any, device: Any = None) -> None:
         self.prompt_length_to_skip = prompt_length_to_skip
         self.min_new_tokens = _checked("min_new_tokens", min_new_tokens, min_new_tokens >= 0, "0 or more")
-        self.eos_token_id = _ids_of(eos_token_id)
+        self.eos_token_id = integers_of(eos_token_id)
 
     def _change(self, ids: Ids, row: Wide) -> None:
         if len(ids) - self.prompt_length_to_skip < self.min_new_tokens:
@@ -200,7 +196,7 @@ class SuppressTokensLogitsProcessor(_OnArrays):
     """Forbids tokens."""
 
     def __init__(self, suppress_tokens: Sequence[int], device: Any = None) -> None:
-        self.suppress_tokens = _ids_of(suppress_tokens)
+        self.suppress_tokens = integers_of(suppress_tokens)
 
     def _change(self, ids: Ids, row: Wide) -> None:
         row[self.suppress_tokens] = -np.inf

@@ -108,6 +108,7 @@ class GenerationOptions:
         max_matching_ngram_size: how many of the last tokens are looked up for that at most, 3 by default.
         num_assistant_tokens: how many tokens a draft model guesses at a time at most, 8 by default.
         shown: special ids that are in the text all the same, as calls of tools are made of them.
+        held_to: what messages call the grammar where another option made it.
         draft: the draft model, which guesses tokens that are then checked together.
         json_schema: what the text must follow: a JSON schema as a dictionary or its text, or a pydantic model class,
             whose instance is the result's `parsed`.
@@ -193,6 +194,7 @@ class GenerationOptions:
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     draft: Model | None = field(default=None, repr=False, compare=False)
     shown: tuple[int, ...] = field(default=(), repr=False)
+    held_to: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -312,7 +314,7 @@ class GenerationOptions:
         return dataclasses.replace(self, seed=fresh_seed())
 
 
-_INTERNAL = frozenset({"origin", "draft", "shown"})
+_INTERNAL = frozenset({"origin", "draft", "shown", "held_to"})
 _OPTIONAL = frozenset({
     "max_new_tokens", "max_length", "max_time", "pad_token_id", "bos_token_id", "seed", "logprobs",
     "prefill_chunk_size", "batch_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens",
@@ -324,7 +326,7 @@ _OPTIONAL = frozenset({
 def option_names() -> frozenset[str]:
     """Names of all generation options, for who is given one and takes none."""
     return frozenset(
-        entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name not in ("draft", "shown")
+        entry.name for entry in dataclasses.fields(GenerationOptions) if entry.name not in ("draft", "shown", "held_to")
     )
 
 

@@ -89,7 +89,7 @@ def make_rows(
     plan = replace(_make_plan(options, vocab_size, tokenizer, criteria), open_end=open_end, record=record)
     if text is not None and plan.constraint is not None:
         raise GenerationError(
-            f"{plan.constraint.asked.kind} holds a whole text, and this one goes on from another stream",
+            f"{plan.constraint.asked.name} holds a whole text, and this one goes on from another stream",
             hint="generate it in one stream, with a larger max_new_tokens",
         )
     if criteria.called or options.logits_processor or options.prefix_allowed_tokens_fn is not None:

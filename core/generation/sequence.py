@@ -15,6 +15,7 @@ from ..messages import counted
 from .beams import Beam, BeamRules, BeamSearch
 from .callables import NO_CODE, RowCriteria
 from .constrained import Constrained, NothingPossible
+from .log_softmax import log_softmax
 from .logit_processing import LogitProcessor
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
 from .request_plan import Prompt, RequestPlan, least_new_tokens
@@ -206,7 +207,7 @@ class GeneratedSequence:
         if constrained is not None and constrained.finished:  # it has ended, and is here for want of another
             return np.full(len(logits), -np.inf, np.float32)
         try:
-            row = beam.processor(_log_softmax(logits, raw))
+            row = beam.processor(log_softmax(logits, np.float32))
         except NothingPossible:  # others may go on
             return np.full(len(logits), -np.inf, np.float32)
         if numbers:
@@ -347,11 +348,21 @@ class GeneratedSequence:
             return False
         if len(self.token_ids) < self._least and self._plan.constraint is not None:
             raise GenerationError(
-                f"{self._plan.constraint.asked.kind} lets nothing follow after "
+                f"{self._plan.constraint.asked.name} lets nothing follow after "
                 f"{counted(len(self.token_ids), 'token')}, and at least {self._least} are asked for",
                 hint="give a smaller min_new_tokens or min_length",
             )
         return True
+
+    def _ended_by(self) -> str:
+        """What ended it, as messages say it."""
+        reason = self.stop_reason
+        if reason is None:
+            return "a limit on its length or time"
+        if not isinstance(reason, str):
+            return f"stop id {reason}"
+        by_text = self.text.matched is not None or self.token_ids[-1] in self._plan.ending
+        return f"the stop string {reason!r}" if by_text else f"the stopping criterion {reason}"
 
     def result(self, stats: GenerationStats) -> Generation:
         """Return what was generated; only once it has finished."""
@@ -359,7 +370,7 @@ class GeneratedSequence:
         options = self._plan.options
         parsed, error = None, None
         if (constrained := self._constrained) is not None:
-            parsed, error = constrained.outcome(self.token_ids, self.stop_reason)
+            parsed, error = constrained.outcome(self.token_ids, self.text.matched, self._ended_by())
         return Generation(
             text="".join(self._pieces),
             token_ids=list(self.token_ids),
@@ -374,14 +385,6 @@ class GeneratedSequence:
             parsed=parsed,
             parse_error=error,
         )
-
-
-def _log_softmax(logits: Floats, largest: float) -> Floats:
-    """Log probabilities ``[vocab]`` in float32, -inf where a logit is."""
-    shifted = logits.astype(np.float32) - np.float32(largest)
-    total = np.exp(shifted).sum(dtype=np.float64)
-    normal: Floats = shifted - np.float32(np.log(total))
-    return normal
 
 
 def _forget_frames(error: BaseException) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..array_kinds import as_numpy, device_of, kind_of, to_kind
+from ..array_kinds import as_numpy, device_of, integers_of, kind_of, to_kind
 from ..public import public
 from .arguments import warn_once
 from .callables import known_class
@@ -122,7 +122,7 @@ class EosTokenCriteria(_OnArrays):
         self.eos_token_id = eos_token_id
 
     def _ended(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
-        return np.isin(ids[:, -1], _listed(self.eos_token_id))
+        return np.isin(ids[:, -1], integers_of(self.eos_token_id))
 
 
 @public
@@ -183,7 +183,7 @@ class GivenCriteria:
         for criterion in options.stopping_criteria:
             by_kind.get(known_class(criterion) or "", called).append(criterion)
         lengths = [int(one.max_length) for one in by_kind["MaxLengthCriteria"]]
-        ids = [token_id for one in by_kind["EosTokenCriteria"] for token_id in _listed(one.eos_token_id)]
+        ids = [token_id for one in by_kind["EosTokenCriteria"] for token_id in integers_of(one.eos_token_id)]
         limit = "max_new_tokens" if options.max_new_tokens is not None else "max_length"
         if lengths and getattr(options, limit) is not None and limit not in options.origin:
             warn_once(f"{options.named(limit)} without effect: MaxLengthCriteria takes its place", "criteria", limit)
@@ -195,10 +195,6 @@ class GivenCriteria:
 
 
 _NONE = GivenCriteria()
-
-
-def _listed(ids: Any) -> list[int]:
-    return [int(token_id) for token_id in np.atleast_1d(as_numpy(ids)).tolist()]
 
 
 def _like(array: NDArray[Any], other: Any) -> Any:

@@ -79,6 +79,7 @@ class Cache(CacheNames):
         batch: rows, or ``None`` until the first pass.
         mask: ``[B, length]`` booleans, true where a slot holds an attended token; ``None`` while all do.
         shown_as: the kind of array that layers are handed out as, and on which device; ``None`` for native ones.
+        adapters: the name of each row's adapter, ``None`` for none; ``None`` while nobody has said.
         joins: whether rows can go from one cache to another: :meth:`assembled`.
         counts_itself: whether :attr:`length` is data of the pass, which a compiler is not to look at; then
             :meth:`lay_out` says where new tokens are.
@@ -95,6 +96,7 @@ class Cache(CacheNames):
         self.history: History | None = None
         self.owner: object = None
         self.shown_as: tuple[str, Any] | None = None
+        self.adapters: tuple[str | None, ...] | None = None
 
     def update(self, name: str, keys: Array, values: Array) -> tuple[Array, Array]:
         """Add the new `keys` and `values` ``[B, G, S, D]`` of the attention called `name`; all of them come back."""
@@ -152,6 +154,7 @@ class Cache(CacheNames):
         rows = as_rows(rows, self.batch or 0)
         chosen = type(self)(len(rows), self.capacity)
         chosen.length, chosen.owner, chosen.shown_as = self.length, self.owner, self.shown_as
+        chosen.adapters = None if self.adapters is None else tuple(self.adapters[row] for row in rows)
         chosen.mask = None if self.mask is None else self._take(self.mask, rows)
         chosen._select(self, rows)
         if self.history is not None:

@@ -26,6 +26,10 @@ def test_importing_polyllama_loads_nothing_heavy() -> None:
     assert loaded_after("import polyllama, numpy", HEAVY) == {"numpy"}  # the look itself works
 
 
+def test_the_class_of_models_loads_no_arrays_before_a_model_is_loaded() -> None:
+    assert loaded_after("from polyllama import Llama", ("numpy", *FRAMEWORKS)) == set()
+
+
 def test_every_public_name_is_there() -> None:
     for name in polyllama.__all__:
         assert getattr(polyllama, name) is not None

@@ -82,6 +82,14 @@ def test_an_answer_that_must_call_does(llm: Llama, form: str) -> None:
     assert len(single.tool_calls) == 1
 
 
+def test_a_call_that_is_cut_is_named_as_what_was_asked_for(llm: Llama) -> None:
+    cut = llm.chat(ASKED, tools=[weather], tool_choice="required", tool_parser="hermes", max_new_tokens=2)
+    said = "a limit on its length or time ended the text before the call that tool_choice asks for was complete"
+    assert cut.finish_reason == "length" and cut.parse_error == said
+    own = llm.chat(ASKED, grammar='start: "a long answer"', max_new_tokens=1)
+    assert own.parse_error == "a limit on its length or time ended the text before grammar was complete"
+
+
 def test_none_of_the_tools(llm: Llama) -> None:
     silent = llm.chat_request(ASKED, tools=[now], tool_choice="none", max_new_tokens=4)
     assert silent.calling is None and silent.prompt == llm.chat_prompt(ASKED)
@@ -93,6 +101,9 @@ def test_choices_that_there_are_none_of(llm: Llama) -> None:
         llm.chat(ASKED, tools=[weather], tool_choice="wether")
     with pytest.raises(InputError, match="tool_choice='required' without tools"):
         llm.chat(ASKED, tool_choice="required")
+    with pytest.raises(InputError, match="parallel_tool_calls=False without tools"):
+        llm.chat(ASKED, parallel_tool_calls=False)
+    assert llm.chat_request(ASKED, parallel_tool_calls=True, tool_choice="none").calling is None  # as it is anyway
     with pytest.raises(GenerationError, match="tool_choice holds the answer to calls, and json_schema to"):
         llm.chat(ASKED, tools=[weather], tool_choice="required", json_schema={"type": "integer"})
     bad = {

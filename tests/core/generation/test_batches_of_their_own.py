@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import weakref
 from typing import Any
 
@@ -201,20 +200,3 @@ def test_beams_hear_that_invalid_values_are_removed(llm: Llama, monkeypatch: pyt
     with pytest.raises(GenerationError, match="NaN"):
         llm.generate(SHORT, max_new_tokens=3, num_beams=2)
     assert len(llm.generate(SHORT, max_new_tokens=3, num_beams=2, remove_invalid_values=True).token_ids) == 3
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_has_threads_of_its_own(llm: Llama) -> None:
-    import asyncio
-
-    for _ in range(2):  # the second finds an idle thread
-        asyncio.run(llm.agenerate(SHORT, max_new_tokens=2))
-    child = os.fork()
-    if not child:
-        import signal
-
-        signal.alarm(30)
-        found = asyncio.run(llm.agenerate(SHORT, max_new_tokens=2))
-        os._exit(0 if len(found.token_ids) == 2 else 1)
-    assert os.waitpid(child, 0)[1] == 0

@@ -415,3 +415,18 @@ def test_a_processor_cannot_generate_with_the_model_whose_step_it_is_in(llm):
     with pytest.raises(GenerationError, match=r"logits_processor nested failed with GenerationError: .* inside a step"):
         llm.generate([5, 6], max_new_tokens=2, logits_processor=[nested])
     assert len(llm.generate([5, 6], max_new_tokens=2).token_ids) == 2
+
+
+@pytest.mark.parametrize(("beams", "calls"), [(1, 4), (2, 0)])
+def test_every_beam_has_a_copy_and_else_the_first_row_the_object_itself(beams: int, calls: int) -> None:
+    class Counts:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            self.calls += 1
+            return scores if scores is not None else False
+
+    llm, processor, criterion = Llama.load("tiny", backend="reference"), Counts(), Counts()
+    llm.generate("Once", logits_processor=[processor], stopping_criteria=[criterion], num_beams=beams, max_new_tokens=4)
+    assert (processor.calls, criterion.calls) == (calls, calls)

@@ -102,3 +102,61 @@ thread.join()
 """,
     )
     assert found == ["0", "0"]
+
+
+def test_locks_of_constraints_are_open_in_the_child() -> None:
+    """One that a thread of the parent holds, and a vocabulary that it is in the middle of."""
+    found = statuses(
+        "reference",
+        """
+from polyllama.core.constraints import compiling
+tokenizer, made, done = llm.tokenizer, threading.Event(), threading.Event()
+whole = tokenizer.token_bytes
+def slow(token_id):
+    if threading.current_thread() is thread:
+        made.set()
+        done.wait()
+    return whole(token_id)
+tokenizer.token_bytes = slow
+def yes(model): return model.generate("The dog", choices=["yes"], max_new_tokens=9).parsed == "yes"
+thread = threading.Thread(target=yes, args=(llm,))
+thread.start()
+made.wait()
+other = Llama.load("tiny", backend="reference")
+middle = [forked(lambda: yes(llm)), forked(lambda: yes(other))]
+def beside(): found.append(yes(other))
+found = []
+second = threading.Thread(target=beside, daemon=True)
+second.start()
+second.join(20)
+print(*middle, found)
+done.set()
+thread.join()
+held, over = threading.Event(), threading.Event()
+entry = compiling._prepared_for(tokenizer, llm.config.vocab_size)
+def hold():
+    with compiling._preparing[0], entry.lock:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+print(forked(lambda: yes(llm)))
+over.set()
+thread.join()
+""",
+    )
+    assert found == ["0", "0", "[True]", "0"]
+
+
+def test_a_childs_asyncio_has_threads_of_its_own() -> None:
+    """The parent's pool believes that its idle threads exist, which in the child they do not."""
+    found = statuses(
+        "reference",
+        """
+import asyncio
+def again(): return asyncio.run(llm.agenerate("The dog", max_new_tokens=6)).text == wanted
+print(again(), again(), forked(again))
+""",
+    )
+    assert found == ["True", "True", "0"]
