@@ -210,12 +210,12 @@ class _Call:
             job.cancel()
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of the threads, and its pool would believe that it has
-    os.register_at_fork(after_in_child=lambda: _threads.cache_clear())
-
-
 @cache
 def _threads() -> ThreadPoolExecutor:
     from ..generation.scheduler import MOST_ROWS
 
     return ThreadPoolExecutor(MOST_ROWS, thread_name_prefix="polyllama")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of the threads, and its pool would believe that it has
+    os.register_at_fork(after_in_child=_threads.cache_clear)

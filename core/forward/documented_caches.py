@@ -1,8 +1,7 @@
 """``DynamicCache`` and ``StaticCache``, made before any model has run, as the reference documentation makes them.
 
 Such a cache belongs to no framework. The first pass that is given it makes a cache of the model's backend for it, which
-holds the keys and values from then on; keys and values that a program adds itself are kept as they came until a pass
-takes them over.
+holds keys and values from then on; those that a program adds itself are kept as they came until a pass takes them over.
 """
 
 from __future__ import annotations
