@@ -16,6 +16,7 @@ from ..errors import GenerationError, InputError
 from ..messages import counted, mention
 from .arguments import warn_once
 from .batch import FIRST_CAPACITY, Batch
+from .log_softmax import log_softmax
 from .request_plan import Prompt
 
 if TYPE_CHECKING:
@@ -36,15 +37,8 @@ def guided_logits(logits: Floats, beside: Floats, scale: float) -> NDArray[np.fl
     [0]
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        own, other = _log_softmax(logits), _log_softmax(beside)
+        own, other = log_softmax(logits), log_softmax(beside)
         return scale * (own - other) + other
-
-
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return wide
 
 
 class Companion:
