@@ -94,7 +94,7 @@ def schedule(candidate: Candidate) -> Iterator[Measurement]:
     jobs = []
     for number, (prompt, name) in enumerate(asked):
         guess = 4 if number % 2 else None
-        options = GenerationOptions(max_new_tokens=10, adapter=name, prompt_lookup_num_tokens=guess)
+        options = GenerationOptions(max_new_tokens=30 if number else 10, adapter=name, prompt_lookup_num_tokens=guess)
         jobs.append(scheduler.submit(prompt, options))
         # The first ends before the others come, which begin like it; the next two, of one prompt, begin together.
         for _ in range((20, 0, 2, 2, 2, 2)[number]):

@@ -72,10 +72,10 @@ def test_a_prompt_is_prefilled_once_however_many_sequences_it_has():
     assert by_prompt(results, 1) == results
 
 
-def test_prefill_chunks_reach_into_the_shortest_prompt():
+def test_prefill_chunks_of_prompts_of_unequal_length_are_no_longer_than_asked():
     model = RecurrentModel()
     run([[BOS] * 9, [BOS] * 5], model, prefill_chunk_size=2, max_new_tokens=2)
-    assert model.calls == [(2, 5), (2, 2), (2, 2), (2, 1)]
+    assert model.calls == [(2, 2), (2, 2), (2, 2), (2, 2), (2, 1), (2, 1)]
 
 
 def test_no_prompts_give_no_results():

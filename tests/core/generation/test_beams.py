@@ -294,7 +294,7 @@ def test_beam_indices_of_another_output_are_refused(reference):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "num_beams is 0; wanted a whole number, 1 or more"),
+        ({"num_beams": 0}, "num_beams is 0; wanted a whole number from 1 to 65,536"),
         ({"early_stopping": "soon"}, "early_stopping is 'soon'; wanted True, False or 'never'"),
         ({"length_penalty": float("nan")}, "length_penalty is nan; wanted a finite number"),
         ({"num_return_sequences": 3}, "num_return_sequences=3 is more than num_beams=2; give num_beams at least"),
