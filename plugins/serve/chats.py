@@ -50,10 +50,15 @@ class Chat:
             how: further arguments of ``chat_request``.
 
         Raises:
-            HttpError: this model is not told of tools by its template, or how it calls them is unknown.
+            HttpError: this model has no chat template, is told of no tools by it, or how it calls them is unknown.
             PolyllamaError: whatever else is wrong with the messages, the tools or the options.
         """
         llm = served.llm
+        if not llm.tokenizer.chat_template and "chat_template" not in how:
+            raise HttpError(
+                "this model has no chat template, so it is not a chat model",
+                hint="let it go on with a text (/v1/completions), or serve it with --chat-template",
+            )
         if self._tools.get("tools") and self._tools.get("tool_choice") != "none":
             _check_tools(llm, server, self._tools, options)
             if server.tool_parser is not None:

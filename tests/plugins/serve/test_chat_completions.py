@@ -63,6 +63,15 @@ def test_several_answers(client: openai.OpenAI, llm: Llama, server: RunningServe
     assert texts == wanted
 
 
+def test_a_model_without_a_template_is_told_apart_and_its_path_is_nobodys_business() -> None:
+    bare = RunningServer("tiny").ready()
+    answer = bare.http.post("/v1/chat/completions", json={"messages": HI})
+    bare.end()
+    assert answer.status_code == 400
+    said = answer.json()["error"]["message"]
+    assert "has no chat template" in said and "/v1/completions" in said and "tokenizer" not in said
+
+
 def test_log_probabilities(client: openai.OpenAI, llm: Llama) -> None:
     wanted = llm.chat(HI, max_new_tokens=6, temperature=0, logprobs=3)
     answer = client.chat.completions.create(**ASK, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3)
