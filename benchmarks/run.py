@@ -25,6 +25,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "jax_speed": ("--rounds", "1", "--dtype", "float32"),
     "mlx_speed": ("--rounds", "1", "--size", "tiny", "--dtype", "float32"),
     "scheduling": ("--rounds", "1", "--layers", "2", "--tokens", "16"),
+    "constraints": ("--rounds", "1", "--tokens", "16", "--samples", "2"),
+    "soak": ("--minutes", "0.2"),
     "quantized": ("--rounds", "1", "--backend", "torch:cpu", "--dtype", "bfloat16"),
 }
 """The benchmarks in their order, and what makes each quick."""
