@@ -54,7 +54,7 @@ def test_calls_are_apart_from_the_text(llm: Llama) -> None:
 
 
 def test_the_template_or_a_name_says_the_format(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyllama.core.generation.arguments._said", set())
+    monkeypatch.setattr("polyllama.core.tool_calls.choosing._said", set())
     bare = '{"name": "now", "parameters": {}}'
     options: dict[str, Any] = {"tools": [now], "choices": [bare], "max_new_tokens": 100}
     assert llm.chat(ASKED, chat_template=LLAMA, **options).tool_calls == [ToolCall("now", {})]
