@@ -163,11 +163,11 @@ class Batch:
         width, start = self._inputs.shape[1], self.used
         most = most if self.wanted == NOTHING else None  # attentions and hidden states are of the whole prompt
         end = min(start + (most or width), width)
-        if not start and depends_on_length(self.model):
-            # Such a model may run all of it again, as far as it has come.
-            end = max(end, width - self._shortest + 1)
         # No row may consist of padding alone: of one that begins later, a slot stands for a token as long as this runs.
         later = ~self.mask[:, :end].any(axis=1)
+        if later.any() and depends_on_length(self.model):  # which may run all of it again, as far as it has come
+            end = width - self._shortest + 1
+            later[:] = False
         self.mask[later, end - 1] = 1
         logits = self._logits(self._forward(self._inputs[:, start:end]))
         self.mask[later, end - 1] = 0

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..errors import GenerationError, PolyllamaError, warn
 from ..messages import counted
-from .beams import Beam, BeamRules, BeamSearch
 from .callables import NO_CODE, RowCriteria
 from .constrained import Constrained, NothingPossible
+from .frames import forget_frames
 from .log_softmax import log_softmax
 from .logit_processing import LogitProcessor
 from .outputs import FinishReason, Generation, GenerationStats, StreamEvent
@@ -24,6 +24,8 @@ from .streaming import StreamDecoder, TextAssembler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .beams import Beam, BeamSearch
 
     Floats = NDArray[np.floating[Any]]
 
@@ -144,7 +146,7 @@ class GeneratedSequence:
         """End here, as no token can be chosen."""
         if not isinstance(error, PolyllamaError) and error.__traceback__ is not None:
             error.add_note("".join(traceback.format_exception(error)).rstrip())
-        _forget_frames(error)
+        forget_frames(error)
         self.error, self.ended = error, True
 
     def leave(self) -> None:
@@ -159,6 +161,8 @@ class GeneratedSequence:
 
     def search(self) -> BeamSearch:
         """A search for the best texts of this row's prompt, of which the row is to get one: see :meth:`end_as`."""
+        from .beams import Beam, BeamRules, BeamSearch
+
         plan, options = self._plan, self._plan.options
         rules = BeamRules(
             options.num_beams,
@@ -385,15 +389,3 @@ class GeneratedSequence:
             parsed=parsed,
             parse_error=error,
         )
-
-
-def _forget_frames(error: BaseException) -> None:
-    """Let go of the frames of an error and of those behind it: they hold the batch, and so all keys and values."""
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            one.__traceback__ = None
-            left += [one.__cause__, one.__context__]

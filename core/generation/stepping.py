@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .batch import ALIGNED, SPARE, Batch
-from .beam_batch import BeamBatch
 from .guidance import GuidedBatch
 from .job import Job, interrupted
 from .out_of_memory import naming_what_takes_memory
@@ -143,6 +142,8 @@ class Steps:
 
     def _batch_of(self, job: Job, rows: Sequence[GeneratedSequence]) -> Batch:
         if job.options.num_beams > 1:
+            from .beam_batch import BeamBatch
+
             first = job.rows[0].prompt
             same = all(row.prompt.same(first) for row in job.rows)
             prefix = self._texts.find(first) if same and job.options.use_cache and job.recording is None else None
