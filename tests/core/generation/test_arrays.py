@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from generation_twins import EOS, PAD, VOCAB, wanted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polyllama import GenerateDecoderOnlyOutput, GenerationConfig, Llama, PolyllamaWarning
@@ -15,62 +15,14 @@ from polyllama.core.array_kinds import kind_of, to_kind
 from polyllama.core.errors import GenerationError, InputError
 from tiny_models import ALL_BACKENDS
 
-EOS, PAD, VOCAB = 2, 0, 61
-SIZES = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 96, "initializer_range": 0.6, "eos_token_id": EOS,
-    "bos_token_id": 1, "pad_token_id": PAD,
-}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("unsaid", "one_thread")
 IDS = torch.tensor([[0, 0, 5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [0, 0, 0, 0, 3, 4]])
 MASK = (IDS != PAD).long()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small gain nothing from threads, and lose a lot when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _unsaid(monkeypatch):
-    monkeypatch.setattr("polyllama.core.generation.arguments._said", set())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def theirs(folder):
-    from transformers import LlamaForCausalLM
-
-    return LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-
-
 @pytest.fixture(scope="module", params=ALL_BACKENDS)
-def ours(request, folder):
-    return Llama.load(folder, backend=request.param, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def reference(folder):
-    return Llama.load(folder, backend="reference", dtype="float32")
-
-
-def wanted(model: Any, *arguments: Any, **options: Any) -> Any:
-    """What transformers gives, without what it says beside it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return model.generate(*arguments, **options)
+def ours(request, twin_folder):
+    return Llama.load(twin_folder, backend=request.param, dtype="float32")
 
 
 # ---------------------------------------------------------------------------------------------- the same tokens
@@ -294,10 +246,10 @@ def test_outputs_that_are_asked_for_in_vain(reference):
 
 
 @pytest.mark.filterwarnings("ignore:generated texts stay empty")
-def test_precedence_of_call_config_and_model(folder, theirs):
+def test_precedence_of_call_config_and_model(twin_folder, theirs):
     from transformers import GenerationConfig as Theirs
 
-    llm = Llama.load(folder, backend="reference", dtype="float32")
+    llm = Llama.load(twin_folder, backend="reference", dtype="float32")
     llm.generation_config.max_new_tokens = 7
     llm.generation_config.repetition_penalty = 1.4
     assert llm.generate(IDS).shape[1] == 6 + 7
@@ -312,10 +264,10 @@ def test_precedence_of_call_config_and_model(folder, theirs):
     assert llm.generate(IDS).shape[1] == 6 + 2
 
 
-def test_a_changed_generation_config_is_saved(folder, tmp_path):
+def test_a_changed_generation_config_is_saved(twin_folder, tmp_path):
     from transformers import LlamaForCausalLM
 
-    llm = Llama.load(folder, backend="reference")
+    llm = Llama.load(twin_folder, backend="reference")
     assert llm.generation_config.eos_token_id == EOS and llm.generation_config.pad_token_id == PAD
     llm.generation_config.repetition_penalty = 1.4
     llm.save_pretrained(tmp_path)

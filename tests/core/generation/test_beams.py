@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from generation_twins import PAD, VOCAB, wanted
+from generation_twins import SIZES as SIZES_OF_TWINS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from polyllama import GenerateBeamDecoderOnlyOutput, GenerationConfig, Llama, PolyllamaWarning
@@ -16,12 +17,8 @@ from polyllama.core.errors import GenerationError, InputError
 from polyllama.core.generation.past import CachedPast
 from tiny_models import ALL_BACKENDS
 
-EOS, PAD, VOCAB = 2, 0, 61
-SIZES = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 96, "initializer_range": 0.4, "eos_token_id": EOS,
-    "bos_token_id": 1, "pad_token_id": PAD,
-}  # fmt: skip
+SIZES = SIZES_OF_TWINS | {"initializer_range": 0.4}
+pytestmark = pytest.mark.usefixtures("unsaid", "one_thread")
 IDS = torch.tensor([[0, 0, 5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [0, 0, 0, 0, 3, 4]])
 MASK = (IDS != PAD).long()
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [3, 4]]
@@ -33,20 +30,6 @@ OUTPUTS = {
 
 EMPTY = pytest.mark.filterwarnings("ignore:generated texts stay empty")
 """The models are random, and have no tokenizer."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small gain nothing from threads, and lose a lot when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _unsaid(monkeypatch):
-    monkeypatch.setattr("polyllama.core.generation.arguments._said", set())
 
 
 def made(seed: int, **fields: Any) -> Any:
@@ -76,13 +59,6 @@ def ours(request, folder):
 @pytest.fixture(scope="module")
 def reference(folder):
     return Llama.load(folder, backend="reference", dtype="float32")
-
-
-def wanted(model: Any, *arguments: Any, **options: Any) -> Any:
-    """What transformers gives, without what it says beside it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return model.generate(*arguments, **options)
 
 
 # ---------------------------------------------------------------------------------------------- the same tokens

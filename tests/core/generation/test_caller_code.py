@@ -11,6 +11,7 @@ import numpy as np
 import polyllama
 import pytest
 import torch
+from generation_twins import EOS, VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polyllama import Llama, LogitsProcessor, LogitsProcessorList, PolyllamaWarning, StoppingCriteria
@@ -18,42 +19,17 @@ from polyllama.core.array_kinds import kind_of
 from polyllama.core.errors import GenerationError
 from polyllama.core.generation.callables import NUMPY, ArrayKind, CallerCode, CustomProcessor, array_kind
 
-pytestmark = pytest.mark.filterwarnings("ignore:generated texts stay empty")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:generated texts stay empty"),
+    pytest.mark.usefixtures("unsaid"),
+]
 
-EOS, PAD, VOCAB = 2, 0, 61
-SIZES = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 96, "initializer_range": 0.6, "eos_token_id": EOS,
-    "bos_token_id": 1, "pad_token_id": PAD,
-}  # fmt: skip
 IDS = torch.tensor([[9, 10, 11, 12, 13, 14], [5, 6, 7, 8, 9, 9]])
 
 
-@pytest.fixture(autouse=True)
-def _unsaid(monkeypatch):
-    monkeypatch.setattr("polyllama.core.generation.arguments._said", set())
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def theirs(folder):
-    from transformers import LlamaForCausalLM
-
-    return LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-
-
-@pytest.fixture(scope="module")
-def llm(folder):
-    return Llama.load(folder, backend="reference", dtype="float32")
+def llm(twin_folder):
+    return Llama.load(twin_folder, backend="reference", dtype="float32")
 
 
 def wanted(model: Any, *arguments: Any, **options: Any) -> list[list[int]]:

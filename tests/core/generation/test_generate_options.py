@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from generation_twins import EOS, PAD, VOCAB
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from polyllama import GenerationConfig, Llama, PolyllamaWarning
@@ -17,58 +18,19 @@ from polyllama.core.errors import GenerationError, InputError
 from polyllama.core.generation.logit_processing import LogitProcessor, Processing
 from polyllama.core.generation.sampling import Filters, filter_logits
 
-pytestmark = pytest.mark.filterwarnings("ignore:generated texts stay empty")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:generated texts stay empty"),
+    pytest.mark.usefixtures("unsaid", "one_thread"),
+]
 
-EOS, PAD, VOCAB = 2, 0, 61
-SIZES = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 96, "initializer_range": 0.6, "eos_token_id": EOS,
-    "bos_token_id": 1, "pad_token_id": PAD,
-}  # fmt: skip
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [3]]
 IDS = torch.tensor([[0, 0, 5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [0, 0, 0, 0, 3, 4]])
 MASK = (IDS != PAD).long()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small gain nothing from threads, and lose a lot when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _unsaid(monkeypatch):
-    monkeypatch.setattr("polyllama.core.generation.arguments._said", set())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def theirs(folder):
-    from transformers import LlamaForCausalLM
-
-    return LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-
-
 @pytest.fixture(scope="module", params=["reference", "torch"])
-def ours(request, folder):
-    return Llama.load(folder, backend=request.param, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def reference(folder):
-    return Llama.load(folder, backend="reference", dtype="float32")
+def ours(request, twin_folder):
+    return Llama.load(twin_folder, backend=request.param, dtype="float32")
 
 
 def wanted(model: Any, *arguments: Any, **options: Any) -> Any:
@@ -242,11 +204,11 @@ def test_invalid_values_are_an_error_or_removed():
     assert np.array_equal(found.astype(np.float32), expected)
 
 
-def test_a_broken_model_generates_where_invalid_values_are_removed(folder, tmp_path):
+def test_a_broken_model_generates_where_invalid_values_are_removed(twin_folder, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
+    shutil.copytree(twin_folder, broken)
     tensors = load_file(broken / "model.safetensors")
     tensors["lm_head.weight"][7] = np.nan
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
@@ -271,7 +233,7 @@ SAID = {
 }  # fmt: skip
 
 
-def test_a_generation_config_and_a_checkpoints_file_say_it_too(folder, theirs, reference, tmp_path):
+def test_a_generation_config_and_a_checkpoints_file_say_it_too(twin_folder, theirs, reference, tmp_path):
     from transformers import GenerationConfig as Theirs
 
     expected = wanted(theirs, IDS, attention_mask=MASK, **SAID).tolist()
@@ -279,7 +241,7 @@ def test_a_generation_config_and_a_checkpoints_file_say_it_too(folder, theirs, r
     for config in (GenerationConfig(**SAID), Theirs(**SAID, eos_token_id=EOS, pad_token_id=PAD)):
         assert reference.generate(IDS, attention_mask=MASK, generation_config=config).tolist() == expected
     said = tmp_path / "said"
-    shutil.copytree(folder, said)
+    shutil.copytree(twin_folder, said)
     (said / "generation_config.json").write_text(json.dumps({**SAID, "eos_token_id": EOS, "pad_token_id": PAD}))
     llm = Llama.load(said, backend="reference", dtype="float32")
     assert llm.generate(IDS, attention_mask=MASK).tolist() == expected
