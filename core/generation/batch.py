@@ -164,10 +164,9 @@ class Batch:
         most = most if self.wanted == NOTHING else None  # attentions and hidden states are of the whole prompt
         end = min(start + (most or width), width)
         # No row may consist of padding alone: of one that begins later, a slot stands for a token as long as this runs.
-        later: NDArray[np.bool_] = ~self.mask[:, :end].any(axis=1)
-        if later.any() and depends_on_length(self.model):  # which may run all of it again, as far as it has come
-            end = width - self._shortest + 1
-            later[:] = False
+        later = np.flatnonzero(~self.mask[:, :end].any(axis=1))
+        if len(later) and depends_on_length(self.model):  # which may run all of it again, as far as it has come
+            end, later = width - self._shortest + 1, later[:0]
         self.mask[later, end - 1] = 1
         logits = self._logits(self._forward(self._inputs[:, start:end]))
         self.mask[later, end - 1] = 0
